@@ -1,0 +1,24 @@
+"""Errors that are meant for the person at the keyboard, not for a stack trace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Something the user gave cannot be used: names the field, the value received and the values allowed.
+
+    The command line prints it without a traceback and ends with exit status 2.
+    """
+
+    def __init__(self, field: str, received: object, allowed: str | Iterable[str]):
+        self.field = field
+        self.received = received
+        self.allowed = allowed if isinstance(allowed, str) else ", ".join(allowed)
+        super().__init__(f"{field}: received {received!r}; allowed: {self.allowed}")
+
+
+def require(condition: bool, field: str, received: object, allowed: str | Iterable[str]) -> None:
+    """Raise `InputError(field, received, allowed)` unless `condition` holds."""
+    if not condition:
+        raise InputError(field, received, allowed)

@@ -1,0 +1,166 @@
+"""Advantages: one scalar per trajectory from the returns of its batch or group.
+
+On samples (Level 3) they are computed from the group's members. On an exact law (Levels 1 and 2) each is its exact
+expectation given the trajectory's own return, over the other members of a group of size G drawn from the same law; a
+batch-wide statistic is its large-batch limit. Either way it is data: no gradient flows through it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import combinations_with_replacement
+from math import comb
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import gammaln, xlogy
+
+from dsjax.errors import require
+from dsjax.trajectories import Trajectories, is_concrete
+
+COMPOSITION_LIMIT = 20_000
+
+
+def _group_sum(x_B: jax.Array, traj: Trajectories) -> jax.Array:
+    return jax.ops.segment_sum(x_B, traj.group, traj.num_groups)
+
+
+def _group_mean(x_B: jax.Array, traj: Trajectories) -> jax.Array:
+    """f[B]: the law-weighted mean of x over the trajectory's group."""
+    total, mass = _group_sum(traj.weight * x_B, traj), _group_sum(traj.weight, traj)
+    mean = jnp.where(mass > 0, total / jnp.where(mass > 0, mass, 1.0), 0.0)
+    return mean[traj.group]
+
+
+def _members(traj: Trajectories, dtype: jnp.dtype) -> jax.Array:
+    """f[B]: sampled members of the trajectory's group, itself included."""
+    return _group_sum(jnp.ones_like(traj.group), traj)[traj.group].astype(dtype)
+
+
+def _sampled_group(traj: Trajectories) -> None:
+    size = traj.group.shape[0] / traj.num_groups
+    if is_concrete(traj.group):
+        members = np.bincount(np.asarray(traj.group))
+        size = int(members[members > 0].min())
+    require(size >= 2, "group size", size, "at least 2 members, for a baseline made of the others")
+
+
+def none(reward_B: jax.Array, traj: Trajectories) -> jax.Array:
+    """A = R."""
+    del traj
+    return reward_B
+
+
+def batch_mean(reward_B: jax.Array, traj: Trajectories) -> jax.Array:
+    """A = R - mean over the batch, itself included.
+
+    A finite batch of B independent samples scales the expected gradient by (B - 1)/B; on an exact law the factor is
+    1, the limit of a large batch.
+    """
+    mass = jnp.sum(traj.weight)
+    return reward_B - jnp.sum(traj.weight * reward_B) / jnp.where(mass > 0, mass, 1.0)
+
+
+def leave_one_out(reward_B: jax.Array, traj: Trajectories) -> jax.Array:
+    """A = R - mean of the other members of the group; unbiased. Exact law: R - E[R | q]."""
+    if traj.exact:
+        return reward_B - _group_mean(reward_B, traj)
+    _sampled_group(traj)
+    size_B = _members(traj, reward_B.dtype)
+    others_B = (_group_sum(reward_B, traj)[traj.group] - reward_B) / jnp.maximum(size_B - 1.0, 1.0)
+    return reward_B - others_B
+
+
+def group_mean(reward_B: jax.Array, traj: Trajectories, *, group_size: int = 8) -> jax.Array:
+    """A = R - mean of the group, itself included: (G - 1)/G of leave-one-out (Dr.GRPO)."""
+    if traj.exact:
+        require(group_size >= 2, "group_size", group_size, "at least 2")
+        return (group_size - 1) / group_size * leave_one_out(reward_B, traj)
+    _sampled_group(traj)
+    return reward_B - _group_sum(reward_B, traj)[traj.group] / _members(traj, reward_B.dtype)
+
+
+def _compositions(total: int, parts: int) -> np.ndarray:
+    """i[N, parts]: all ways to write `total` as an ordered sum of `parts` integers >= 0."""
+    count = comb(total + parts - 1, parts - 1)
+    require(
+        count <= COMPOSITION_LIMIT,
+        "reward_support",
+        f"{parts} values: {count:,} compositions of a group",
+        f"at most {COMPOSITION_LIMIT:,} compositions",
+    )
+    rows = [np.bincount(c, minlength=parts) for c in combinations_with_replacement(range(parts), total)]
+    return np.array(rows).reshape(count, parts)
+
+
+def group_normalised(
+    reward_B: jax.Array,
+    traj: Trajectories,
+    *,
+    group_size: int = 8,
+    reward_support: tuple[float, ...] = (0.0, 1.0),
+    epsilon: float = 1e-4,
+) -> jax.Array:
+    """A = (R - mean)/(std + epsilon) over the group, population standard deviation (GRPO); 0 where std = 0.
+
+    Exact law: the expectation over the other G - 1 members, whose returns take the values `reward_support` with the
+    probabilities that the law gives them at this prompt (multinomial; binomial for a binary verifier). Mass on other
+    values is an error outside of a trace and gives NaN inside of one: never a silently wrong number.
+    """
+    epsilon_ = jnp.asarray(epsilon, reward_B.dtype)
+
+    def normalise(centred: jax.Array, variance: jax.Array) -> jax.Array:
+        positive = variance > 0
+        std = jnp.sqrt(jnp.where(positive, variance, 1.0))
+        return jnp.where(positive, centred / (std + epsilon_), 0.0)
+
+    if not traj.exact:
+        _sampled_group(traj)
+        size_B = _members(traj, reward_B.dtype)
+        mean_B = _group_sum(reward_B, traj)[traj.group] / size_B
+        centred_B = reward_B - mean_B
+        variance_B = _group_sum(centred_B * centred_B, traj)[traj.group] / size_B
+        # Equal returns leave rounding dust of relative size G eps in the centred values: a degenerate group, std = 0.
+        dust_B = (2 * size_B * jnp.finfo(reward_B.dtype).eps * mean_B) ** 2
+        return normalise(centred_B, jnp.where(variance_B > dust_B, variance_B, 0.0))
+
+    require(group_size >= 2, "group_size", group_size, "at least 2")
+    support_K = jnp.asarray(reward_support, reward_B.dtype)
+    close_BxK = jnp.abs(reward_B[:, None] - support_K[None, :]) <= 64 * jnp.finfo(reward_B.dtype).eps
+    law_QxK = jax.vmap(lambda is_k: _group_sum(traj.weight * is_k, traj), in_axes=1, out_axes=1)(
+        close_BxK.astype(reward_B.dtype)
+    )
+    mass_Q = _group_sum(traj.weight, traj)
+    covered = jnp.all((jnp.sum(close_BxK, -1) == 1) | (traj.weight == 0))
+    if is_concrete(covered):
+        require(bool(covered), "reward_support", reward_support, "all returns that have positive probability")
+    law_QxK = law_QxK / jnp.where(mass_Q > 0, mass_Q, 1.0)[:, None]
+    counts_NxK = jnp.asarray(_compositions(group_size - 1, len(reward_support)), reward_B.dtype)
+    log_multinomial_N = gammaln(jnp.asarray(group_size, reward_B.dtype)) - jnp.sum(gammaln(counts_NxK + 1), -1)
+    log_pmf_QxN = log_multinomial_N[None] + jnp.sum(xlogy(counts_NxK[None], law_QxK[:, None, :]), -1)
+    pmf_BxN = jnp.exp(log_pmf_QxN)[traj.group]
+    others_sum_N = jnp.sum(counts_NxK * support_K[None, :], -1)  # no matmul: some devices round its inputs
+    mean_BxN = (others_sum_N[None] + reward_B[:, None]) / group_size
+    spread_BxN = jnp.sum(counts_NxK[None] * (support_K[None, None] - mean_BxN[..., None]) ** 2, -1)
+    variance_BxN = (spread_BxN + (reward_B[:, None] - mean_BxN) ** 2) / group_size
+    # All G returns equal: the sums above are then exact for values like 0 and 1, and dust for others.
+    dust = (2 * group_size * jnp.finfo(reward_B.dtype).eps * jnp.max(jnp.abs(support_K))) ** 2
+    variance_BxN = jnp.where(variance_BxN > dust, variance_BxN, 0.0)
+    advantage_B = jnp.sum(pmf_BxN * normalise(reward_B[:, None] - mean_BxN, variance_BxN), -1)
+    return jnp.where(covered, advantage_B, jnp.nan)
+
+
+ADVANTAGES: dict[str, Callable[..., jax.Array]] = {
+    "none": none,
+    "batch_mean": batch_mean,
+    "leave_one_out": leave_one_out,
+    "group_mean": group_mean,
+    "group_normalised": group_normalised,
+}
+
+
+def advantage(name: str, reward_B: jax.Array, traj: Trajectories, **options) -> jax.Array:
+    """The advantage of that name, cut off from any gradient."""
+    require(name in ADVANTAGES, "advantage", name, ADVANTAGES)
+    return jax.lax.stop_gradient(ADVANTAGES[name](reward_B, traj, **options))
