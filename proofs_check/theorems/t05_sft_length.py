@@ -1,0 +1,172 @@
+"""T5: token-mean cross-entropy weighs the components by their number of tokens."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dsjax.attribution import coefficients, component_gradients, energies, energy, fisher
+from dsjax.objectives import sft
+from dsjax.policies import Params, log_probs
+from dsjax.trajectories import Trajectories
+from proofs_check.closed_forms import context_counts, standardised
+from proofs_check.instances import Instance, Shape
+from proofs_check.numerics import ENERGY, SUM, gap
+from proofs_check.theorem import Claim, Control, Measured, Theorem
+
+# Energies under data contexts: contexts that are rare under nu and tokens that are rare under pi make chi2 as large as
+# 1/pi_min ~ 10^2; `gap` is relative to it.
+CLAIMS = (
+    Claim("loss = sum_c (N_c/N) x mean token NLL of c", SUM),
+    Claim("gradient at x = n(x) (nu(.|x) - pi(.|x)) / N", SUM),
+    Claim("E_s = sum_x n(x) chi2(nu || pi) / N^2", ENERGY),
+    Claim("E_d = sum_x n(x) chi2(nu || pi) / N^2", ENERGY),
+    Claim("homogeneous: decision share = delta k_d / (L k_s + delta k_d)", ENERGY),
+    Claim("homogeneous, w = sqrt(L): the L = 1 share", ENERGY),
+    Claim("w = L: one loss weight per factor", SUM),
+    Claim("homogeneous, w = L: share = delta L k_d / (k_s + delta L k_d)", ENERGY),
+)
+(LOSS, GRADIENT, CHI_S, CHI_D, SHARE, ROOT, PARITY, OVERSHOOT) = (c.name for c in CLAIMS)
+CONTROLS = (
+    Control("w = L said to restore the energy share", ROOT),
+    Control("Fisher matrix under the policy's contexts", CHI_S),
+    Control("forced stop counted as a decision (delta = 1)", SHARE),
+    Control("normaliser N left out of the energy", CHI_D),
+)
+
+
+class Setting(NamedTuple):
+    """What check and control share."""
+
+    instance: Instance
+    demos: Trajectories  # an arbitrary law nu on trajectories
+    homogeneous: Trajectories  # a law with the same chi2 in every context of a component
+    k_s: jax.Array
+    k_d: jax.Array
+    delta: jax.Array  # decisions per answer, N_d / E[tau] < 1, under the homogeneous law
+    shares: tuple[jax.Array, ...]  # measured decision share at decision weight 1, sqrt(L), L, homogeneous law
+    energy_d: jax.Array  # measured E_d at decision weight 1, homogeneous law
+
+
+def _tilt(key: jax.Array, logits: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Logits of nu(.|x) = pi(.|x) (1 + sqrt(k) z_x), so that chi2(nu || pi) = k in every context, and k.
+
+    z has mean 0 and variance 1 under pi; k is half of what keeps every probability positive.
+    """
+    log_pi = jax.nn.log_softmax(logits)
+    z = standardised(jax.random.normal(key, logits.shape), log_pi)
+    root = 0.5 / jnp.max(jnp.abs(z))
+    return log_pi + jnp.log1p(root * z), root**2
+
+
+def prepare(instance: Instance) -> Setting:
+    """Two demonstrators: an arbitrary law of trajectories, and one with homogeneous mismatch."""
+    policy, process, params = instance.policy, instance.process, instance.params
+    law_key, sample_key, decide_key = jax.random.split(instance.key, 3)
+    support = process.support()
+    nu = jax.nn.softmax(jax.random.normal(law_key, support.weight.shape))
+    sample, k_s = _tilt(sample_key, params["sample"])
+    decide, k_d = _tilt(decide_key, params["decide"])
+    demonstrator = {"sample": sample, "decide": decide}
+    homogeneous = process.enumerate_trajectories(policy, demonstrator)
+    counts = context_counts(process, homogeneous.weight)
+    delta = jnp.sum(counts["decide"]) * policy.length / jnp.sum(counts["sample"])
+    F_s, F_d = fisher(policy, params, homogeneous)
+    pairs = []
+    for weight in (1.0, policy.length**0.5, float(policy.length)):
+        objective = partial(sft, decision_weight=weight)
+        gradients = component_gradients(policy, params, homogeneous, objective)
+        pairs.append((energy(gradients.sample, F_s), energy(gradients.decision, F_d)))
+    shares = tuple(E_d / (E_s + E_d) for E_s, E_d in pairs)
+    return Setting(instance, support.replace(weight=nu), homogeneous, k_s, k_d, delta, shares, pairs[0][1])
+
+
+def _chi2(counts: jax.Array, logits: jax.Array) -> jax.Array:
+    """sum_x n(x) chi2(nu(.|x) || pi(.|x)), from counts n(x, token)."""
+    n = jnp.sum(counts, -1, keepdims=True)
+    pi = jax.nn.softmax(logits)
+    excess = counts - n * pi
+    return jnp.sum(jnp.where(n > 0, excess**2 / (jnp.where(n > 0, n, 1.0) * pi), 0.0))
+
+
+def _stated_gradient(counts: Params, params: Params, tokens: jax.Array) -> Params:
+    return jax.tree.map(lambda n, x: (n - jnp.sum(n, -1, keepdims=True) * jax.nn.softmax(x)) / tokens, counts, params)
+
+
+def check(setting: Setting) -> dict[str, Measured]:
+    """The arbitrary law gives loss, gradient and energies; the homogeneous one the shares and the weights."""
+    instance, demos, _, k_s, k_d, delta, (plain, root, full), _ = setting
+    policy, params, L = instance.policy, instance.params, instance.shape.length
+    counts = context_counts(instance.process, demos.weight)
+    N_s, N_d = jnp.sum(counts["sample"]), jnp.sum(counts["decide"])
+    N = N_s + N_d
+    gradients = component_gradients(policy, params, demos, sft)
+    E_s, E_d = energies(policy, params, demos, gradients)
+    logp = log_probs(policy, params, demos)
+
+    def nll(mask: jax.Array, count: jax.Array) -> jax.Array:
+        total = -jnp.sum(demos.weight * jnp.sum(jnp.where(mask, logp, 0.0), -1))
+        return total / count
+
+    stated_loss = N_s / N * nll(demos.sample_mask, N_s) + N_d / N * nll(demos.decision_mask, N_d)
+    c = coefficients(partial(sft, decision_weight=float(L)), logp, demos)
+    per_answer = jnp.sum(jnp.where(demos.sample_mask, c, 0.0)) * L / N_s
+    per_decision = jnp.sum(jnp.where(demos.decision_mask, c, 0.0)) / N_d
+    errors = (
+        gap(gradients.loss, stated_loss),
+        gap(gradients.total, _stated_gradient(counts, params, N)),
+        gap(N**2 * E_s, _chi2(counts["sample"], params["sample"])),
+        gap(N**2 * E_d, _chi2(counts["decide"], params["decide"])),
+        gap(plain, delta * k_d / (L * k_s + delta * k_d)),
+        gap(root, delta * k_d / (k_s + delta * k_d)),
+        gap(per_decision, per_answer),
+        gap(full, delta * L * k_d / (k_s + delta * L * k_d)),
+    )
+    return {claim.name: Measured(error) for claim, error in zip(CLAIMS, errors, strict=True)}
+
+
+def control(setting: Setting) -> dict[str, jax.Array]:
+    """A weight, a metric, a count and a normaliser that are each off by one idea."""
+    instance, demos, _, k_s, k_d, delta, (plain, _, full), E_d = setting
+    process, policy, params, L = instance.process, instance.policy, instance.params, instance.shape.length
+    counts = context_counts(process, demos.weight)
+    N = jnp.sum(counts["sample"]) + jnp.sum(counts["decide"])
+    gradients = component_gradients(policy, params, demos, sft)
+    own = process.enumerate_trajectories(policy, params)
+    E_own = energies(policy, params, own, gradients)[0]
+    homogeneous = context_counts(process, setting.homogeneous.weight)
+    errors = {
+        CONTROLS[1].name: gap(N**2 * E_own, _chi2(counts["sample"], params["sample"])),
+        CONTROLS[2].name: gap(plain, k_d / (L * k_s + k_d)),
+        CONTROLS[3].name: gap(E_d, _chi2(homogeneous["decide"], params["decide"])),
+    }
+    if L >= 2:
+        errors[CONTROLS[0].name] = gap(full, delta * k_d / (k_s + delta * k_d))
+    return errors
+
+
+THEOREM = Theorem(
+    id="T5",
+    title="Length weighting of SFT",
+    statement="SFT energy adds up over tokens: share delta k_d/(L k_s + delta k_d); weight sqrt(L) restores it",
+    provenance="[P/R]",
+    assumptions=(
+        "saturated policy (with or without history), demonstrations from any law nu",
+        "Fisher metric under the demonstrations' contexts",
+        "homogeneous: chi2(nu || pi) = k_s in every sampling context, k_d in every decision context",
+        "delta = decisions per answer (< 1: the forced stop of round T has no decision token)",
+    ),
+    shapes=(
+        Shape(rounds=2, length=3, vocabulary=2, history="none"),
+        Shape(rounds=3, length=1, vocabulary=3),
+        Shape(rounds=2, length=2, vocabulary=3, prompts=2, history="none"),
+    ),
+    claims=CLAIMS,
+    controls=CONTROLS,
+    prepare=prepare,
+    check=check,
+    control=control,
+)

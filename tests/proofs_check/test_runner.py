@@ -1,0 +1,194 @@
+"""The runner on toy theorems: what counts as failure, determinism, chunks, one compilation a shape."""
+
+import io
+import json
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import pytest
+from rich.console import Console
+
+import proofs_check
+from dsjax.errors import InputError
+from proofs_check import registry, runner
+from proofs_check.theorem import Claim, Control, Measured, Theorem
+from proofs_check.theorems import t10_accounting
+
+TOY = Theorem(
+    id="X",
+    title="Toy",
+    statement="x = x [with brackets]",
+    provenance="[N]",
+    assumptions=(),
+    shapes=("small", "large"),
+    claims=(Claim("equal", 1e-12), Claim("positive", 1e-12, strict=True)),
+    controls=(Control("shifted", "equal"),),
+    draw=lambda key, shape: jax.random.normal(key) * (1.0 if shape == "small" else 10.0),
+    check=lambda x: {"equal": Measured(jnp.abs(x - x)), "positive": Measured(jnp.zeros_like(x), x**2)},
+    control=lambda x: {"shifted": jnp.abs(x - (x + 1e-3))},
+)
+
+
+@pytest.fixture
+def toy(monkeypatch):
+    """Register a variant of the toy theorem and run it."""
+
+    def run(instances=8, seed=0, progress=None, **changes):
+        monkeypatch.setitem(registry.THEOREMS, "X", replace(TOY, **changes))
+        return proofs_check.run(["X"], instances, seed, progress)
+
+    return run
+
+
+def test_toy_passes(toy):
+    report = toy()
+    assert report.ok
+    (result,) = report.theorems
+    assert result.worst_error == 0
+    assert result.smallest_margin > 0
+    assert result.seconds == pytest.approx(result.compile_seconds + result.run_seconds)
+
+
+def broken(x):
+    return {**TOY.check(x), "equal": Measured(jnp.where(x > 12, 1e-9, 0.0))}
+
+
+def test_one_broken_instance_fails_and_is_named(toy):
+    report = toy(instances=100, check=broken)
+    assert not report.ok
+    (result,) = report.theorems
+    claim = result.claims[0]
+    assert not claim.ok
+    assert claim.worst_error == 1e-9
+    assert claim.worst.shape == "large"
+    assert result.control_rejected
+    assert any("equal" in line and f"instance {claim.worst.index} of shape large" in line for line in report.failures())
+
+
+@pytest.mark.parametrize("value", [jnp.nan, jnp.inf, -jnp.inf])
+def test_an_error_that_is_not_finite_fails(toy, value):
+    report = toy(check=lambda x: {**TOY.check(x), "equal": Measured(jnp.where(x < 0, value, 0.0))})
+    assert not report.ok
+    (row,) = json.loads(json.dumps(report.to_json(), allow_nan=False))["theorems"]
+    assert row["status"] == "failed"
+    assert row["worst_error"] is None
+
+
+def test_a_margin_that_is_not_finite_or_not_positive_fails(toy):
+    for margin in (jnp.nan, 0.0):
+        report = toy(check=lambda x, m=margin: {**TOY.check(x), "positive": Measured(0 * x, m + 0 * x)})
+        assert not report.ok
+        json.dumps(report.to_json(), allow_nan=False)
+
+
+@pytest.mark.parametrize("error", [lambda x: jnp.where(x > 1, 0.0, 1.0), lambda x: x * jnp.nan])
+def test_a_control_that_passes_anywhere_fails_the_theorem(toy, error):
+    report = toy(instances=64, control=lambda x: {"shifted": error(x)})
+    assert not report.ok
+    (result,) = report.theorems
+    assert all(c.ok for c in result.claims)
+    assert not result.control_rejected
+    assert any("control not rejected" in line for line in report.failures())
+
+
+def test_no_control_is_a_failure(toy):
+    assert not toy(control=lambda x: {}).ok
+
+
+def test_measuring_what_is_not_declared_is_an_error(toy):
+    with pytest.raises(AssertionError, match="does not declare"):
+        toy(control=lambda x: {"typo": x})
+
+
+def test_an_exception_in_a_check_reaches_the_caller(toy):
+    def explode(x):
+        raise RuntimeError("inside of the check")
+
+    with pytest.raises(RuntimeError, match="inside of the check"):
+        toy(check=explode)
+
+
+def values(report):
+    rows = report.to_json()["theorems"]
+    return [{k: v for k, v in row.items() if "seconds" not in k} for row in rows]
+
+
+def test_deterministic_in_the_seed(toy):
+    assert values(toy(seed=5)) == values(toy(seed=5))
+    assert values(toy(seed=5)) != values(toy(seed=6))
+
+
+def test_an_instance_does_not_depend_on_how_many_are_run(toy):
+    record = replace(TOY, check=lambda x: {"equal": Measured(jnp.abs(x))})
+    few = runner._jobs(replace(record, shapes=("small",)), 3, 0)[0]
+    many = runner._jobs(replace(record, shapes=("small",)), 100, 0)[0]
+    (executable, _), (larger, _) = runner._compile(few), runner._compile(many)
+    a = runner._chunk(few, executable, 0)[0]["equal"].error
+    b = runner._chunk(many, larger, 0)[0]["equal"].error
+    assert a.dtype == "float64"
+    assert a.tolist() == b[:3].tolist()
+
+
+def test_chunks_cover_the_instances_with_one_trace_a_shape(toy):
+    traces, seen = [], []
+
+    def counted(x):
+        traces.append(x.dtype)
+        return TOY.check(x)
+
+    total = 5 * runner.CHUNK + 3
+    report = toy(instances=total, progress=seen.append, check=counted)
+    assert traces == [jnp.float64] * len(TOY.shapes)
+    assert report.theorems[0].instances == total
+    assert report.theorems[0].controls[0].instances == total
+    assert [p.done for p in seen] == sorted({p.done for p in seen})
+    assert seen[-1].done == seen[-1].total == total
+    assert {p.theorem for p in seen} == {"X"}
+
+
+def test_fewer_instances_than_shapes(toy):
+    assert toy(instances=1).theorems[0].instances == 1
+
+
+def test_a_wrong_library_function_is_caught(monkeypatch):
+    """The check calls the library, so breaking the library breaks the check."""
+    right = t10_accounting.final_accuracy
+    monkeypatch.setattr(t10_accounting, "final_accuracy", lambda p, a, b, rounds: right(p, a, b, rounds + 1))
+    theorem = replace(t10_accounting.THEOREM, shapes=t10_accounting.THEOREM.shapes[1:2])
+    monkeypatch.setitem(registry.THEOREMS, "T10", theorem)
+    report = proofs_check.run(["T10"], 2)
+    assert not report.ok
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        ({"ids": ["T99"]}, "theorem"),
+        ({"ids": []}, "theorem"),
+        ({"instances": 0}, "instances"),
+        ({"seed": -1}, "seed"),
+    ],
+)
+def test_bad_input(arguments, field):
+    with pytest.raises(InputError) as error:
+        proofs_check.run(**arguments)
+    assert error.value.field == field
+    if arguments.get("ids") == ["T99"]:
+        assert error.value.received == "T99"
+        assert error.value.allowed == "T1, T2, T3, T4, T5, T6, T8, T10"
+
+
+def test_printed_table(toy):
+    def printed(report):
+        stream = io.StringIO()
+        report.print(Console(file=stream, width=100))
+        return stream.getvalue()
+
+    text = printed(toy())
+    assert "x = x [with brackets]" in text
+    assert "[N]" in text
+    assert "FAILED" not in text
+    text = printed(toy(instances=100, check=broken))
+    assert "FAILED" in text
+    assert "error 1e-09, tolerance 1e-12" in text
