@@ -1,0 +1,59 @@
+"""The arms of a study, as data: where the trajectories come from and which loss learns from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from dsjax.attribution import COMPONENTS
+from dsjax.errors import require
+from dsjax.objectives import resolve
+from dsjax.training.sources import SOURCES
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One arm; all arms of a run start from the same base and see the same problems.
+
+    Attributes:
+      source: a key of `training.sources.SOURCES`.
+      objective: a registered objective or `module:function`.
+      family: `sft` or `reward`: which of a run's two step sizes it uses.
+      options: of the objective.
+      component: `both`, or the only component that learns.
+    """
+
+    source: str
+    objective: str
+    family: Literal["sft", "reward"]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    component: str = "both"
+
+    def __post_init__(self) -> None:
+        require(self.source in SOURCES, "source", self.source, SOURCES)
+        require(self.component in COMPONENTS, "component", self.component, COMPONENTS)
+        resolve(self.objective, self.options)
+
+
+ARMS: dict[str, Arm] = {
+    "sft-success": Arm("success", "sft", "sft"),
+    "sft-synthetic": Arm("synthetic", "sft", "sft"),
+    "sft-self": Arm("base-answers", "sft", "sft"),
+    "sft-online": Arm("own-answers", "sft", "sft"),
+    "reinforce": Arm("on-policy", "reinforce", "reward", {"baseline": "batch_mean"}),
+    "rloo": Arm("on-policy", "rloo", "reward"),
+    "grpo": Arm("on-policy", "grpo", "reward"),
+    "only-decider": Arm("on-policy", "rloo", "reward", component="decision"),
+    "only-sampler": Arm("on-policy", "rloo", "reward", component="sample"),
+}
+
+
+def arm_of(name: str) -> Arm:
+    """The arm of that name.
+
+    Raises:
+      InputError: for an unknown name.
+    """
+    require(name in ARMS, "arm", name, ARMS)
+    return ARMS[name]

@@ -1,0 +1,99 @@
+"""Configuration: frozen dataclasses that validate themselves and read and write plain JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from dsjax.errors import InputError, require
+
+T = TypeVar("T")
+
+
+def require_int(field: str, value: Any, low: int, why: str = "") -> None:
+    """Raise `InputError` unless value is an integer >= low."""
+    ok = isinstance(value, int) and not isinstance(value, bool) and value >= low
+    require(ok, field, value, f"an integer >= {low}" + (f" ({why})" if why else ""))
+
+
+def require_positive(field: str, value: Any) -> None:
+    """Raise `InputError` unless value is a finite number > 0."""
+    ok = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")
+    require(ok, field, value, "a finite number > 0")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Plain data of a configuration, ready for JSON."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def from_dict(cls: type[T], data: Mapping[str, Any], path: str = "") -> T:
+    """A configuration from plain data; missing fields keep their defaults.
+
+    Raises:
+      InputError: for an unknown field, a value of the wrong type, or one that the class rejects.
+    """
+    require(isinstance(data, Mapping), path or "configuration", data, "an object with named fields")
+    fields = {f.name: f for f in dataclasses.fields(typing.cast(Any, cls))}
+    hints = typing.get_type_hints(cls)
+    values: dict[str, Any] = {}
+    for name, value in data.items():
+        where = f"{path}.{name}" if path else name
+        if name not in fields:
+            raise InputError("configuration field", where, fields)
+        values[name] = _convert(hints[name], value, where)
+    return cls(**values)
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return from_dict(typing.cast(type, hint), value, where)
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        return _convert(next(a for a in args if a is not type(None)), value, where)
+    if origin is typing.Literal:
+        require(value in args, where, value, [str(a) for a in args])
+        return value
+    if origin is tuple:
+        require(isinstance(value, list | tuple), where, value, "a list")
+        return tuple(_convert(args[0], item, where) for item in value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    ok = isinstance(value, hint) and not (isinstance(value, bool) and hint is not bool)
+    require(ok, where, value, f"a value of type {hint.__name__}")
+    return value
+
+
+def load(cls: type[T], file: str | Path) -> T:
+    """A configuration from a JSON file.
+
+    Raises:
+      InputError: if the file cannot be read, is not JSON, or has a bad field.
+    """
+    try:
+        data = json.loads(Path(file).read_text())
+    except OSError as error:
+        raise InputError("configuration file", str(file), f"a file that can be read ({error.strerror})") from error
+    except json.JSONDecodeError as error:
+        raise InputError("configuration file", str(file), f"valid JSON ({error})") from error
+    return from_dict(cls, data)
+
+
+def differences(a: Mapping[str, Any], b: Mapping[str, Any], path: str = "") -> list[tuple[str, Any, Any]]:
+    """(field, value in a, value in b) for every leaf where two plain configurations differ."""
+    out: list[tuple[str, Any, Any]] = []
+    for name in dict.fromkeys([*a, *b]):
+        where = f"{path}.{name}" if path else name
+        x, y = a.get(name), b.get(name)
+        if isinstance(x, Mapping) and isinstance(y, Mapping):
+            out += differences(x, y, where)
+        elif x != y:
+            out.append((where, x, y))
+    return out

@@ -1,0 +1,256 @@
+"""A decoder-only Flax transformer with a shared trunk and two heads, `pi_sample` and `pi_d`.
+
+Input of a row: the prompt, then K rounds of [ATTEMPT, y_1, .., y_L]. The output at offset j of a round predicts slot j
+of that round's trajectory tokens: answer token j + 1 for j < L, the decision for j = L. Decisions are not fed back: an
+earlier round exists only if it was followed by RESAMPLE.
+
+Positions are learned and count offsets inside of the segment (prompt, round), so every round reads with the same
+structure. One mask rule serves training and cached decoding: a token sees the prompt, its own round up to itself and,
+with history `full`, all earlier rounds.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from dsjax.errors import require
+from dsjax.policies.base import History, Params
+
+PROMPT = -1  # the "round" of prompt tokens
+
+
+def _visible(
+    round_q: np.ndarray | jax.Array, offset_q: Any, round_k: np.ndarray | jax.Array, offset_k: Any, history: History
+) -> jax.Array:
+    """bool[Nq, Nk]: which keys a query may attend to."""
+    rq, oq, rk, ok = (jnp.asarray(x) for x in (round_q, offset_q, round_k, offset_k))
+    own = (rq[:, None] == rk[None, :]) & (ok[None, :] <= oq[:, None])
+    prompt = (rk[None, :] == PROMPT) & (rq[:, None] != PROMPT)
+    visible = own | prompt
+    if history == "full":
+        visible = visible | ((rk[None, :] < rq[:, None]) & (rk[None, :] != PROMPT))
+    return visible
+
+
+class Block(nn.Module):
+    """Pre-norm attention and MLP, head-major."""
+
+    width: int
+    heads: int
+    mlp: int
+
+    @nn.compact
+    def __call__(
+        self, x_BxNxD: jax.Array, visible_QxK: jax.Array, cache: tuple[jax.Array, jax.Array] | None, start: Any
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        """Attend from the N given tokens; with a cache f[B, H, S, Dh], to its slots after writing N at `start`."""
+        head = self.width // self.heads
+        h = nn.RMSNorm(name="norm_attention")(x_BxNxD)
+        qkv = self.param("qkv", nn.initializers.lecun_normal(), (self.width, 3 * self.width))
+        B, N, _ = h.shape
+        qkv_3xBxHxNxDh = (h @ qkv).reshape(B, N, 3, self.heads, head).transpose(2, 0, 3, 1, 4)
+        q, k, v = qkv_3xBxHxNxDh[0], qkv_3xBxHxNxDh[1], qkv_3xBxHxNxDh[2]
+        if cache is not None:
+            at = (0, 0, start, 0)
+            k = jax.lax.dynamic_update_slice(cache[0], k, at)
+            v = jax.lax.dynamic_update_slice(cache[1], v, at)
+        scores = jnp.einsum("bhqd,bhkd->bhqk", q, k) * head**-0.5
+        scores = jnp.where(visible_QxK[None, None], scores, jnp.finfo(scores.dtype).min)
+        mixed = jnp.einsum("bhqk,bhkd->bhqd", jax.nn.softmax(scores), v)
+        mixed_BxNxD = mixed.transpose(0, 2, 1, 3).reshape(B, N, self.width)
+        x_BxNxD = x_BxNxD + nn.Dense(self.width, use_bias=False, name="out")(mixed_BxNxD)
+        h = nn.RMSNorm(name="norm_mlp")(x_BxNxD)
+        h = nn.Dense(self.width, name="down")(nn.gelu(nn.Dense(self.mlp, name="up")(h)))
+        return x_BxNxD + h, (k, v)
+
+
+class Trunk(nn.Module):
+    """Embeddings and blocks: hidden states of the given tokens."""
+
+    policy: TransformerPolicy
+
+    @nn.compact
+    def __call__(
+        self, ids_BxN: jax.Array, round_N: Any, offset_N: Any, cache: Params | None = None, start: Any = 0
+    ) -> tuple[jax.Array, Params]:
+        """(hidden f[B, N, D], cache) for tokens at (round, offset); round `PROMPT` marks the prompt."""
+        c = self.policy
+        normal = nn.initializers.normal(0.02)
+        table = self.param("tokens", normal, (c.num_ids, c.width))
+        offsets = self.param("offsets", normal, (c.prompt_length + c.length + 1, c.width))
+        round_N, offset_N = jnp.asarray(round_N), jnp.asarray(offset_N)
+        # One-hot products: the transpose of a gather is a scatter, which is slow on every backend.
+        x = jax.nn.one_hot(ids_BxN, c.num_ids, dtype=table.dtype) @ table
+        slot_N = jnp.where(round_N == PROMPT, offset_N, offset_N + c.prompt_length)
+        x = x + (jax.nn.one_hot(slot_N, offsets.shape[0], dtype=table.dtype) @ offsets)[None]
+        if c.history == "full":
+            rounds = self.param("rounds", normal, (c.rounds, c.width))
+            x = x + (jax.nn.one_hot(round_N, c.rounds, dtype=table.dtype) @ rounds)[None]
+        if cache is None:
+            round_K, offset_K = round_N, offset_N
+        else:
+            round_K, offset_K = c.cache_layout(cache[0][0].shape[2])
+        visible = _visible(round_N, offset_N, round_K, offset_K, c.history)
+        caches = []
+        for i in range(c.layers):
+            layer_cache = None if cache is None else cache[i]
+            x, kv = Block(c.width, c.heads, c.mlp_ratio * c.width, name=f"block_{i}")(x, visible, layer_cache, start)
+            caches.append(kv)
+        return nn.RMSNorm(name="norm")(x), tuple(caches)
+
+
+class Network(nn.Module):
+    """Trunk(s) and the two heads."""
+
+    policy: TransformerPolicy
+
+    def setup(self) -> None:
+        """Name the parts; parameters are grouped by them."""
+        if self.policy.separate_trunks:
+            self.trunks = {"sample": Trunk(self.policy), "decide": Trunk(self.policy)}
+        else:
+            self.trunks = {"shared": Trunk(self.policy)}
+        self.sample_head = nn.Dense(self.policy.vocabulary)
+        self.decide_head = nn.Dense(2)
+
+    def __call__(
+        self, ids_BxN: jax.Array, round_N: Any, offset_N: Any, cache: Params | None = None, start: Any = 0
+    ) -> tuple[jax.Array, jax.Array, Params]:
+        """(hidden for pi_sample, hidden for pi_d, cache); both f[B, N, D]."""
+        hidden, caches = {}, {}
+        for name, trunk in self.trunks.items():
+            layer_caches = None if cache is None else cache[name]
+            hidden[name], caches[name] = trunk(ids_BxN, round_N, offset_N, layer_caches, start)
+        sample, decide = ("sample", "decide") if self.policy.separate_trunks else ("shared", "shared")
+        return hidden[sample], hidden[decide], caches
+
+    def heads(self, sample_hidden: jax.Array, decide_hidden: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Log-softmax of the two heads."""
+        return jax.nn.log_softmax(self.sample_head(sample_hidden)), jax.nn.log_softmax(self.decide_head(decide_hidden))
+
+    def teacher_forced(self, ids_BxN: jax.Array, round_N: Any, offset_N: Any) -> tuple[jax.Array, jax.Array]:
+        """(log pi_sample f[B, K, L, V], log pi_d f[B, K, 2]) from a row of prompt and rounds."""
+        c = self.policy
+        sample_hidden, decide_hidden, _ = self(ids_BxN, round_N, offset_N)
+
+        def rounds(h_BxNxD: jax.Array) -> jax.Array:
+            return h_BxNxD[:, c.prompt_length :].reshape(h_BxNxD.shape[0], -1, c.length + 1, c.width)
+
+        return self.heads(rounds(sample_hidden)[:, :, : c.length], rounds(decide_hidden)[:, :, c.length])
+
+    def decode(
+        self, ids_BxN: jax.Array, round_N: Any, offset_N: Any, cache: Params, start: Any
+    ) -> tuple[jax.Array, jax.Array, Params]:
+        """Both heads at the given tokens, and the cache with them written at `start`."""
+        sample_hidden, decide_hidden, cache = self(ids_BxN, round_N, offset_N, cache, start)
+        return *self.heads(sample_hidden, decide_hidden), cache
+
+
+class TransformerPolicy(struct.PyTreeNode):
+    """Configuration of the network and the `Policy` interface on it; all fields are static.
+
+    Answers use token ids 0..vocabulary-1; prompts 0..prompt_vocabulary-1, with the same meaning where both exist.
+    """
+
+    prompt_vocabulary: int = struct.field(pytree_node=False)
+    prompt_length: int = struct.field(pytree_node=False)  # P
+    vocabulary: int = struct.field(pytree_node=False)  # V
+    length: int = struct.field(pytree_node=False)  # L
+    rounds: int = struct.field(pytree_node=False)  # T
+    layers: int = struct.field(pytree_node=False, default=2)
+    width: int = struct.field(pytree_node=False, default=64)  # D
+    heads: int = struct.field(pytree_node=False, default=4)
+    mlp_ratio: int = struct.field(pytree_node=False, default=4)
+    history: History = struct.field(pytree_node=False, default="none")
+    separate_trunks: bool = struct.field(pytree_node=False, default=False)
+
+    @property
+    def attempt_id(self) -> int:
+        """Id of the ATTEMPT token that opens a round."""
+        return max(self.prompt_vocabulary, self.vocabulary)
+
+    @property
+    def num_ids(self) -> int:
+        """Rows of the embedding table."""
+        return self.attempt_id + 1
+
+    @property
+    def network(self) -> Network:
+        """The Flax module."""
+        return Network(self)
+
+    def _apply(self, params: Params, *arguments: Any, method: str = "__call__") -> Any:
+        return self.network.apply({"params": params}, *arguments, method=method)
+
+    def init(self, key: jax.Array) -> Params:
+        """Float parameters: {trunks_*, sample_head, decide_head}.
+
+        Raises:
+          InputError: if the width cannot be split over the heads.
+        """
+        require(self.width % self.heads == 0, "width", self.width, f"a multiple of heads = {self.heads}")
+        ids, round_N, offset_N = self._row(
+            jnp.zeros((1, self.prompt_length), jnp.int32), jnp.zeros((1, 1, self.length), jnp.int32)
+        )
+        return self.network.init(key, ids, round_N, offset_N, method="teacher_forced")["params"]
+
+    def _row(self, prompt_BxP: jax.Array, answers_BxKxL: jax.Array) -> tuple[jax.Array, np.ndarray, np.ndarray]:
+        B, K, L = answers_BxKxL.shape
+        attempt = jnp.full((B, K, 1), self.attempt_id, jnp.int32)
+        rounds = jnp.concatenate([attempt, answers_BxKxL.astype(jnp.int32)], axis=-1).reshape(B, K * (L + 1))
+        P = self.prompt_length
+        round_N = np.concatenate([np.full(P, PROMPT), np.repeat(np.arange(K), L + 1)]).astype(np.int32)
+        offset_N = np.concatenate([np.arange(P), np.tile(np.arange(L + 1), K)]).astype(np.int32)
+        return jnp.concatenate([prompt_BxP.astype(jnp.int32), rounds], axis=-1), round_N, offset_N
+
+    def log_dists(self, params: Params, prompt_BxP: jax.Array, answers_BxKxL: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """See `Policy.log_dists`."""
+        return self._apply(params, *self._row(prompt_BxP, answers_BxKxL), method="teacher_forced")
+
+    def cache_layout(self, slots: int) -> tuple[np.ndarray, np.ndarray]:
+        """(round, offset) of each cache slot: prompt first, then offset-major, so one step's rounds are contiguous."""
+        P = self.prompt_length
+        rounds = (slots - P) // (self.length + 1)
+        slot = np.arange(slots - P)
+        round_S = np.concatenate([np.full(P, PROMPT), slot % rounds]).astype(np.int32)
+        return round_S, np.concatenate([np.arange(P), slot // rounds]).astype(np.int32)
+
+    def start(self, params: Params, prompt_BxP: jax.Array, rounds: int) -> Params:
+        """Decoding state after the prompt: a cache with room for `rounds` rounds."""
+        B, P = prompt_BxP.shape
+        slots = P + rounds * (self.length + 1)
+        dtype = jax.tree.leaves(params)[0].dtype
+        empty = jnp.zeros((B, self.heads, slots, self.width // self.heads), dtype)
+        names = ("sample", "decide") if self.separate_trunks else ("shared",)
+        cache = {name: tuple((empty, empty) for _ in range(self.layers)) for name in names}
+        offset_P = np.arange(P, dtype=np.int32)
+        _, _, cache = self._apply(params, prompt_BxP, np.full(P, PROMPT, np.int32), offset_P, cache, 0)
+        return cache
+
+    def step(
+        self, params: Params, state: Params, ids_Bxn: jax.Array, first_round: Any, offset: Any, rounds: int
+    ) -> tuple[jax.Array, jax.Array, Params]:
+        """Feed one token to each of n consecutive rounds at `offset`.
+
+        Args:
+          params: parameters.
+          state: from `start` or the last step.
+          ids_Bxn: the tokens at `offset` of rounds first_round .. first_round + n - 1 (ATTEMPT at offset 0).
+          first_round: may be traced.
+          offset: may be traced.
+          rounds: the `rounds` given to `start` (static).
+
+        Returns:
+          (log pi_sample f[B, n, V], log pi_d f[B, n, 2], state).
+        """
+        n = ids_Bxn.shape[1]
+        round_n = jnp.arange(n, dtype=jnp.int32) + first_round
+        offset_n = jnp.full((n,), offset, jnp.int32)
+        start = self.prompt_length + offset * rounds + first_round
+        return self._apply(params, ids_Bxn, round_n, offset_n, state, start, method="decode")

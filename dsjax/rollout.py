@@ -1,0 +1,172 @@
+"""Sampling rounds of answers and decisions from any policy, inside of one compiled function."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from dsjax.errors import require
+from dsjax.policies.base import Params, Policy, select
+from dsjax.trajectories import RESAMPLE, STOP, Trajectories
+
+
+@runtime_checkable
+class CachedPolicy(Protocol):
+    """A policy that decodes token by token; see `TransformerPolicy.start` and `.step`."""
+
+    def start(self, params: Params, prompt_BxP: jax.Array, rounds: int) -> Any:
+        """State after reading the prompt."""
+        ...
+
+    def step(
+        self, params: Params, state: Any, ids_Bxn: jax.Array, first_round: Any, offset: Any, rounds: int
+    ) -> tuple[jax.Array, jax.Array, Any]:
+        """Feed one token to each of n rounds."""
+        ...
+
+
+class Uncached(struct.PyTreeNode):
+    """`CachedPolicy` for any policy, by a full forward pass a token. Slow; the reference for the cached path."""
+
+    policy: Any
+
+    def start(self, params: Params, prompt_BxP: jax.Array, rounds: int) -> Any:
+        """The prompt and empty answers."""
+        del params
+        return prompt_BxP, jnp.zeros((prompt_BxP.shape[0], rounds, self.policy.length), jnp.int32)
+
+    def step(
+        self, params: Params, state: Any, ids_Bxn: jax.Array, first_round: Any, offset: Any, rounds: int
+    ) -> tuple[jax.Array, jax.Array, Any]:
+        """Write token `offset` of the given rounds, run everything, read the given rounds."""
+        del rounds
+        prompt_BxP, answers = state
+        L, n = self.policy.length, ids_Bxn.shape[1]
+        at = (0, first_round, jnp.maximum(offset - 1, 0))
+        written = jax.lax.dynamic_update_slice(answers, ids_Bxn[..., None].astype(jnp.int32), at)
+        answers = jnp.where(offset > 0, written, answers)
+        log_s, log_d = self.policy.log_dists(params, prompt_BxP, answers)
+        log_s = jax.lax.dynamic_slice_in_dim(log_s, first_round, n, axis=1)
+        log_d = jax.lax.dynamic_slice_in_dim(log_d, first_round, n, axis=1)
+        here = jax.lax.dynamic_index_in_dim(log_s, jnp.minimum(offset, L - 1), axis=2, keepdims=False)
+        return here, log_d, (prompt_BxP, answers)
+
+
+class Attempts(struct.PyTreeNode):
+    """T rounds for each of B prompts, as if every decision before had been RESAMPLE."""
+
+    answers: jax.Array  # i32[B, T, L]
+    decisions: jax.Array  # i32[B, T] STOP or RESAMPLE; the last one is drawn too, but has no effect
+    logp_answers: jax.Array  # f[B, T, L] nats
+    log_decide: jax.Array  # f[B, T, 2] nats: both decisions
+
+    @property
+    def stop_round(self) -> jax.Array:
+        """i32[B]: the first round with STOP, else the last."""
+        stops = (self.decisions == STOP).at[:, -1].set(True)
+        return jnp.argmax(stops, axis=-1).astype(jnp.int32)
+
+
+@partial(jax.jit, static_argnames=("rounds",))
+def sample_attempts(
+    policy: Policy,
+    params: Params,
+    prompt_BxP: jax.Array,
+    key: jax.Array,
+    *,
+    rounds: int,
+    temperature: float | jax.Array = 1.0,
+) -> Attempts:
+    """Draw T attempts a prompt, with the log-probs of both components.
+
+    With history `none` the attempts of an episode are drawn side by side, otherwise one after the other. Log-probs are
+    those of the law that drew the tokens: the policy's logits divided by `temperature`.
+
+    Args:
+      policy: any `Policy`; cached decoding is used where it offers `start` and `step`.
+      params: parameters.
+      prompt_BxP: i32[B, P].
+      key: PRNG key.
+      rounds: T >= 1 (static).
+      temperature: > 0; checked outside of a trace by `require_temperature`.
+    """
+    require(rounds >= 1, "rounds", rounds, "T >= 1")
+    decoder = policy if isinstance(policy, CachedPolicy) else Uncached(policy)
+    memoryless = getattr(policy, "history", "none") == "none"
+    L, B = policy.length, prompt_BxP.shape[0]
+    n = rounds if memoryless else 1
+    attempt = getattr(policy, "attempt_id", 0)
+
+    def token(carry: tuple[Any, jax.Array], xs: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[Any, Any]:
+        state, ids_Bxn = carry
+        first_round, offset, step_key = xs
+        log_s, log_d, state = decoder.step(params, state, ids_Bxn, first_round, offset, rounds)
+        log_s = jax.nn.log_softmax(log_s / temperature)
+        log_d = jax.nn.log_softmax(log_d / temperature)
+        answer_key, decision_key = jax.random.split(step_key)
+        ids_Bxn = jax.random.categorical(answer_key, log_s).astype(jnp.int32)
+        decision_Bxn = jax.random.categorical(decision_key, log_d).astype(jnp.int32)
+        return (state, ids_Bxn), (ids_Bxn, select(log_s, ids_Bxn), decision_Bxn, log_d)
+
+    def attempt_round(state: Any, xs: tuple[jax.Array, jax.Array]) -> tuple[Any, Any]:
+        first_round, round_key = xs
+        offsets = jnp.arange(L + 1, dtype=jnp.int32)
+        firsts = jnp.full((L + 1,), first_round, jnp.int32)
+        opening = jnp.full((B, n), attempt, jnp.int32)
+        (state, _), drawn = jax.lax.scan(token, (state, opening), (firsts, offsets, jax.random.split(round_key, L + 1)))
+        ids, logp, decision, log_d = drawn
+        # Slot j of a round is drawn from the output at offset j; decisions come from the last one.
+        return state, (ids[:L], logp[:L], decision[L], log_d[L])
+
+    state = decoder.start(params, prompt_BxP, rounds)
+    steps = 1 if memoryless else rounds
+    keys = jax.random.split(key, steps)
+    _, (ids, logp, decision, log_d) = jax.lax.scan(attempt_round, state, (jnp.arange(steps, dtype=jnp.int32), keys))
+
+    def rounds_first(x_RxLxBxn: jax.Array) -> jax.Array:
+        return x_RxLxBxn.transpose(2, 0, 3, 1).reshape(B, rounds, L)
+
+    return Attempts(
+        answers=rounds_first(ids),
+        decisions=decision.transpose(1, 0, 2).reshape(B, rounds),
+        logp_answers=rounds_first(logp),
+        log_decide=log_d.transpose(1, 0, 2, 3).reshape(B, rounds, 2),
+    )
+
+
+def require_temperature(temperature: float) -> None:
+    """Raise `InputError` unless temperature > 0."""
+    require(temperature > 0, "temperature", temperature, "> 0 (greedy decoding is the limit, not a value)")
+
+
+def to_trajectories(
+    prompt_BxP: jax.Array,
+    attempts: Attempts,
+    score_BxT: jax.Array,
+    *,
+    cost: float = 0.0,
+    group: jax.Array | None = None,
+    num_groups: int = 1,
+) -> Trajectories:
+    """Level-3 trajectories: stop at the first STOP, R = score of that round - cost x (tau - 1), weight 1/B."""
+    B, T, L = attempts.answers.shape
+    stop_B = attempts.stop_round
+    stopped = jax.nn.one_hot(stop_B, T, dtype=score_BxT.dtype)
+    reward_B = jnp.sum(stopped * score_BxT, axis=-1) - cost * stop_B.astype(score_BxT.dtype)
+    traj = Trajectories.from_rounds(
+        prompt=prompt_BxP,
+        answers=attempts.answers,
+        stop_round=stop_B,
+        horizon=T,
+        reward=reward_B,
+        weight=jnp.full((B,), 1.0 / B, reward_B.dtype),
+        group=jnp.zeros((B,), jnp.int32) if group is None else group,
+        num_groups=num_groups,
+    )
+    decided = jnp.where(jnp.arange(T, dtype=jnp.int32)[None] < stop_B[:, None], RESAMPLE, STOP)
+    logp = jnp.concatenate([attempts.logp_answers, select(attempts.log_decide, decided)[..., None]], axis=-1)
+    return traj.replace(old_logp=jnp.where(traj.mask, logp.reshape(B, T * (L + 1)), 0.0))

@@ -1,0 +1,121 @@
+"""Where an arm's trajectories come from: demonstrations, or rollouts of the current policy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dsjax.policies.base import Params, Policy, log_probs
+from dsjax.rollout import sample_attempts, to_trajectories
+from dsjax.tasks import AdditionTask, Problems
+from dsjax.trajectories import Trajectories
+
+
+class Setting(NamedTuple):
+    """What all arms of a run share; hashable."""
+
+    task: AdditionTask
+    rounds: int  # T
+    prompts: int  # problems an update
+    group: int  # G episodes a problem
+    temperature: float = 1.0
+    cost: float = 0.0
+    imitate_errors: bool = False  # whether demonstrations ask to copy the wrong answers they show
+
+
+Source = Callable[[Setting, Policy, Params, Params, Problems, jax.Array], Trajectories]
+
+
+def _groups(setting: Setting, problems: Problems, size: int) -> tuple[Problems, jax.Array]:
+    n = problems.prompt.shape[0]
+    group = jnp.repeat(jnp.arange(n, dtype=jnp.int32), size, total_repeat_length=n * size)
+    return jax.tree.map(lambda x: jnp.repeat(x, size, axis=0, total_repeat_length=n * size), problems), group
+
+
+def _demonstrations(
+    setting: Setting, problems: Problems, group: jax.Array, first: jax.Array | None, first_right: jax.Array | None
+) -> Trajectories:
+    """Either [gold, STOP], or [first, RESAMPLE, gold, STOP] where the first answer is wrong."""
+    n = problems.prompt.shape[0]
+    if first is None or first_right is None:
+        answers, stop = problems.answer[:, None, :], jnp.zeros((n,), jnp.int32)
+        imitated = jnp.ones((n, 1), bool)
+    else:
+        answers = jnp.stack([first, problems.answer], axis=1)
+        stop = jnp.where(first_right, 0, 1).astype(jnp.int32)
+        imitated = jnp.stack([first_right | setting.imitate_errors, jnp.ones((n,), bool)], axis=1)
+    reward = 1.0 - setting.cost * stop.astype(jnp.float32)
+    return Trajectories.from_rounds(
+        prompt=problems.prompt,
+        answers=answers,
+        stop_round=stop,
+        horizon=setting.rounds,
+        reward=reward,
+        weight=jnp.full((n,), 1.0 / n, jnp.float32),
+        group=group,
+        num_groups=setting.prompts,
+        imitated=imitated,
+    )
+
+
+def success(
+    setting: Setting, policy: Policy, params: Params, base_params: Params, problems: Problems, key: jax.Array
+) -> Trajectories:
+    """Gold, one attempt, STOP. One row a problem: copies would not change the gradient."""
+    del policy, params, base_params, key
+    _, group = _groups(setting, problems, 1)
+    return _demonstrations(setting, problems, group, None, None)
+
+
+def synthetic(
+    setting: Setting, policy: Policy, params: Params, base_params: Params, problems: Problems, key: jax.Array
+) -> Trajectories:
+    """Gold with one digit changed, RESAMPLE, gold, STOP."""
+    del policy, params, base_params
+    problems, group = _groups(setting, problems, setting.group)
+    wrong = setting.task.corrupt(key, problems.answer)
+    return _demonstrations(setting, problems, group, wrong, jnp.zeros(len(group), bool))
+
+
+def own_answers(
+    setting: Setting, policy: Policy, params: Params, base_params: Params, problems: Problems, key: jax.Array
+) -> Trajectories:
+    """An answer of the current model, labelled: STOP if right, else RESAMPLE, gold, STOP."""
+    del base_params
+    problems, group = _groups(setting, problems, setting.group)
+    drawn = sample_attempts(policy, params, problems.prompt, key, rounds=1, temperature=setting.temperature)
+    first = drawn.answers[:, 0]
+    return _demonstrations(setting, problems, group, first, setting.task.score(first, problems.answer) > 0.5)
+
+
+def base_answers(
+    setting: Setting, policy: Policy, params: Params, base_params: Params, problems: Problems, key: jax.Array
+) -> Trajectories:
+    """As `own_answers`, from the frozen base model: a static data set of its errors."""
+    del params
+    return own_answers(setting, policy, base_params, base_params, problems, key)
+
+
+def on_policy(
+    setting: Setting, policy: Policy, params: Params, base_params: Params, problems: Problems, key: jax.Array
+) -> Trajectories:
+    """G episodes a problem from the current policy, with old and reference (base) log-probs."""
+    problems, group = _groups(setting, problems, setting.group)
+    drawn = sample_attempts(
+        policy, params, problems.prompt, key, rounds=setting.rounds, temperature=setting.temperature
+    )
+    score = setting.task.score(drawn.answers, problems.answer[:, None, :])
+    traj = to_trajectories(problems.prompt, drawn, score, cost=setting.cost, group=group, num_groups=setting.prompts)
+    return traj.replace(ref_logp=jax.lax.stop_gradient(log_probs(policy, base_params, traj)))
+
+
+SOURCES: dict[str, Source] = {
+    "success": success,
+    "synthetic": synthetic,
+    "base-answers": base_answers,
+    "own-answers": own_answers,
+    "on-policy": on_policy,
+}

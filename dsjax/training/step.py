@@ -1,0 +1,129 @@
+"""The compiled training step: data, log-probs, component gradients, update; k steps a dispatch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from dsjax.attribution import ComponentGradients, euclidean, inner, pull_back, ratio
+from dsjax.objectives import Objective
+from dsjax.policies.base import Params, Policy, log_probs
+from dsjax.training.sources import Setting, Source
+from dsjax.trajectories import Trajectories
+
+
+class TrainState(struct.PyTreeNode):
+    """All that changes during training."""
+
+    params: Params
+    opt_state: optax.OptState
+    step: jax.Array  # i32[] updates done
+    problem_key: jax.Array  # the stream of problems: equal for all arms of a run
+    draw_key: jax.Array  # the stream of samples
+
+    @classmethod
+    def create(
+        cls, params: Params, optimizer: optax.GradientTransformation, problem_key: jax.Array, draw_key: jax.Array
+    ) -> TrainState:
+        """State before the first update."""
+        return cls(params, optimizer.init(params), jnp.zeros((), jnp.int32), problem_key, draw_key)
+
+
+def draw(setting: Setting, policy: Policy, source: Source, state: TrainState, base_params: Params) -> Trajectories:
+    """The trajectories of update `state.step`: a function of the two keys and the step alone."""
+    problems = setting.task.training_problems(jax.random.fold_in(state.problem_key, state.step), setting.prompts)
+    key = jax.random.fold_in(state.draw_key, state.step)
+    return source(setting, policy, state.params, base_params, problems, key)
+
+
+def make_train_steps(
+    setting: Setting,
+    policy: Policy,
+    source: Source,
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    steps: int,
+    component: str = "both",
+) -> Callable[[TrainState, Params], tuple[TrainState, dict[str, jax.Array]]]:
+    """A compiled function that makes `steps` updates and returns the state and each metric as f[steps].
+
+    Args:
+      setting: what all arms share.
+      policy: the policy.
+      source: where trajectories come from.
+      objective: the loss.
+      optimizer: an optax transformation.
+      steps: updates per call.
+      component: `both`, or the only component whose gradient is used (`sample`, `decision`).
+    """
+
+    def update(state: TrainState, base_params: Params) -> tuple[TrainState, dict[str, jax.Array]]:
+        traj = draw(setting, policy, source, state, base_params)
+        loss, (ascent,) = pull_back(lambda p: log_probs(policy, p, traj), state.params, traj, objective, (component,))
+        gradient = jax.tree.map(jnp.negative, ascent)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        metrics = {
+            "loss": loss,
+            "gradient_norm": optax.global_norm(gradient),
+            "reward": jnp.sum(traj.weight * traj.reward),
+            "tokens_trained": jnp.sum(traj.mask).astype(jnp.float32),
+            "decision_tokens": jnp.sum(traj.decision_mask).astype(jnp.float32),
+        }
+        params = optax.apply_updates(state.params, updates)
+        return state.replace(params=params, opt_state=opt_state, step=state.step + 1), metrics
+
+    def run(state: TrainState, base_params: Params) -> tuple[TrainState, dict[str, jax.Array]]:
+        return jax.lax.scan(lambda s, _: update(s, base_params), state, None, length=steps)
+
+    return jax.jit(run, donate_argnums=0)
+
+
+def _parts(params: Params) -> dict[str, list[Any]]:
+    """Leaves of a parameter tree by part: trunk, sample_head, decide_head."""
+    parts: dict[str, list[Any]] = {}
+    for name, sub in params.items():
+        parts.setdefault(name if name.endswith("_head") else "trunk", []).extend(jax.tree.leaves(sub))
+    return parts
+
+
+def make_gradient_measure(
+    setting: Setting, policy: Policy, source: Source, objective: Objective
+) -> Callable[[TrainState, Params], dict[str, jax.Array]]:
+    """A compiled measurement of the component gradients on two independent batches.
+
+    `share` is the decisions' part of |G|^2 of one batch (signal and noise together). `signal_*` = <G_1, G_2> of two
+    independent batches: an unbiased estimate of |E G|^2, which may be negative where noise dominates; `noise_*` = the
+    mean squared norm of one batch minus it. All Euclidean, in parameter space.
+    """
+
+    def measure(state: TrainState, base_params: Params) -> dict[str, jax.Array]:
+        def half(index: int) -> ComponentGradients:
+            keys = {
+                name: jax.random.fold_in(getattr(state, name), 2**30 + index) for name in ("problem_key", "draw_key")
+            }
+            traj = draw(setting, policy, source, state.replace(**keys), base_params)
+            loss, (s, d) = pull_back(
+                lambda p: log_probs(policy, p, traj), state.params, traj, objective, ("sample", "decision")
+            )
+            return ComponentGradients(s, d, loss)
+
+        one, two = half(0), half(1)
+        out = euclidean(one)
+        out["share"] = out.pop("euclidean_share")
+        for name in ("sample", "decision"):
+            a, b = getattr(one, name), getattr(two, name)
+            signal, power = inner(a, b), 0.5 * (inner(a, a) + inner(b, b))
+            out |= {f"signal_{name}": signal, f"noise_{name}": power - signal}
+            for part, leaves in _parts(a).items():
+                out[f"norm_{name}_{part}"] = jnp.sqrt(inner(leaves, leaves))
+        whole = out["signal_sample"] + out["signal_decision"]
+        positive = (out["signal_sample"] > 0) & (out["signal_decision"] > 0)
+        out["signal_share"] = jnp.where(positive, ratio(out["signal_decision"], whole), jnp.nan)
+        return out
+
+    return jax.jit(measure)
