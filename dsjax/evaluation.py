@@ -168,8 +168,9 @@ def gain_accounting(
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.stack([log_odds(p), np.log(a / b)])
 
-    def point(f: Any) -> float:
-        return float(f(np.ones((1, n)))[0])
+    def point(f: Any) -> float | None:
+        value = float(f(np.ones((1, n)))[0])
+        return value if np.isfinite(value) else None
 
     base_terms, arm_terms = (identity(np.ones((1, n)), name)[:, 0] for name in (base, arm))
     identity_ok = bool(np.isfinite([*base_terms, *arm_terms]).all())

@@ -66,10 +66,12 @@ def make_train_steps(
         traj = draw(setting, policy, source, state, base_params)
         loss, (ascent,) = pull_back(lambda p: log_probs(policy, p, traj), state.params, traj, objective, (component,))
         gradient = jax.tree.map(jnp.negative, ascent)
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        # Optax raises a float to an integer step count, which strict dtype promotion would refuse.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         metrics = {
             "loss": loss,
-            "gradient_norm": optax.global_norm(gradient),
+            "gradient_norm": jnp.sqrt(inner(gradient, gradient)),
             "reward": jnp.sum(traj.weight * traj.reward),
             "tokens_trained": jnp.sum(traj.mask).astype(jnp.float32),
             "decision_tokens": jnp.sum(traj.decision_mask).astype(jnp.float32),
