@@ -11,8 +11,9 @@ import numpy as np
 from dsjax.attribution import attribute
 from dsjax.errors import require
 from dsjax.objectives import resolve
-from dsjax.policies import PositionwisePolicy, log_probs
+from dsjax.policies import Params, PositionwisePolicy, log_probs
 from dsjax.process import DecisionSamplingProcess
+from dsjax.trajectories import Trajectories
 
 VOCABULARY = 2
 ROUNDS = 2
@@ -48,7 +49,14 @@ def share_against_length(longest: int = LONGEST) -> list[dict[str, Any]]:
     """
     require(1 <= longest <= LONGEST, "longest", longest, f"1..{LONGEST} (enumeration)")
     rows: list[dict[str, Any]] = []
-    attribute_jit = jax.jit(attribute, static_argnums=3)
+
+    @jax.jit  # one program a length: the curves share their Fisher matrices
+    def columns(policy: PositionwisePolicy, params: Params, own: Trajectories, shown: Trajectories) -> dict[str, Any]:
+        return {
+            name: attribute(policy, params, shown if objective == "sft" else own, resolve(objective, options))
+            for name, (objective, options) in CURVES.items()
+        }
+
     with jax.enable_x64(True):
         for length in range(1, longest + 1):
             rewards = np.zeros((1, VOCABULARY**length))
@@ -68,9 +76,9 @@ def share_against_length(longest: int = LONGEST) -> list[dict[str, Any]]:
             own = process.enumerate_trajectories(policy, params)
             own = own.replace(ref_logp=log_probs(policy, reference, own))
             shown = process.enumerate_trajectories(policy, reference)
-            for name, (objective, options) in CURVES.items():
-                traj = shown if objective == "sft" else own
-                a = attribute_jit(policy, params, traj, resolve(objective, options))
+            measured = columns(policy, params, own, shown)
+            for name in CURVES:
+                a = measured[name]
                 rows.append(
                     {
                         "objective": name,

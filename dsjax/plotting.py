@@ -84,7 +84,7 @@ def share_against_length(results: Results) -> Figure:
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
     lengths = sorted({row["length"] for row in rows})
     for ax, key, title in zip(
-        panels, ("share", "euclidean_share"), ("share of the signal", "Euclidean share in parameter space"), strict=True
+        panels, ("share", "euclidean_share"), ("energy share", "Euclidean share in parameter space"), strict=True
     ):
         for i, objective in enumerate(dict.fromkeys(row["objective"] for row in rows)):
             points = sorted(
@@ -128,7 +128,11 @@ def training_curves(results: Results) -> Figure:
             ax = figure.add_subplot(grid[r, c])
             for i, arm in enumerate(arms):
                 rows = [row for row in curves.get(arm, {}).get("evaluation", []) if row["split"] == split]
-                ax.plot(*_columns([(row["step"], _number(row.get(key))) for row in rows]), **_style(i))
+                ax.plot(
+                    *_columns([(row["step"], _number(row.get(key))) for row in rows]),
+                    markevery=max(1, len(rows) // 10),
+                    **_style(i),
+                )
             if key == "auroc":
                 ax.axhline(0.5, color="0.6", linewidth=0.7, zorder=1)
             ax.set(ylabel=label, xlabel="update")
@@ -138,7 +142,11 @@ def training_curves(results: Results) -> Figure:
     ax = figure.add_subplot(grid[len(splits), :])
     for i, arm in enumerate(arms):
         rows = [row for row in curves.get(arm, {}).get("gradient", []) if row]
-        ax.plot(*_columns([(row["step"], _number(row.get("share"))) for row in rows]), **_style(i))
+        ax.plot(
+            *_columns([(row["step"], _number(row.get("share"))) for row in rows]),
+            markevery=max(1, len(rows) // 15),
+            **_style(i),
+        )
     ax.set_title("decision share of the gradient", fontweight="bold")
     ax.set(xlabel="update", ylabel="decision share (fraction)")
     ax.set_ylim(bottom=0)
@@ -160,7 +168,7 @@ def components(results: Results) -> Figure:
     splits = _splits(evaluation)
     models = list(dict.fromkeys(model for split in splits for model in evaluation[split]))
     width = max(4.6, 0.75 * len(models) + 1.2)
-    figure = _figure(width + 5.4, 3.3 * max(len(splits), 1) + 0.6, "The two components after training")
+    figure = _figure(width + 5.6, 3.3 * max(len(splits), 1) + 0.6, "The two components after training")
     panels: Any = figure.subplots(max(len(splits), 1), 2, squeeze=False, width_ratios=(width, 3.6))
     labels = {"p": "p = P(right)", "a": "a = P(STOP | right)", "b": "b = P(STOP | wrong)"}
     looks = (("o", "#000000", "#000000"), ("s", "#0072B2", "#0072B2"), ("^", "#D55E00", "white"))
@@ -189,7 +197,7 @@ def components(results: Results) -> Figure:
         right.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), handlelength=3.2)
     handles, names = panels[0, 0].get_legend_handles_labels()
     if handles:
-        figure.legend(handles, names, loc="outside upper left", ncols=3)
+        figure.legend(handles, names, loc="outside right upper")
     _footer(figure, f"{INTERVALS}; diagonal: a blind decider")
     return figure
 
@@ -213,7 +221,7 @@ def cross_swap(results: Results) -> Figure:
         max(3.0, 0.62 * len(samplers) + 0.4) + 1.9,
         "Cross-swap: each sampler (rows) with each decider (columns)",
     )
-    panels: Any = figure.subplots(1, max(len(splits), 1), squeeze=False)[0]
+    panels: Any = figure.subplots(1, max(len(splits), 1), squeeze=False, sharey=True)[0]
     colours = mpl.colormaps["cividis"].with_extremes(bad="white")
     image = None
     for ax, split in zip(panels, splits, strict=False):
@@ -234,8 +242,9 @@ def cross_swap(results: Results) -> Figure:
         ax.set_yticks(range(len(samplers)), samplers)
         ax.tick_params(length=0)
         ax.spines[:].set_visible(False)
-        ax.set(xlabel="decider", ylabel="sampler")
+        ax.set(xlabel="decider")
         ax.set_title(SPLIT_LABELS.get(split, split), fontweight="bold")
+    panels[0].set_ylabel("sampler")
     if image is not None:
         label = f"final accuracy at T = {results['config']['rounds']}"
         figure.colorbar(image, ax=list(panels), label=label, fraction=0.05, pad=0.02)
@@ -250,7 +259,7 @@ def log_odds(results: Results) -> Figure:
     arms = list(dict.fromkeys(arm for split in splits for arm in accounting[split]))
     rows, columns = max(len(splits), 1), max(len(arms), 1)
     figure = _figure(
-        max(7.0, 1.95 * columns + 0.9),
+        max(6.5, 1.95 * columns + 2.4),
         2.75 * rows + 1.1,
         f"Log-odds of final accuracy at T = {results['config']['rounds']}: from base to arm",
     )
@@ -259,13 +268,13 @@ def log_odds(results: Results) -> Figure:
         for c, arm in enumerate(arms):
             _waterfall(panels[r, c], accounting[split].get(arm), arm)
         panels[r, 0].set_ylabel(f"{_wrapped(split)}\nlog-odds (nats)")
-        panels[r, 0].margins(y=0.2)
+        panels[r, 0].margins(y=0.15)
     handles = [
         Patch(facecolor="0.8", edgecolor="black", label="base, arm"),
         Patch(facecolor="#9ecae1", edgecolor="black", hatch="////", label="sampler (Shapley)"),
         Patch(facecolor="#fdbe85", edgecolor="black", hatch="....", label="decider (Shapley)"),
     ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=3)
+    figure.legend(handles=handles, loc="outside right upper")
     _footer(figure, f"{INTERVALS}; percentages: final accuracy; 0 nats = 50 %")
     return figure
 
@@ -275,6 +284,8 @@ def _waterfall(ax: Any, entry: Mapping[str, Any] | None, arm: str) -> None:
     ax.set_title(arm)
     ax.set_xticks(range(4), ["base", "+sampler", "+decider", "arm"], rotation=40, ha="right", rotation_mode="anchor")
     ax.set_xlim(-0.6, 3.6)
+    ax.use_sticky_edges = False
+    ax.margins(y=0.15)
     entry = entry or {}
     steps = [_at(entry, "log_odds", part) for part in ("sampler", "decider")]
     numbers = [_number(entry.get("base_log_odds")), *(_number(s.get("value")) for s in steps)]
