@@ -46,7 +46,7 @@ class Uncached(struct.PyTreeNode):
         del rounds
         prompt_BxP, answers = state
         L, n = self.policy.length, ids_Bxn.shape[1]
-        at = (0, first_round, jnp.maximum(offset - 1, 0))
+        at = tuple(jnp.asarray(i, jnp.int32) for i in (0, first_round, jnp.maximum(offset - 1, 0)))
         written = jax.lax.dynamic_update_slice(answers, ids_Bxn[..., None].astype(jnp.int32), at)
         answers = jnp.where(offset > 0, written, answers)
         log_s, log_d = self.policy.log_dists(params, prompt_BxP, answers)

@@ -57,7 +57,7 @@ class Block(nn.Module):
         qkv_3xBxHxNxDh = (h @ qkv).reshape(B, N, 3, self.heads, head).transpose(2, 0, 3, 1, 4)
         q, k, v = qkv_3xBxHxNxDh[0], qkv_3xBxHxNxDh[1], qkv_3xBxHxNxDh[2]
         if cache is not None:
-            at = (0, 0, start, 0)
+            at = tuple(jnp.asarray(i, jnp.int32) for i in (0, 0, start, 0))  # one index type, in float64 scopes too
             k = jax.lax.dynamic_update_slice(cache[0], k, at)
             v = jax.lax.dynamic_update_slice(cache[1], v, at)
         scores = jnp.einsum("bhqd,bhkd->bhqk", q, k) * head**-0.5

@@ -1,0 +1,241 @@
+"""The transformer: cached decoding, what each output may depend on, component gradients, and the exact process."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import struct
+
+from dsjax.attribution import component_gradients
+from dsjax.errors import InputError
+from dsjax.objectives import resolve
+from dsjax.policies import log_probs
+from dsjax.policies.transformer import TransformerPolicy
+from dsjax.rollout import Attempts, sample_attempts, to_trajectories
+from dsjax.trajectories import Trajectories
+from tests.cases import MIDDLE, TIGHT, make_case
+
+ROUNDS, LENGTH, BATCH = 3, 2, 6
+
+# A log-prob is some 20 sums deep (2 layers), each with at most 64 terms of size about 1, added in another order by
+# the other path. Worst-case rounding of one sum is 32 eps on average terms; 20 of them give about 600 eps.
+F32_PATHS = 600 * float(np.finfo(np.float32).eps)
+F64_PATHS = 600 * float(np.finfo(np.float64).eps)
+
+
+def make_policy(history="none", separate=False, **changes) -> TransformerPolicy:
+    fields = dict(prompt_vocabulary=5, prompt_length=2, vocabulary=3, length=LENGTH, rounds=ROUNDS)
+    sizes = dict(layers=2, width=8, heads=2, mlp_ratio=2)
+    return TransformerPolicy(**{**fields, **sizes, **changes}, history=history, separate_trunks=separate)
+
+
+def lively(policy: TransformerPolicy, dtype: Any = jnp.float32, seed: int = 0):
+    """Parameters far from any start: every input matters by much more than rounding."""
+    shapes = jax.eval_shape(policy.init, jax.random.key(0))
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape) * (x.shape[0] ** -0.5), dtype), shapes)
+
+
+@functools.partial(jax.jit, static_argnames=("policy",))
+def log_dists(policy, params, prompt, answers):
+    return policy.log_dists(params, prompt, answers)
+
+
+@functools.partial(jax.jit, static_argnames=("policy",))
+def token_log_probs(policy, params, traj):
+    return log_probs(policy, params, traj)
+
+
+class Cacheless(struct.PyTreeNode):
+    """The same policy without `start` and `step`: it decodes by `rollout.Uncached`."""
+
+    policy: TransformerPolicy
+
+    @property
+    def length(self) -> int:
+        return self.policy.length
+
+    @property
+    def history(self) -> str:
+        return self.policy.history
+
+    def init(self, key):
+        return self.policy.init(key)
+
+    def log_dists(self, params, prompt_BxP, answers_BxKxL):
+        return self.policy.log_dists(params, prompt_BxP, answers_BxKxL)
+
+
+class Drawn(NamedTuple):
+    policy: TransformerPolicy
+    params: dict
+    prompt: jax.Array
+    attempts: Attempts
+    traj: Trajectories
+
+
+VARIANTS = [(h, s) for h in ("none", "full") for s in (False, True)]
+
+
+@pytest.fixture
+def flax64(x64):
+    """Float64, with the one promotion that Flax makes itself: its norms ask for at least float32."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.fixture(scope="module", params=VARIANTS, ids=lambda v: f"{v[0]}-{'separate' if v[1] else 'shared'}")
+def drawn(request) -> Drawn:
+    policy = make_policy(*request.param)
+    params = lively(policy)
+    prompt = jnp.asarray(np.random.default_rng(1).integers(0, 5, (BATCH, 2)), jnp.int32)
+    attempts = sample_attempts(policy, params, prompt, jax.random.key(3), rounds=ROUNDS)
+    score = jnp.asarray(np.random.default_rng(2).random((BATCH, ROUNDS)), jnp.float32)
+    return Drawn(policy, params, prompt, attempts, jax.jit(to_trajectories)(prompt, attempts, score))
+
+
+def test_cached_decoding_records_the_teacher_forced_log_probs(drawn):
+    policy, params, prompt, attempts, traj = drawn
+    log_s, log_d = log_dists(policy, params, prompt, attempts.answers)
+    chosen = np.take_along_axis(np.asarray(log_s), np.asarray(attempts.answers)[..., None], -1)[..., 0]
+    np.testing.assert_allclose(attempts.logp_answers, chosen, rtol=0, atol=F32_PATHS)
+    np.testing.assert_allclose(attempts.log_decide, log_d, rtol=0, atol=F32_PATHS)
+    np.testing.assert_allclose(traj.old_logp, token_log_probs(policy, params, traj), rtol=0, atol=F32_PATHS)
+    assert np.ptp(np.asarray(chosen)) > 1000 * F32_PATHS  # the agreement is not that of constants
+
+
+def test_cached_decoding_equals_a_full_forward_pass_per_token(drawn):
+    slow = sample_attempts(Cacheless(drawn.policy), drawn.params, drawn.prompt, jax.random.key(3), rounds=ROUNDS)
+    np.testing.assert_array_equal(slow.answers, drawn.attempts.answers)
+    np.testing.assert_array_equal(slow.decisions, drawn.attempts.decisions)
+    np.testing.assert_allclose(slow.logp_answers, drawn.attempts.logp_answers, rtol=0, atol=F32_PATHS)
+    np.testing.assert_allclose(slow.log_decide, drawn.attempts.log_decide, rtol=0, atol=F32_PATHS)
+
+
+def test_cached_decoding_in_float64(flax64):
+    policy = make_policy("full", True)
+    params = lively(policy, jnp.float64)
+    prompt = jnp.asarray([[0, 1], [4, 2]], jnp.int32)
+    attempts = sample_attempts(policy, params, prompt, jax.random.key(0), rounds=ROUNDS)
+    log_s, log_d = log_dists(policy, params, prompt, attempts.answers)
+    assert attempts.log_decide.dtype == log_d.dtype == jnp.float64
+    chosen = np.take_along_axis(np.asarray(log_s), np.asarray(attempts.answers)[..., None], -1)[..., 0]
+    np.testing.assert_allclose(attempts.logp_answers, chosen, rtol=0, atol=F64_PATHS)
+    np.testing.assert_allclose(attempts.log_decide, log_d, rtol=0, atol=F64_PATHS)
+
+
+def reads(round_: int, offset: int, history: str) -> tuple[np.ndarray, np.ndarray]:
+    """(bool[K, L], bool[K]): which entries of log pi_sample and log pi_d may depend on one answer token."""
+    sample, decide = np.zeros((ROUNDS, LENGTH), bool), np.zeros(ROUNDS, bool)
+    sample[round_, offset + 1 :] = True
+    decide[round_] = True
+    if history == "full":
+        sample[round_ + 1 :], decide[round_ + 1 :] = True, True
+    return sample, decide
+
+
+def test_an_output_depends_on_exactly_the_tokens_before_it(drawn):
+    """Masked keys have weight exactly 0, so what may not depend is bitwise equal; what may, changes visibly."""
+    policy, params, prompt, attempts, _ = drawn
+    before = log_dists(policy, params, prompt, attempts.answers)
+    for k in range(ROUNDS):
+        for j in range(LENGTH):
+            changed = attempts.answers.at[:, k, j].set((attempts.answers[:, k, j] + 1) % 3)
+            after = log_dists(policy, params, prompt, changed)
+            for x, y, may in zip(before, after, reads(k, j, policy.history), strict=True):
+                moved = np.abs(np.asarray(x) - np.asarray(y)).max(axis=(0, -1))
+                assert (moved[~may] == 0).all()
+                assert (moved[may] > 10 * F32_PATHS).all()
+
+
+def test_every_output_depends_on_every_prompt_token(drawn):
+    policy, params, prompt, attempts, _ = drawn
+    before = log_dists(policy, params, prompt, attempts.answers)
+    for p in range(2):
+        after = log_dists(policy, params, prompt.at[:, p].set((prompt[:, p] + 1) % 5), attempts.answers)
+        for x, y in zip(before, after, strict=True):
+            assert (np.abs(np.asarray(x) - np.asarray(y)).max(axis=(0, -1)) > 10 * F32_PATHS).all()
+
+
+def test_without_history_rounds_share_one_law(drawn):
+    policy, params, prompt, attempts, _ = drawn
+    same = jnp.broadcast_to(attempts.answers[:, :1], attempts.answers.shape)
+    log_s, log_d = log_dists(policy, params, prompt, same)
+    spread = max(float(np.ptp(np.asarray(x), axis=1).max()) for x in (log_s, log_d))
+    assert spread <= F32_PATHS if policy.history == "none" else spread > 10 * F32_PATHS
+
+
+def test_the_dists_are_normalised(drawn):
+    for x in log_dists(drawn.policy, drawn.params, drawn.prompt, drawn.attempts.answers):
+        np.testing.assert_allclose(np.exp(np.asarray(x, float)).sum(-1), 1.0, atol=1e-6)
+
+
+@functools.partial(jax.jit, static_argnames=("policy",))
+def gradients(policy, params, traj):
+    objective = resolve("reinforce", {"baseline": "batch_mean"})
+    total = jax.grad(lambda p: -jnp.divide(*objective(log_probs(policy, p, traj), traj)))(params)
+    return component_gradients(policy, params, traj, objective), total
+
+
+def test_components_add_up_and_keep_to_their_trunk(drawn):
+    split, total = gradients(drawn.policy, drawn.params, drawn.traj)
+    for got, want in zip(jax.tree.leaves(split.total), jax.tree.leaves(total), strict=True):
+        np.testing.assert_allclose(got, want, rtol=0, atol=F32_PATHS * max(1.0, float(jnp.abs(want).max())))
+
+    def size(tree) -> float:
+        return float(sum(jnp.sum(jnp.abs(x)) for x in jax.tree.leaves(tree)))
+
+    own = {"sample": {"sample_head"}, "decision": {"decide_head"}}
+    if drawn.policy.separate_trunks:
+        own["sample"].add("trunks_sample")
+        own["decision"].add("trunks_decide")
+    else:
+        for names in own.values():
+            names.add("trunks_shared")
+    for name, parts in own.items():
+        gradient = getattr(split, name)
+        for part, sub in gradient.items():
+            assert (size(sub) > 0) == (part in parts), (name, part)
+
+
+def test_the_gradient_of_j_on_an_enumerated_process(flax64):
+    """Level 2: autodiff through the exact J equals what REINFORCE gives on the exact law, both components together."""
+    case = make_case(MIDDLE, cost=0.1)
+    V, L, T, Q, history = MIDDLE
+    policy = make_policy(history, prompt_vocabulary=Q, prompt_length=1, vocabulary=V, length=L, rounds=T)
+    params = lively(policy, jnp.float64)
+
+    @jax.jit
+    def both(params):
+        process = case.process
+        traj = process.enumerate_trajectories(policy, params)
+        support = process.support()
+        J, exact = jax.value_and_grad(lambda p: process.expected_return(process.tables(log_probs(policy, p, support))))(
+            params
+        )
+        return traj, J, exact, component_gradients(policy, params, traj, resolve("reinforce"))
+
+    traj, J, exact, split = both(params)
+    assert float(traj.weight.sum()) == pytest.approx(1, abs=TIGHT)
+    assert float(J) == pytest.approx(float(jnp.sum(traj.weight * traj.reward)), abs=TIGHT)
+    assert max(float(jnp.abs(x).max()) for x in jax.tree.leaves(exact)) > 1e-3
+    for got, want in zip(jax.tree.leaves(split.total), jax.tree.leaves(exact), strict=True):
+        np.testing.assert_allclose(got, want, rtol=0, atol=100 * TIGHT)
+
+
+def test_the_width_must_split_over_the_heads():
+    with pytest.raises(InputError, match="width") as error:
+        make_policy(width=7).init(jax.random.key(0))
+    assert "multiple of heads = 2" in str(error.value)
+
+
+def test_static_and_hashable():
+    assert make_policy() == make_policy()
+    assert hash(make_policy()) == hash(make_policy())
+    assert (make_policy().attempt_id, make_policy().num_ids) == (5, 6)
+    assert not jax.tree.leaves(make_policy())
