@@ -1,0 +1,187 @@
+"""Addition: digits and carries against Python integers, splits, held-out problems, verifier, corruption."""
+
+from __future__ import annotations
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dsjax.errors import InputError
+from dsjax.tasks import AdditionTask
+from dsjax.tasks.addition import EQUALS, PLUS, add_digits, is_held_out
+
+TASK = AdditionTask(digits=3, width=4)
+
+
+def number(digits) -> int:
+    return int("".join(str(int(d)) for d in digits))
+
+
+def spelled(x: int, width: int) -> list[int]:
+    return [int(d) for d in str(x).zfill(width)]
+
+
+def carry_chain(a: int, b: int, width: int) -> int:
+    """Longest run of columns that carry out; column i carries iff the low i + 1 digits add up to 10^(i + 1)."""
+    carries = "".join("c" if a % 10 ** (i + 1) + b % 10 ** (i + 1) >= 10 ** (i + 1) else " " for i in range(width))
+    return max(map(len, carries.split()), default=0)
+
+
+def operands_of(task: AdditionTask, prompt) -> list[tuple[int, int]]:
+    W = task.width
+    return [(number(row[:W]), number(row[W + 1 : 2 * W + 1])) for row in np.asarray(prompt)]
+
+
+def as_operands(task: AdditionTask, prompt) -> jax.Array:
+    W = task.width
+    return jnp.stack([prompt[:, :W], prompt[:, W + 1 : 2 * W + 1]], axis=1)
+
+
+def test_all_two_digit_sums():
+    pairs = list(itertools.product(range(100), repeat=2))
+    a, b = (jnp.asarray([spelled(p[i], 2) for p in pairs], jnp.int32) for i in (0, 1))
+    digits, chain = jax.jit(add_digits)(a, b)
+    assert [number(row) for row in np.asarray(digits)] == [x + y for x, y in pairs]
+    assert chain.tolist() == [carry_chain(x, y, 2) for x, y in pairs]
+
+
+@pytest.mark.parametrize("width", [1, 5, 9])
+def test_random_sums_and_chains(width):
+    rng = np.random.default_rng(width)
+    operands = rng.integers(0, 10, (500, 2, width))
+    operands[:100, 1] = 9 - operands[:100, 0]  # columns that pass a carry on: long chains
+    operands[:50, 1, -1] = 9
+    digits, chain = jax.jit(add_digits)(*(jnp.asarray(operands[:, i], jnp.int32) for i in (0, 1)))
+    want = [(number(a), number(b)) for a, b in operands]
+    assert [number(row) for row in np.asarray(digits)] == [a + b for a, b in want]
+    assert chain.tolist() == [carry_chain(a, b, width) for a, b in want]
+    assert max(chain.tolist()) == width
+
+
+def test_a_chain_ends_where_a_column_does_not_carry():
+    a, b = (jnp.asarray([spelled(x, 4)], jnp.int32) for x in (5158, 6093))  # columns 1 and 2 carry, 3 does not, 4 does
+    assert add_digits(a, b)[1].tolist() == [2]
+
+
+def in_split(task: AdditionTask, split: str, a: int, b: int) -> bool:
+    D, chain = task.digits, carry_chain(a, b, task.width)
+    if split == "longer":
+        return min(a, b) >= 10**D and max(a, b) < 10 ** (D + 1) and chain <= 2
+    return max(a, b) < 10**D and (chain >= 3 if split == "carry" else chain <= 2)
+
+
+@pytest.mark.parametrize("split", ["in", "carry", "longer"])
+def test_problems_belong_to_their_split_and_training_never_meets_evaluation(split):
+    evaluation = TASK.evaluation_problems(split, 12)
+    training = TASK.training_problems(jax.random.key(0), 600, split)
+    for problems in (evaluation, training):
+        pairs = operands_of(TASK, problems.prompt)
+        assert all(in_split(TASK, split, a, b) for a, b in pairs)
+        assert [number(row) for row in np.asarray(problems.answer)] == [a + b for a, b in pairs]
+        assert (np.asarray(problems.prompt[:, TASK.width]) == PLUS).all()
+        assert (np.asarray(problems.prompt[:, -1]) == EQUALS).all()
+        assert bool(TASK.belongs(as_operands(TASK, problems.prompt), split).all())
+    assert bool(is_held_out(as_operands(TASK, evaluation.prompt)).all())
+    assert not bool(is_held_out(as_operands(TASK, training.prompt)).any())
+    assert not set(operands_of(TASK, evaluation.prompt)) & set(operands_of(TASK, training.prompt))
+
+
+def test_a_problem_is_in_at_most_one_split():
+    rng = np.random.default_rng(0)
+    operands = rng.integers(0, 10, (2000, 2, 4))
+    operands[:1500, :, 0] = 0
+    found = np.stack([np.asarray(TASK.belongs(jnp.asarray(operands, jnp.int32), s)) for s in TASK.splits])
+    want = [[in_split(TASK, s, number(a), number(b)) for a, b in operands] for s in TASK.splits]
+    np.testing.assert_array_equal(found, want)
+    assert found.sum(0).max() == 1
+
+
+def test_about_one_problem_in_sixteen_is_held_out():
+    pairs = list(itertools.product(range(100), repeat=2))
+    held = is_held_out(jnp.asarray([[spelled(a, 2), spelled(b, 2)] for a, b in pairs], jnp.int32))
+    # Binomial(10 000, 1/16) has standard deviation 24; six of them on either side.
+    assert abs(int(held.sum()) - 625) < 150
+
+
+def test_evaluation_sets_are_fixed_distinct_and_nested():
+    many, few = TASK.evaluation_problems("in", 300), TASK.evaluation_problems("in", 40)
+    assert len(set(operands_of(TASK, many.prompt))) == 300
+    np.testing.assert_array_equal(TASK.evaluation_problems("in", 300).prompt, many.prompt)
+    # A larger set is drawn with larger batches, so it need not start with the smaller one; each is fixed.
+    np.testing.assert_array_equal(TASK.evaluation_problems("in", 40).prompt, few.prompt)
+
+
+def test_more_evaluation_problems_than_exist():
+    small = AdditionTask(digits=1)
+    with pytest.raises(InputError, match="evaluation problems") as error:
+        small.evaluation_problems("in", 50)  # there are 100 problems in all
+    held = int(is_held_out(jnp.asarray([[[a], [b]] for a in range(10) for b in range(10)], jnp.int32)).sum())
+    assert f"at most {held} " in str(error.value)
+    assert small.evaluation_problems("in", held).prompt.shape == (held, 4)
+
+
+def test_training_problems_follow_their_key():
+    draws = [np.asarray(TASK.training_problems(jax.random.key(k), 600).prompt) for k in (0, 0, 1)]
+    np.testing.assert_array_equal(draws[0], draws[1])
+    assert (draws[0] != draws[2]).any()
+
+
+def test_sizes_and_splits():
+    assert AdditionTask(2).width == 2
+    assert AdditionTask(2).splits == ("in",)
+    assert AdditionTask(3).splits == ("in", "carry")
+    assert AdditionTask(2, 3).splits == ("in", "longer")
+    assert TASK.splits == ("in", "carry", "longer")
+    assert (TASK.prompt_length, TASK.length, TASK.vocabulary, TASK.prompt_vocabulary) == (10, 5, 10, 12)
+    assert hash(AdditionTask(3)) == hash(AdditionTask(3, 3))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"), [((0,), "digits"), ((-1,), "digits"), ((65,), "digits"), ((3, 2), "width")]
+)
+def test_bad_sizes(arguments, field):
+    with pytest.raises(InputError, match=field):
+        AdditionTask(*arguments)
+
+
+def test_splits_that_do_not_exist():
+    operands = jnp.zeros((1, 2, 2), jnp.int32)
+    for split in ("carry", "longer", "typo"):
+        with pytest.raises(InputError, match="split") as error:
+            AdditionTask(2).evaluation_problems(split, 1)
+        assert "allowed: in" in str(error.value)
+        with pytest.raises(InputError, match="split"):
+            AdditionTask(2).belongs(operands, split)
+    with pytest.raises(InputError, match="evaluation problems: received 0"):
+        TASK.evaluation_problems("in", 0)
+
+
+def test_corrupt_changes_exactly_one_digit():
+    answer = jnp.asarray(np.random.default_rng(0).integers(0, 10, (4000, 5)), jnp.int32)
+    wrong = np.asarray(TASK.corrupt(jax.random.key(0), answer))
+    changed = wrong != np.asarray(answer)
+    assert (changed.sum(1) == 1).all()
+    assert wrong.min() >= 0
+    assert wrong.max() <= 9
+    # Places and shifts are uniform: counts within six binomial standard deviations.
+    assert np.abs(changed.sum(0) - 800).max() < 6 * (4000 * 0.2 * 0.8) ** 0.5
+    shift = ((wrong - np.asarray(answer)) % 10).sum(1)
+    assert np.abs(np.bincount(shift, minlength=10)[1:] - 4000 / 9).max() < 6 * (4000 * 8 / 81) ** 0.5
+    assert not TASK.score(jnp.asarray(wrong), answer).any()
+
+
+def test_score_needs_every_digit():
+    right = jnp.asarray([[0, 1, 2]], jnp.int32)
+    answers = jnp.asarray([[[0, 1, 2], [0, 1, 3], [1, 1, 2]]], jnp.int32)
+    score = TASK.score(answers, right[:, None])
+    assert score.tolist() == [[1.0, 0.0, 0.0]]
+    assert score.dtype == jnp.float32
+
+
+def test_text():
+    problems = AdditionTask(3).problems(jnp.asarray([[[0, 4, 6], [9, 3, 8]]], jnp.int32))
+    assert AdditionTask(3).text(problems.prompt[0]) == "046+938="
+    assert AdditionTask(3).text(problems.prompt[0], problems.answer[0]) == "046+938=0984"
