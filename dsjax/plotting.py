@@ -15,13 +15,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
+from dsjax.tasks.addition import SPLITS
+
 Results = Mapping[str, Any]
 
-SPLIT_LABELS = {
-    "in": "in distribution (carry chain <= 2)",
-    "carry": "out of distribution (carry chain >= 3)",
-    "longer": "out of distribution (longer operands)",
-}
 STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 9.0,
@@ -137,7 +134,7 @@ def training_curves(results: Results) -> Figure:
                 ax.axhline(0.5, color="0.6", linewidth=0.7, zorder=1)
             ax.set(ylabel=label, xlabel="update")
             if c == 1:
-                ax.set_title(SPLIT_LABELS.get(split, split), fontweight="bold")
+                ax.set_title(SPLITS.get(split, split), fontweight="bold")
             _time_axis(ax)
     ax = figure.add_subplot(grid[len(splits), :])
     for i, arm in enumerate(arms):
@@ -168,7 +165,7 @@ def components(results: Results) -> Figure:
     splits = _splits(evaluation)
     models = list(dict.fromkeys(model for split in splits for model in evaluation[split]))
     width = max(4.6, 0.75 * len(models) + 1.2)
-    figure = _figure(width + 5.6, 3.3 * max(len(splits), 1) + 0.6, "The two components after training")
+    figure = _figure(width + 5.4, 3.3 * max(len(splits), 1) + 0.6, "The two components after training")
     panels: Any = figure.subplots(max(len(splits), 1), 2, squeeze=False, width_ratios=(width, 3.6))
     labels = {"p": "p = P(right)", "a": "a = P(STOP | right)", "b": "b = P(STOP | wrong)"}
     looks = (("o", "#000000", "#000000"), ("s", "#0072B2", "#0072B2"), ("^", "#D55E00", "white"))
@@ -184,7 +181,7 @@ def components(results: Results) -> Figure:
         turn = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if len(models) > 4 else {}
         left.set_xticks(range(len(models)), models, **turn)
         left.set(ylabel="probability", xlim=(-0.5, len(models) - 0.5), ylim=(-0.03, 1.03))
-        left.set_title(SPLIT_LABELS.get(split, split), fontweight="bold")
+        left.set_title(SPLITS.get(split, split), fontweight="bold")
         for i, model in enumerate(models):
             roc = evaluation[split].get(model, {}).get("roc")
             if roc:
@@ -194,10 +191,9 @@ def components(results: Results) -> Figure:
         right.set(xlabel="P(accepted | wrong)", ylabel="P(accepted | right)", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         right.set_title("ROC of STOP")
         right.set_box_aspect(1)
-        right.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), handlelength=3.2)
-    handles, names = panels[0, 0].get_legend_handles_labels()
-    if handles:
-        figure.legend(handles, names, loc="outside right upper")
+    dots, lines = (ax.get_legend_handles_labels() for ax in panels[0])
+    if dots[0] or lines[0]:
+        figure.legend(dots[0] + lines[0], dots[1] + lines[1], loc="outside right center", handlelength=3.2)
     _footer(figure, f"{INTERVALS}; diagonal: a blind decider")
     return figure
 
@@ -243,7 +239,7 @@ def cross_swap(results: Results) -> Figure:
         ax.tick_params(length=0)
         ax.spines[:].set_visible(False)
         ax.set(xlabel="decider")
-        ax.set_title(SPLIT_LABELS.get(split, split), fontweight="bold")
+        ax.set_title(SPLITS.get(split, split), fontweight="bold")
     panels[0].set_ylabel("sampler")
     if image is not None:
         label = f"final accuracy at T = {results['config']['rounds']}"
@@ -354,12 +350,12 @@ def _model_style(i: int) -> dict[str, Any]:
 def _splits(present: Iterable[str]) -> list[str]:
     """Known splits in their usual order, then the others by name."""
     names = set(present)
-    return [s for s in SPLIT_LABELS if s in names] + sorted(names - set(SPLIT_LABELS))
+    return [s for s in SPLITS if s in names] + sorted(names - set(SPLITS))
 
 
 def _wrapped(split: str) -> str:
     """A split's label on two lines."""
-    return SPLIT_LABELS.get(split, split).replace(" (", "\n(")
+    return SPLITS.get(split, split).replace(" (", "\n(")
 
 
 def _ok(value: Any) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -109,7 +111,7 @@ def test_temperature_divides_the_logits(name):
 
 def test_a_second_call_does_not_compile_again():
     policy = POLICIES["positionwise"]
-    draw = sample_attempts
+    draw: Any = sample_attempts
     for seed, temperature in ((0, 1.0), (1, 0.5), (2, 3.0)):
         params = policy.init(jax.random.key(seed))
         draw(policy, params, prompts(8), jax.random.key(seed), rounds=2, temperature=temperature)
@@ -148,10 +150,11 @@ def test_stop_round_and_forced_stop():
 
 def test_trajectories_record_the_log_probs_of_log_probs(sampled):
     policy, params, attempts = sampled
-    traj = to_trajectories(
+    traj = jax.jit(to_trajectories, static_argnames="num_groups")(
         prompts(DRAWS), attempts, jnp.ones((DRAWS, ROUNDS)), num_groups=2, group=prompts(DRAWS)[:, 0]
     )
     traj.validate()
+    assert traj.old_logp is not None
     np.testing.assert_allclose(traj.old_logp, jax.jit(log_probs)(policy, params, traj), rtol=0, atol=F32)
     np.testing.assert_array_equal(traj.group, prompts(DRAWS)[:, 0])
 

@@ -17,7 +17,11 @@ from flax import struct
 from dsjax.errors import InputError, require
 
 PLUS, EQUALS = 10, 11
-SPLITS = ("in", "carry", "longer")
+SPLITS = {
+    "in": "in distribution (carry chain <= 2)",
+    "carry": "out of distribution (carry chain >= 3)",
+    "longer": "out of distribution (longer operands)",
+}
 LONG_CHAIN = 3
 HELD_OUT_ONE_IN = 16
 EVALUATION_SEED = 20_260_101
@@ -159,7 +163,7 @@ class AdditionTask:
         require(n >= 1, "evaluation problems", n, "at least 1")
         require(split in self.splits, "split", split, self.splits)
         found = np.zeros((0, 2, self.width), np.int32)
-        keys = jax.random.split(jax.random.key(EVALUATION_SEED + SPLITS.index(split)), 64)
+        keys = jax.random.split(jax.random.key(EVALUATION_SEED + list(SPLITS).index(split)), 64)
         for key in keys:
             candidates = self._draw(key, max(64 * n, 4096), split)
             keep = np.asarray(self.belongs(candidates, split) & is_held_out(candidates))

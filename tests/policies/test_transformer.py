@@ -14,7 +14,7 @@ from flax import struct
 from dsjax.attribution import component_gradients
 from dsjax.errors import InputError
 from dsjax.objectives import resolve
-from dsjax.policies import log_probs
+from dsjax.policies import History, log_probs
 from dsjax.policies.transformer import TransformerPolicy
 from dsjax.rollout import Attempts, sample_attempts, to_trajectories
 from dsjax.trajectories import Trajectories
@@ -28,7 +28,7 @@ F32_PATHS = 600 * float(np.finfo(np.float32).eps)
 F64_PATHS = 600 * float(np.finfo(np.float64).eps)
 
 
-def make_policy(history="none", separate=False, **changes) -> TransformerPolicy:
+def make_policy(history: History = "none", separate=False, **changes) -> TransformerPolicy:
     fields = dict(prompt_vocabulary=5, prompt_length=2, vocabulary=3, length=LENGTH, rounds=ROUNDS)
     sizes = dict(layers=2, width=8, heads=2, mlp_ratio=2)
     return TransformerPolicy(**{**fields, **sizes, **changes}, history=history, separate_trunks=separate)

@@ -1,0 +1,295 @@
+"""Training: sources of trajectories, the compiled step, streams of keys, checkpoints, divergence."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from dsjax.errors import InputError
+from dsjax.objectives import resolve
+from dsjax.policies import log_probs
+from dsjax.policies.transformer import TransformerPolicy
+from dsjax.tasks import AdditionTask
+from dsjax.training.checkpoints import load_params, save_params, write_atomically
+from dsjax.training.loop import DivergedError, adam, chunk_size, train
+from dsjax.training.sources import SOURCES, Setting
+from dsjax.training.step import TrainState, make_train_steps
+from dsjax.trajectories import RESAMPLE, STOP, Trajectories
+
+TASK = AdditionTask(digits=1)
+L, T, PROMPTS, GROUP = TASK.length, 2, 3, 4
+SETTING = Setting(TASK, rounds=T, prompts=PROMPTS, group=GROUP, cost=0.125)
+POLICY = TransformerPolicy(
+    TASK.prompt_vocabulary, TASK.prompt_length, 10, L, T, layers=1, width=8, heads=2, mlp_ratio=1, separate_trunks=True
+)
+
+
+def some_params(seed: int):
+    shapes = jax.eval_shape(POLICY.init, jax.random.key(0))
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda x: jnp.asarray(0.5 * rng.normal(size=x.shape), x.dtype), shapes)
+
+
+PARAMS, BASE = some_params(0), some_params(1)
+
+
+@functools.partial(jax.jit, static_argnames=("setting", "name"))
+def drawn(setting: Setting, name: str, seed: int = 0, params=PARAMS, base=BASE) -> tuple[Trajectories, jax.Array]:
+    problems = TASK.training_problems(jax.random.key(5), setting.prompts)
+    return SOURCES[name](setting, POLICY, params, base, problems, jax.random.key(seed)), problems.answer
+
+
+DEMONSTRATED = ("success", "synthetic", "base-answers", "own-answers")
+
+
+@pytest.fixture(scope="module")
+def batches():
+    return {name: drawn(SETTING, name) for name in SOURCES}
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_source_yields_valid_trajectories(batches, name):
+    traj, gold = batches[name]
+    traj.validate()
+    size = 1 if name == "success" else GROUP
+    np.testing.assert_array_equal(traj.group, np.repeat(np.arange(PROMPTS), size))
+    assert traj.num_groups == PROMPTS
+    assert not traj.exact
+    np.testing.assert_allclose(traj.weight, 1 / (PROMPTS * size), rtol=1e-6)
+    tokens = np.asarray(traj.blocks(traj.tokens, L))
+    sample, decision = (np.asarray(traj.blocks(m, L)) for m in (traj.sample_mask, traj.decision_mask))
+    assert not sample[..., L].any()
+    assert not decision[..., :L].any()
+    assert not decision[:, T - 1 :].any()  # the last decision is forced
+    right = (tokens[..., :L] == np.repeat(np.asarray(gold), size, axis=0)[:, None]).all(-1)
+    went_on = (tokens[:, 0, L] == RESAMPLE) & decision[:, 0, L]
+    kept = np.where(went_on, right[:, -1], right[:, 0])
+    np.testing.assert_allclose(traj.reward, kept - 0.125 * went_on, rtol=1e-6)
+    assert decision[:, 0, L].all()
+    if name in DEMONSTRATED:
+        assert kept.all()
+        np.testing.assert_array_equal(went_on, ~right[:, 0])  # STOP on right answers, RESAMPLE on wrong ones
+        np.testing.assert_array_equal(sample[:, 0, :L], np.repeat(right[:, :1], L, axis=1))  # errors are not copied
+    if name == "success":
+        assert tokens.shape[1] == 1
+    else:
+        np.testing.assert_array_equal(sample[:, 1, :L], np.repeat(went_on[:, None], L, axis=1))
+    if name == "synthetic":
+        assert went_on.all()
+        np.testing.assert_array_equal((tokens[:, 0, :L] != tokens[:, 1, :L]).sum(-1), 1)
+
+
+def test_a_right_first_answer_is_kept_and_copied():
+    """Answers of a sampler whose law is nearly uniform on one of two digits: some are right, and those end the row."""
+    head = jnp.where(jnp.arange(10) < 2, 0.0, -50.0)
+    params = {**PARAMS, "sample_head": {"kernel": jnp.zeros_like(PARAMS["sample_head"]["kernel"]), "bias": head}}
+    setting = SETTING._replace(prompts=32)
+    traj, gold = drawn(setting, "own-answers", params=params)
+    tokens, sample = (np.asarray(traj.blocks(x, L)) for x in (traj.tokens, traj.sample_mask))
+    right = (tokens[:, 0, :L] == np.repeat(np.asarray(gold), GROUP, axis=0)).all(-1)
+    assert 0 < right.sum() < len(right)
+    np.testing.assert_array_equal(tokens[:, 0, L], np.where(right, STOP, RESAMPLE))
+    np.testing.assert_array_equal(sample[:, 0, :L].all(-1), right)
+    np.testing.assert_array_equal(sample[:, 1, :L].any(-1), ~right)
+    np.testing.assert_allclose(traj.reward, np.where(right, 1.0, 0.875))
+
+
+def test_imitated_errors_are_in_the_sample_mask(batches):
+    for name in ("synthetic", "own-answers"):
+        copied = drawn(SETTING._replace(imitate_errors=True), name)[0]
+        shown = batches[name][0]
+        np.testing.assert_array_equal(copied.tokens, shown.tokens)
+        np.testing.assert_array_equal(copied.decision_mask, shown.decision_mask)
+        assert np.asarray(copied.blocks(copied.sample_mask, L))[:, 0, :L].all()
+        assert (np.asarray(copied.sample_mask) >= np.asarray(shown.sample_mask)).all()
+
+
+def test_whose_answers_a_source_shows(batches):
+    def answers(name, **parameters):
+        return np.asarray(drawn(SETTING, name, **parameters)[0].tokens)
+
+    np.testing.assert_array_equal(answers("base-answers", params=BASE), answers("base-answers"))
+    np.testing.assert_array_equal(answers("base-answers"), answers("own-answers", params=BASE))
+    assert (answers("own-answers") != answers("base-answers")).any()
+
+
+def test_on_policy_records_both_log_probs(batches):
+    traj = batches["on-policy"][0]
+    of = jax.jit(lambda params: log_probs(POLICY, params, traj))
+    # One layer, sums of at most 10 terms in two orders: some 100 eps of float32.
+    np.testing.assert_allclose(traj.old_logp, of(PARAMS), rtol=0, atol=2e-5)
+    np.testing.assert_allclose(traj.ref_logp, of(BASE), rtol=0, atol=2e-5)
+    assert np.abs(np.asarray(traj.old_logp) - np.asarray(traj.ref_logp)).max() > 0.01
+
+
+def fit(name="on-policy", objective="rloo", component="both", updates=4, seed=0, optimizer=None, prompts=PROMPTS):
+    rows, advanced = [], []
+    params = train(
+        SETTING._replace(prompts=prompts),
+        POLICY,
+        PARAMS,
+        base_params=BASE,
+        source=SOURCES[name],
+        objective=resolve(objective),
+        optimizer=optimizer or adam(1e-2, 1.0),
+        updates=updates,
+        points=2,
+        problem_key=jax.random.key(seed),
+        draw_key=jax.random.key(seed + 1),
+        evaluate=lambda p: [{"split": "in", "norm": float(optax.global_norm(p))}],
+        record=rows.append,
+        advance=advanced.append,
+        component=component,
+    )
+    return params, rows, advanced
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return fit()
+
+
+def test_the_loop_records_and_measures(fitted):
+    params, rows, advanced = fitted
+    assert advanced == [2, 2]
+    assert [(r["kind"], r["step"]) for r in rows] == [
+        (k, s) for s in (0, 2, 4) for k in (("train",) if s else ()) + ("gradient", "evaluation")
+    ]
+    for row in rows:
+        assert all(v is None or isinstance(v, str) or np.isfinite(v) for v in row.values())
+    for row in rows:
+        if row["kind"] == "gradient":
+            assert 0 <= row["share"] <= 1
+            assert row["norm_sample_decide_head"] == row["norm_decision_sample_head"] == 0
+    for before, after in zip(jax.tree.leaves(PARAMS), jax.tree.leaves(params), strict=True):
+        assert np.isfinite(np.asarray(after)).all()
+        assert before.shape == after.shape
+    assert not any(x.is_deleted() for x in jax.tree.leaves(PARAMS))  # donation takes a copy, not the caller's
+
+
+def test_equal_keys_give_equal_parameters(fitted):
+    jax.tree.map(np.testing.assert_array_equal, fit()[0], fitted[0])
+
+
+@pytest.mark.parametrize(("component", "moves"), [("decision", "decide"), ("sample", "sample")])
+def test_a_single_component_moves_only_its_own_trunk(component, moves):
+    steps = make_train_steps(
+        SETTING, POLICY, SOURCES["synthetic"], resolve("sft"), adam(1e-2, 1.0), steps=2, component=component
+    )
+    state, metrics = steps(fresh_state(adam(1e-2, 1.0)), BASE)
+    assert np.isfinite(metrics["loss"]).all()
+    for name, sub in state.params.items():
+        same = all(
+            (np.asarray(x) == np.asarray(y)).all()
+            for x, y in zip(jax.tree.leaves(sub), jax.tree.leaves(PARAMS[name]), strict=True)
+        )
+        assert same == (name not in (f"trunks_{moves}", f"{moves}_head")), name
+
+
+def fresh_state(optimizer, problem_seed: int = 0, draw_seed: int = 1) -> TrainState:
+    keys = jax.random.key(problem_seed), jax.random.key(draw_seed)
+    return TrainState.create(jax.tree.map(jnp.copy, PARAMS), optimizer, *keys)
+
+
+def test_one_compilation_and_chunks_do_not_matter():
+    optimizer = adam(1e-2, 1.0)
+    arguments = (SETTING, POLICY, SOURCES["synthetic"], resolve("sft"), optimizer)
+    two, one = make_train_steps(*arguments, steps=2), make_train_steps(*arguments, steps=1)
+    a, b = fresh_state(optimizer), fresh_state(optimizer)
+    for _ in range(2):
+        a, _ = two(a, BASE)
+    losses = []
+    for _ in range(4):
+        b, metrics = one(b, BASE)
+        losses.append(float(metrics["loss"][0]))
+    assert two._cache_size() == one._cache_size() == 1
+    assert int(a.step) == int(b.step) == 4
+    # Two programs may round differently: Adam's first steps are near-signs of the gradient, so eps can be amplified.
+    for x, y in zip(jax.tree.leaves(a.params), jax.tree.leaves(b.params), strict=True):
+        np.testing.assert_allclose(x, y, rtol=0, atol=1e-4)
+    assert losses[-1] < losses[0]
+
+
+def test_arms_see_the_same_problems_whatever_they_draw():
+    def problems_of(name: str, draw_seed: int) -> np.ndarray:
+        seen = []
+
+        def spy(setting, policy, params, base_params, problems, key):
+            jax.debug.callback(lambda p: seen.append(np.asarray(p)), problems.prompt, ordered=True)
+            return SOURCES[name](setting, policy, params, base_params, problems, key)
+
+        optimizer = optax.sgd(0.1)
+        steps = make_train_steps(SETTING, POLICY, spy, resolve("sft"), optimizer, steps=3)
+        steps(fresh_state(optimizer, draw_seed=draw_seed), BASE)
+        jax.effects_barrier()
+        return np.stack(seen)
+
+    one, other = problems_of("success", 1), problems_of("synthetic", 2)
+    np.testing.assert_array_equal(one, other)
+    assert (one[0] != one[1]).any()
+
+
+def test_divergence_names_the_update():
+    def broken(updates, state, params=None):
+        return jax.tree.map(lambda x: x * jnp.inf, updates), state
+
+    optimizer = optax.GradientTransformation(lambda params: optax.EmptyState(), broken)
+    with pytest.raises(DivergedError, match="loss is nan at update 1"):
+        fit("success", "sft", optimizer=optimizer)
+
+
+def test_chunks_divide_the_interval():
+    for interval in range(1, 60):
+        chunk = chunk_size(interval)
+        assert interval % chunk == 0
+        assert chunk <= 10
+    assert chunk_size(20) == 10
+    with pytest.raises(InputError, match="updates: received 5"):
+        fit(updates=5)
+
+
+def test_checkpoints_round_trip(tmp_path):
+    file = tmp_path / "params.msgpack"
+    save_params(file, PARAMS)
+    jax.tree.map(np.testing.assert_array_equal, load_params(file, BASE), PARAMS)
+    assert [p.name for p in tmp_path.iterdir()] == ["params.msgpack"]
+
+
+def test_writing_is_atomic(tmp_path, monkeypatch):
+    file = tmp_path / "data"
+    write_atomically(file, b"old")
+
+    def full(_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="no space"):
+        write_atomically(file, b"new, and longer")
+    assert file.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["data"]
+
+
+def test_damaged_files_are_refused(tmp_path):
+    file = tmp_path / "params.msgpack"
+    save_params(file, PARAMS)
+    whole = file.read_bytes()
+    damaged = [whole[:-1], whole[: len(whole) // 2], b"", b"\x00", b"\xc1", b"not a checkpoint", whole + b"x"]
+    for data in damaged:
+        file.write_bytes(data)
+        with pytest.raises(InputError, match="parameters"):
+            load_params(file, PARAMS)
+    with pytest.raises(InputError, match="parameters"):
+        load_params(tmp_path / "missing", PARAMS)
+
+
+def test_parameters_of_another_network_are_refused(tmp_path):
+    file = tmp_path / "params.msgpack"
+    save_params(file, {"theta": jnp.zeros(3)})
+    for like in (PARAMS, {"phi": jnp.zeros(3)}, {"theta": jnp.zeros(4)}):
+        with pytest.raises(InputError, match="parameters"):
+            load_params(file, like)
