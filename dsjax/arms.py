@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from dsjax.attribution import COMPONENTS
 from dsjax.errors import require
 from dsjax.objectives import resolve
 from dsjax.training.sources import SOURCES
+
+Family = Literal["sft", "reward"]
 
 
 @dataclass(frozen=True)
@@ -26,12 +28,13 @@ class Arm:
 
     source: str
     objective: str
-    family: Literal["sft", "reward"]
+    family: Family
     options: Mapping[str, Any] = field(default_factory=dict)
     component: str = "both"
 
     def __post_init__(self) -> None:
         require(self.source in SOURCES, "source", self.source, SOURCES)
+        require(self.family in get_args(Family), "family", self.family, get_args(Family))
         require(self.component in COMPONENTS, "component", self.component, COMPONENTS)
         resolve(self.objective, self.options)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -64,7 +65,9 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if origin is tuple:
         require(isinstance(value, list | tuple), where, value, "a list")
         return tuple(_convert(args[0], item, where) for item in value)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        # JSON as Python reads it has NaN, Infinity and integers of any size.
+        require(abs(value) <= sys.float_info.max, where, value, "a finite number")
         return float(value)
     ok = isinstance(value, hint) and not (isinstance(value, bool) and hint is not bool)
     require(ok, where, value, f"a value of type {hint.__name__}")
@@ -81,7 +84,7 @@ def load(cls: type[T], file: str | Path) -> T:
         data = json.loads(Path(file).read_text())
     except OSError as error:
         raise InputError("configuration file", str(file), f"a file that can be read ({error.strerror})") from error
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # not JSON, or not even text
         raise InputError("configuration file", str(file), f"valid JSON ({error})") from error
     return from_dict(cls, data)
 

@@ -140,22 +140,23 @@ def gain_accounting(
     the heterogeneity of prompts.
     """
     n = len(pools[base].right)
-    kept = {
-        key: expected_accuracy(np.asarray(pools[key[0]].right), np.exp(verdicts[key].astype(float)))
-        for key in ((s, d) for s in (base, arm) for d in (base, arm))
-    }
+    kept_right, kept_wrong = {}, {}
+    for key in ((s, d) for s in (base, arm) for d in (base, arm)):
+        right, stop = np.asarray(pools[key[0]].right), np.exp(verdicts[key].astype(float))
+        kept_right[key], kept_wrong[key] = expected_accuracy(right, stop), expected_accuracy(~right, stop)
 
     def accuracy(weights: np.ndarray, sampler: str, decider: str) -> np.ndarray:
-        return ratio_of_sums(kept[sampler, decider], np.ones(n))(weights)
+        return ratio_of_sums(kept_right[sampler, decider], np.ones(n))(weights)
 
-    def log_odds(x: np.ndarray) -> np.ndarray:
+    def log_odds(weights: np.ndarray, sampler: str, decider: str) -> np.ndarray:
+        # From both sums, not from the accuracy: 1 - accuracy would be rounding dust where nothing wrong is kept.
         with np.errstate(divide="ignore", invalid="ignore"):
-            return np.log(x) - np.log1p(-x)
+            return np.log(weights @ kept_right[sampler, decider]) - np.log(weights @ kept_wrong[sampler, decider])
 
-    def split(part: str, transform: Any) -> Any:
+    def split(part: str, measure: Any) -> Any:
         def statistic(weights: np.ndarray) -> np.ndarray:
             def value(sampler: str, decider: str) -> np.ndarray:
-                return transform(accuracy(weights, sampler, decider))
+                return measure(weights, sampler, decider)
 
             with np.errstate(invalid="ignore"):
                 return getattr(accounting.shapley(value, (base, base), (arm, arm)), part)
@@ -166,7 +167,7 @@ def gain_accounting(
         s = component_statistics(np.asarray(pools[name].right), np.exp(verdicts[name, name].astype(float)))
         p, a, b = (s[k](weights) for k in ("p", "a", "b"))
         with np.errstate(divide="ignore", invalid="ignore"):
-            return np.stack([log_odds(p), np.log(a / b)])
+            return np.stack([np.log(p) - np.log1p(-p), np.log(a / b)])
 
     def point(f: Any) -> float | None:
         value = float(f(np.ones((1, n)))[0])
@@ -175,10 +176,10 @@ def gain_accounting(
     base_terms, arm_terms = (identity(np.ones((1, n)), name)[:, 0] for name in (base, arm))
     identity_ok = bool(np.isfinite([*base_terms, *arm_terms]).all())
     return {
-        "base_log_odds": point(lambda w: log_odds(accuracy(w, base, base))),
-        "arm_log_odds": point(lambda w: log_odds(accuracy(w, arm, arm))),
+        "base_log_odds": point(lambda w: log_odds(w, base, base)),
+        "arm_log_odds": point(lambda w: log_odds(w, arm, arm)),
         "log_odds": {part: estimate(split(part, log_odds), n, resamples, seed) for part in ("sampler", "decider")},
-        "accuracy": {part: estimate(split(part, lambda x: x), n, resamples, seed) for part in ("sampler", "decider")},
+        "accuracy": {part: estimate(split(part, accuracy), n, resamples, seed) for part in ("sampler", "decider")},
         "total_accuracy": estimate(lambda w: accuracy(w, arm, arm) - accuracy(w, base, base), n, resamples, seed),
         "limit_identity": {
             "sampler": float(arm_terms[0] - base_terms[0]),

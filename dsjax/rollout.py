@@ -139,8 +139,9 @@ def sample_attempts(
 
 
 def require_temperature(temperature: float) -> None:
-    """Raise `InputError` unless temperature > 0."""
-    require(temperature > 0, "temperature", temperature, "> 0 (greedy decoding is the limit, not a value)")
+    """Raise `InputError` unless temperature is > 0 and finite."""
+    ok = 0 < temperature < float("inf")
+    require(ok, "temperature", temperature, "> 0 and finite (greedy decoding is the limit, not a value)")
 
 
 def to_trajectories(

@@ -72,6 +72,8 @@ def difference(
 def auroc(score_NxT: np.ndarray, right_NxT: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     """Statistic P(score of a right attempt > score of a wrong one) + P(equal)/2; NaN if a class is empty.
 
+    NaN too if a score is NaN: it has no rank.
+
     Args:
       score_NxT: the decider's score of each attempt at each problem.
       right_NxT: bool, the verifier's verdict.
@@ -80,7 +82,8 @@ def auroc(score_NxT: np.ndarray, right_NxT: np.ndarray) -> Callable[[np.ndarray]
     score, right = score_NxT.ravel(), right_NxT.ravel().astype(float)
     order = np.argsort(score, kind="stable")
     score, right, problem = score[order], right[order], problem[order]
-    starts = np.flatnonzero(np.r_[True, np.diff(score) > 0])
+    starts = np.flatnonzero(np.r_[True, score[1:] > score[:-1]])
+    ranked = not np.isnan(score).any()
 
     def statistic(weights_RxN: np.ndarray) -> np.ndarray:
         out = np.empty(len(weights_RxN))
@@ -89,20 +92,21 @@ def auroc(score_NxT: np.ndarray, right_NxT: np.ndarray) -> Callable[[np.ndarray]
             negative = np.add.reduceat(w * (1.0 - right), starts)
             below = np.cumsum(negative) - negative
             pairs = positive.sum() * negative.sum()
-            out[r] = np.sum(positive * (below + 0.5 * negative)) / pairs if pairs > 0 else np.nan
+            out[r] = np.sum(positive * (below + 0.5 * negative)) / pairs if ranked and pairs > 0 else np.nan
         return out
 
     return statistic
 
 
-def roc_curve(score: np.ndarray, right: np.ndarray, points: int = 101) -> Mapping[str, list[float]]:
-    """P(score > s | wrong) and P(score > s | right) at `points` thresholds, for a figure."""
+def roc_curve(score: np.ndarray, right: np.ndarray, points: int = 101) -> Mapping[str, list[float]] | None:
+    """P(score > s | wrong) and P(score > s | right) at `points` thresholds, for a figure; None if a class is empty."""
     thresholds = np.quantile(score, np.linspace(0, 1, points))
     accept = score.ravel()[None, :] > thresholds[:, None]
     right = right.ravel().astype(bool)
+    if right.all() or not right.any():
+        return None
 
     def rate(mask: np.ndarray) -> list[float]:
-        rates = accept[:, mask].mean(axis=1) if mask.any() else np.zeros(points)
-        return [1.0, *rates.tolist()]
+        return [1.0, *accept[:, mask].mean(axis=1).tolist()]
 
     return {"wrong_accepted": rate(~right), "right_accepted": rate(right)}

@@ -10,14 +10,16 @@ Layout of a run directory:
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import platform
 import shutil
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -38,12 +40,22 @@ def write_json(path: Path, data: Any) -> None:
     write_atomically(path, (json.dumps(data, indent=1, allow_nan=False) + "\n").encode())
 
 
+def _commit() -> str | None:
+    """The commit that the package is run from, with `-dirty` for changes on top of it; None outside of a checkout."""
+    command = ["git", "-C", str(Path(dsjax.__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
 def provenance() -> dict[str, Any]:
     """Versions and device, to be stored next to every result."""
     packages = ("jax", "jaxlib", "flax", "optax", "numpy")
     device = jax.devices()[0]
     return {
         "dsjax": dsjax.__version__,
+        "commit": _commit(),
         "python": platform.python_version(),
         "packages": {name: metadata.version(name) for name in packages},
         "device": {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count()},
@@ -70,18 +82,23 @@ class RunDirectory:
         """
         config_file = self.path / "config.json"
         self._refuse_foreign(config_file)
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.path / ".lock").open("a")
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError("output directory", str(self.path), "one that no other process is using") from error
-        except OSError as error:
-            raise InputError(
-                "output directory", str(self.path), f"one that can be written ({error.strerror})"
-            ) from error
-        if not config_file.exists():
-            write_json(config_file, {"kind": self.kind, "format": FORMAT, "config": self.config})
+        with ExitStack() as on_failure:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                lock = on_failure.enter_context((self.path / ".lock").open("a"))
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not config_file.exists():
+                    write_json(config_file, {"kind": self.kind, "format": FORMAT, "config": self.config})
+                if not os.access(self.path, os.W_OK | os.X_OK):
+                    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            except BlockingIOError as error:
+                raise InputError("output directory", str(self.path), "one that no other process is using") from error
+            except OSError as error:
+                raise InputError(
+                    "output directory", str(self.path), f"one that can be written ({error.strerror})"
+                ) from error
+            on_failure.pop_all()
+            self._lock = lock
 
     def close(self) -> None:
         """Let other processes use it."""
@@ -90,12 +107,12 @@ class RunDirectory:
             self._lock = None
 
     def _refuse_foreign(self, config_file: Path) -> None:
-        if self.path.exists() and not self.path.is_dir():
-            raise InputError("output directory", str(self.path), "a directory (this is a file)")
         try:
+            if self.path.exists() and not self.path.is_dir():
+                raise InputError("output directory", str(self.path), "a directory (this is a file)")
             others = [p.name for p in self.path.iterdir() if p.name != ".lock"] if self.path.exists() else []
             stored = json.loads(config_file.read_text()) if config_file.exists() else None
-        except (OSError, json.JSONDecodeError) as error:
+        except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
             raise InputError(
                 "output directory", str(self.path), f"one with a readable config.json ({error})"
             ) from error
@@ -104,7 +121,8 @@ class RunDirectory:
             allowed = f"a new or empty directory, or one of an earlier {self.kind} run (it holds {held})"
             require(not others, "output directory", str(self.path), allowed)
             return
-        found = (stored.get("kind"), stored.get("format")) if isinstance(stored, dict) else None
+        ours = isinstance(stored, dict) and isinstance(stored.get("config"), dict)
+        found = (stored.get("kind"), stored.get("format")) if ours else None
         allowed = f"one of a {self.kind} run, format {FORMAT}"
         require(found == (self.kind, FORMAT), "output directory", str(self.path), allowed)
         changed = differences(stored["config"], self.config)

@@ -6,9 +6,11 @@ import os
 import tempfile
 from pathlib import Path
 
+import jax
+import numpy as np
 from flax import serialization
 
-from dsjax.errors import InputError
+from dsjax.errors import InputError, require
 from dsjax.policies.base import Params
 
 
@@ -20,6 +22,9 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)  # as an ordinary new file; mkstemp lets only the owner read
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -38,6 +43,10 @@ def load_params(path: Path, like: Params) -> Params:
       InputError: if the file is damaged or holds another structure.
     """
     try:
-        return serialization.from_bytes(like, path.read_bytes())
-    except (ValueError, KeyError, OSError) as error:
+        params = serialization.from_bytes(like, path.read_bytes())
+        shapes = [[np.shape(x) for x in jax.tree.leaves(tree)] for tree in (params, like)]
+    # A damaged file can decode to anything, and then fail wherever it is first used as what it should be.
+    except (ValueError, KeyError, TypeError, AttributeError, EOFError, OSError) as error:
         raise InputError("parameters", path.name, f"a complete file written by this configuration ({error})") from error
+    require(shapes[0] == shapes[1], "parameters", path.name, f"arrays of shapes {shapes[1]}")
+    return params

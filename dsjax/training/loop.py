@@ -19,7 +19,7 @@ Row = dict[str, Any]
 LONGEST_CHUNK = 10
 
 
-class DivergedError(RuntimeError):
+class DivergedError(FloatingPointError):
     """Loss or gradient is not finite; names the step and the metric."""
 
 
