@@ -49,6 +49,7 @@ class Trajectories(struct.PyTreeNode):
     group: jax.Array  # i32[B]      index of the prompt group, 0..num_groups-1
     old_logp: jax.Array | None = None  # f[B, S] nats, under the policy that drew the tokens
     ref_logp: jax.Array | None = None  # f[B, S] nats, under the reference policy
+    values: jax.Array | None = None  # f[B, S] estimate of E[R | all before the token]; data, for GAE
     num_groups: int = struct.field(pytree_node=False, default=1)
     exact: bool = struct.field(pytree_node=False, default=False)
 
@@ -159,7 +160,7 @@ class Trajectories(struct.PyTreeNode):
         require(self.tokens.ndim == 2, "tokens.shape", self.tokens.shape, "[B, S]")
         B, S = self.tokens.shape
         require(B >= 1, "tokens.shape", (B, S), "at least one trajectory")
-        for name in ("sample_mask", "decision_mask", "round", "old_logp", "ref_logp"):
+        for name in ("sample_mask", "decision_mask", "round", "old_logp", "ref_logp", "values"):
             x = getattr(self, name)
             require(
                 x is None or x.shape == (B, S),
@@ -181,7 +182,7 @@ class Trajectories(struct.PyTreeNode):
             require(jnp.issubdtype(x.dtype, jnp.integer), f"{name}.dtype", str(x.dtype), "an integer dtype")
         for name in ("sample_mask", "decision_mask"):
             require(getattr(self, name).dtype == bool, f"{name}.dtype", str(getattr(self, name).dtype), "bool")
-        for name in ("reward", "weight", "old_logp", "ref_logp"):
+        for name in ("reward", "weight", "old_logp", "ref_logp", "values"):
             x = getattr(self, name)
             if x is not None:
                 require(jnp.issubdtype(x.dtype, jnp.floating), f"{name}.dtype", str(x.dtype), "a floating dtype")
@@ -209,6 +210,9 @@ class Trajectories(struct.PyTreeNode):
                 chosen = np.asarray(x)[sample | decision]
                 ok = np.isfinite(chosen).all() and (chosen <= 0).all()
                 require(bool(ok), name, "a value that is positive or not finite", "finite log-probabilities <= 0")
+        if self.values is not None:
+            chosen = np.asarray(self.values)[sample | decision]
+            require(bool(np.isfinite(chosen).all()), "values", "a value that is not finite", "finite values")
 
     def describe(self, index: int, length: int) -> str:
         """One trajectory in words: `prompt 3 | 0 1 RESAMPLE | 1 1 STOP | R = 1, weight = 0.03`."""
@@ -233,7 +237,7 @@ class Trajectories(struct.PyTreeNode):
         B, S = self.tokens.shape
         law = "exact law" if self.exact else "samples"
         mean = float(jnp.sum(self.weight * self.reward))
-        recorded = [n for n in ("old_logp", "ref_logp") if getattr(self, n) is not None]
+        recorded = [n for n in ("old_logp", "ref_logp", "values") if getattr(self, n) is not None]
         return (
             f"Trajectories({B} x {S} tokens, {law}, {self.num_groups} groups, total weight "
             f"{float(self.weight.sum()):.6g}, mean return {mean:.4g}, {int(self.sample_mask.sum())} sampling and "

@@ -26,6 +26,7 @@ from dsjax.attribution import (
 )
 from dsjax.errors import InputError
 from dsjax.objectives import OBJECTIVES, resolve
+from dsjax.objectives.critic import exact_values
 from dsjax.policies import SharedPolicy, log_probs
 from dsjax.trajectories import Trajectories
 from tests import oracle
@@ -42,8 +43,23 @@ def mixed(logp_BxS: jax.Array, traj: Trajectories):
 OPTIONS = {
     "reinforce": ("reinforce", {"baseline": "batch_mean", "token_kl": 0.3, "kl_estimator": "k3"}),
     "rloo": ("rloo", {"reward_kl": 0.2}),
+    "rloo_clipped": ("rloo_clipped", {"clip": 0.9}),
     "grpo": ("grpo", {"group_size": 3, "clip": 0.1}),
+    "gspo": ("gspo", {"group_size": 3, "clip": 0.1, "clip_high": 0.1}),
+    "dapo": ("dapo", {"group_size": 3}),
+    "dr_grpo": ("dr_grpo", {"group_size": 3}),
+    "cispo": ("cispo", {"group_size": 3}),
+    "ppo": ("ppo", {"gae_lambda": 0.9}),
+    "reinforce_plus_plus": ("reinforce_plus_plus", {"reward_kl": 0.2}),
+    "biased_per_turn": ("biased_per_turn", {}),
+    "surrogate": ("surrogate", {"ratio": "sequence", "entropy": 0.1}),
     "sft": ("sft", {"decision_weight": 2.0}),
+    "sft_sequence_sum": ("sft_sequence_sum", {}),
+    "rft": ("rft", {}),
+    "dft": ("dft", {}),
+    "dpo": ("dpo", {}),
+    "ipo": ("ipo", {}),
+    "entropy_bonus": ("entropy_bonus", {}),
     "own_token_kl": ("own_token_kl", {"estimator": "k2", "aggregation": "token_mean"}),
     "trajectory_kl": ("trajectory_kl", {}),
     "own, nonlinear": (f"{__name__}:mixed", {}),
@@ -73,7 +89,7 @@ class Setting:
         @jax.jit
         def build(process, old, ref):
             traj = process.enumerate_trajectories(self.policy, old)
-            return traj.replace(ref_logp=log_probs(self.policy, ref, traj))
+            return traj.replace(ref_logp=log_probs(self.policy, ref, traj), values=exact_values(traj))
 
         self.traj = build(case.process, old, ref)
 

@@ -1,4 +1,4 @@
-"""Advantages: one scalar per trajectory from the returns of its batch or group.
+"""Advantages: one scalar per trajectory from the returns of its batch or group, and a registry of all advantages.
 
 On samples (Level 3) they are computed from the group's members. On an exact law (Levels 1 and 2) each is its exact
 expectation given the trajectory's own return, over the other members of a group of size G drawn from the same law; a
@@ -7,6 +7,7 @@ batch-wide statistic is its large-batch limit. Either way it is data: no gradien
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from itertools import combinations_with_replacement
 from math import comb
@@ -17,6 +18,7 @@ import numpy as np
 from jax.scipy.special import gammaln, xlogy
 
 from dsjax.errors import require
+from dsjax.objectives.token_advantages import TOKEN_ADVANTAGES
 from dsjax.trajectories import Trajectories, is_concrete
 
 COMPOSITION_LIMIT = 20_000
@@ -151,16 +153,24 @@ def group_normalised(
     return jnp.where(covered, advantage_B, jnp.nan)
 
 
-ADVANTAGES: dict[str, Callable[..., jax.Array]] = {
+SEQUENCE_ADVANTAGES: dict[str, Callable[..., jax.Array]] = {
     "none": none,
     "batch_mean": batch_mean,
     "leave_one_out": leave_one_out,
     "group_mean": group_mean,
     "group_normalised": group_normalised,
 }
+ADVANTAGES: dict[str, Callable[..., jax.Array]] = {**SEQUENCE_ADVANTAGES, **TOKEN_ADVANTAGES}
 
 
-def advantage(name: str, reward_B: jax.Array, traj: Trajectories, **options) -> jax.Array:
-    """The advantage of that name, cut off from any gradient."""
+def advantage(name: str, reward: jax.Array, traj: Trajectories, **options) -> jax.Array:
+    """The advantage of that name, cut off from any gradient: f[B], or f[B, S] for `TOKEN_ADVANTAGES`.
+
+    Raises:
+      InputError: for an unknown name, or an option that this advantage does not have.
+    """
     require(name in ADVANTAGES, "advantage", name, ADVANTAGES)
-    return jax.lax.stop_gradient(ADVANTAGES[name](reward_B, traj, **options))
+    known = [p.name for p in inspect.signature(ADVANTAGES[name]).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    for option in options:
+        require(option in known, f"option of advantage {name}", option, known or "none")
+    return jax.lax.stop_gradient(ADVANTAGES[name](reward, traj, **options))

@@ -7,6 +7,7 @@ micro-batches or devices combine as (total sum) / (total count).
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -40,14 +41,28 @@ def token_mean(value_BxS: jax.Array, traj: Trajectories) -> SumCount:
     return jnp.sum(traj.weight * total_B), jnp.sum(traj.weight * traj.num_tokens)
 
 
-AGGREGATIONS: dict[str, Callable[[jax.Array, Trajectories], SumCount]] = {
+def constant(value_BxS: jax.Array, traj: Trajectories, *, max_tokens: int | None = None) -> SumCount:
+    """Sum over tokens by a constant: sum_i w_i sum_t v_it / (Lmax sum_i w_i) (Dr.GRPO).
+
+    Lmax = `max_tokens`, by default S, the length of the token axis. Give it where micro-batches differ in S.
+    """
+    longest = traj.tokens.shape[-1] if max_tokens is None else max_tokens
+    require(longest >= 1, "max_tokens", max_tokens, "at least 1")
+    total, mass = sequence_sum(value_BxS, traj)
+    return total, longest * mass
+
+
+AGGREGATIONS: dict[str, Callable[..., SumCount]] = {
     "sequence_sum": sequence_sum,
     "sequence_mean": sequence_mean,
     "token_mean": token_mean,
+    "constant": constant,
 }
 
 
-def aggregate(value_BxS: jax.Array, traj: Trajectories, how: str) -> SumCount:
-    """Apply the aggregation of that name."""
+def aggregate(value_BxS: jax.Array, traj: Trajectories, how: str, max_tokens: int | None = None) -> SumCount:
+    """Apply the aggregation of that name; `max_tokens` belongs to `constant` alone."""
     require(how in AGGREGATIONS, "aggregation", how, AGGREGATIONS)
-    return AGGREGATIONS[how](value_BxS, traj)
+    require(max_tokens is None or how == "constant", "max_tokens", max_tokens, "None, unless aggregation = constant")
+    reduce = partial(constant, max_tokens=max_tokens) if how == "constant" else AGGREGATIONS[how]
+    return reduce(value_BxS, traj)

@@ -1,93 +1,302 @@
-"""Reward objectives: one scalar per trajectory, on sampling and decision tokens alike.
+"""Reward objectives: one generic surrogate, and the named objectives as thin settings of it.
 
-The ascent direction of each is `sum_{i,t} c_it grad log pi(y_it)`; every docstring gives c on-policy.
+The pieces are named and independent: an advantage (`advantages`), a ratio to the policy that drew the tokens and a clip
+rule (`ratios`), an aggregation (`aggregation`), and a KL in the reward or in the loss (`kl`). The ascent direction of
+each objective is `sum_{i,t} c_it grad log pi(y_it)`; every docstring gives its c on-policy (ratio 1) for B sequences of
+T_i loss tokens, N = sum_i T_i. With weights w_i in place of 1/B the same holds on an exact law.
 """
 
 from __future__ import annotations
 
+from typing import TypedDict, Unpack
+
 import jax
 import jax.numpy as jnp
 
-from dsjax.errors import InputError, require
-from dsjax.objectives.advantages import advantage
-from dsjax.objectives.aggregation import SumCount, aggregate, masked
-from dsjax.objectives.kl import own_token_kl, reward_with_kl
+from dsjax.errors import require
+from dsjax.objectives import advantages
+from dsjax.objectives.aggregation import SumCount, aggregate
+from dsjax.objectives.entropy import entropy_bonus
+from dsjax.objectives.kl import is_zero, own_token_kl, reward_with_kl, token_rewards_with_kl
+from dsjax.objectives.ratios import CLIP_RULES, RATIOS
+from dsjax.objectives.ratios import ratio as ratio_of
 from dsjax.trajectories import Trajectories
 
 
-def _with_own_token_kl(
-    policy_loss: SumCount, logp: jax.Array, traj: Trajectories, beta: float, estimator: str, how: str
+class Options(TypedDict, total=False):
+    """What every reward objective takes, with the meaning given by `surrogate`; it changes the defaults only."""
+
+    advantage: str | jax.Array
+    ratio: str
+    clip_rule: str
+    clip: float
+    clip_high: float | None
+    aggregation: str
+    max_tokens: int | None
+    reward_kl: float | jax.Array
+    token_kl: float | jax.Array
+    kl_estimator: str
+    entropy: float | jax.Array
+    group_size: int | None
+    reward_support: tuple[float, ...] | None
+    epsilon: float | None
+    discount: float | None
+    gae_lambda: float | None
+    whiten: bool | None
+
+
+def surrogate(
+    logp_BxS: jax.Array,
+    traj: Trajectories,
+    *,
+    advantage: str | jax.Array = "none",
+    ratio: str = "none",
+    clip_rule: str = "none",
+    clip: float = 0.2,
+    clip_high: float | None = None,
+    aggregation: str = "sequence_sum",
+    max_tokens: int | None = None,
+    reward_kl: float | jax.Array = 0.0,
+    token_kl: float | jax.Array = 0.0,
+    kl_estimator: str = "k2",
+    entropy: float | jax.Array = 0.0,
+    group_size: int | None = None,
+    reward_support: tuple[float, ...] | None = None,
+    epsilon: float | None = None,
+    discount: float | None = None,
+    gae_lambda: float | None = None,
+    whiten: bool | None = None,
 ) -> SumCount:
-    if beta == 0:
-        return policy_loss
-    kl_sum, _ = own_token_kl(logp, traj, estimator=estimator, aggregation=how)
-    return policy_loss[0] + beta * kl_sum, policy_loss[1]
+    """(sum, count) of the aggregated `-A log pi`, or of the clipped `-rho A`, plus KL and entropy terms.
+
+    Args:
+      logp_BxS: log-probs in nats.
+      traj: trajectories; with `old_logp` for a ratio or a KL in the reward, `ref_logp` for a KL, `values` for GAE.
+      advantage: a name of `advantages.ADVANTAGES`, or the advantages themselves, f[B] or f[B, S]. The latter lets
+        micro-batches share statistics of the whole batch: compute them once, give each part its rows.
+      ratio: `none` (-A log pi), `token`, `sequence` or `geometric`, see `ratios.ratio`.
+      clip_rule: `none`, `ppo` or `cispo`, see `ratios.CLIP_RULES`; the last two need a ratio.
+      clip: ratios are clipped at 1 - clip below, and at 1 + clip above unless `clip_high` is given.
+      clip_high: upper clip.
+      aggregation: `sequence_sum`, `sequence_mean`, `token_mean` or `constant`, see `aggregation`.
+      max_tokens: Lmax of the aggregation `constant`.
+      reward_kl: beta of the KL in the reward: of the whole trajectory for an advantage per sequence; token by token,
+        for itself and what follows, for an advantage per token.
+      token_kl: beta of the own-token KL in the loss, with the same aggregation.
+      kl_estimator: `k1`, `k2`, `k3` or `k3_ratio`, of the KL in the loss.
+      entropy: coefficient of the entropy bonus, with the same aggregation.
+      group_size: G, of `group_mean` and `group_normalised`; read for exact laws only.
+      reward_support: values of the return, of `group_normalised`; read for exact laws only.
+      epsilon: added to the standard deviation by `group_normalised`, to the variance by `whiten`.
+      discount: gamma per token, of the advantages per token.
+      gae_lambda: of `gae`.
+      whiten: whiten the advantages over all tokens of the batch; of `returns_to_go` and `gae`.
+
+    Raises:
+      InputError: for an unknown name, a missing field, or an option that the advantage does not have.
+    """
+    named = {
+        "group_size": group_size,
+        "reward_support": reward_support,
+        "epsilon": epsilon,
+        "discount": discount,
+        "gae_lambda": gae_lambda,
+        "whiten": whiten,
+    }
+    given = {name: value for name, value in named.items() if value is not None}
+    if isinstance(advantage, str):
+        shaped = token_rewards_with_kl if advantage in advantages.TOKEN_ADVANTAGES else reward_with_kl
+        A = advantages.advantage(advantage, shaped(traj, reward_kl), traj, **given)
+    else:
+        require(not given and is_zero(reward_kl), "advantage", "an array", "a name, where its options are given")
+        A = jax.lax.stop_gradient(advantage)
+    A_BxS = A[:, None] if A.ndim == 1 else A
+
+    require(clip_rule in CLIP_RULES, "clip_rule", clip_rule, CLIP_RULES)
+    if ratio == "none":
+        require(clip_rule == "none", "ratio", ratio, RATIOS)
+        value_BxS = -A_BxS * logp_BxS
+    else:
+        if clip_rule != "none":
+            no_lower_clip = clip == 1 and clip_rule == "cispo"
+            require(0 < clip < 1 or no_lower_clip, "clip", clip, "0 < clip < 1; for cispo also 1, no lower clip")
+            require(clip_high is None or clip_high > 0, "clip_high", clip_high, "> 0")
+        high = clip if clip_high is None else clip_high
+        rho_BxS = ratio_of(logp_BxS, traj, ratio)
+        value_BxS = CLIP_RULES[clip_rule](rho_BxS, A_BxS, logp_BxS, 1 - clip, 1 + high)
+
+    total, count = aggregate(value_BxS, traj, aggregation, max_tokens)
+    reduction = {"aggregation": aggregation, "max_tokens": max_tokens}
+    if not is_zero(token_kl):
+        total += token_kl * own_token_kl(logp_BxS, traj, estimator=kl_estimator, **reduction)[0]
+    if not is_zero(entropy):
+        total += entropy * entropy_bonus(logp_BxS, traj, **reduction)[0]
+    return total, count
+
+
+def _with_defaults(logp: jax.Array, traj: Trajectories, given: Options, **defaults: Unpack[Options]) -> SumCount:
+    settings: Options = {**defaults, **given}
+    return surrogate(logp, traj, **settings)
 
 
 def reinforce(
-    logp_BxS: jax.Array,
-    traj: Trajectories,
-    *,
-    baseline: str = "none",
-    reward_kl: float = 0.0,
-    token_kl: float = 0.0,
-    kl_estimator: str = "k2",
+    logp_BxS: jax.Array, traj: Trajectories, *, baseline: str | jax.Array = "none", **options: Unpack[Options]
 ) -> SumCount:
     """REINFORCE: -A_i sum_t log pi(y_it), mean over sequences; c = A_i/B. Williams (1992).
 
-    Args:
-      logp_BxS: log-probs in nats.
-      traj: trajectories.
-      baseline: `none`, `batch_mean` or `leave_one_out`.
-      reward_kl: beta of the trajectory KL in the reward.
-      token_kl: beta of the own-token KL in the loss, with estimator `kl_estimator` and the same normaliser.
-      kl_estimator: `k1`, `k2` or `k3`.
+    `baseline` is the advantage of `surrogate`: `none`, `batch_mean`, `leave_one_out` or any other.
     """
-    A_B = advantage(baseline, reward_with_kl(traj, reward_kl), traj)
-    loss = aggregate(-A_B[:, None] * logp_BxS, traj, "sequence_sum")
-    return _with_own_token_kl(loss, logp_BxS, traj, token_kl, kl_estimator, "sequence_sum")
+    require("advantage" not in options, "option of objective reinforce", "advantage", "baseline, its name here")
+    return _with_defaults(logp_BxS, traj, options, advantage=baseline)
 
 
-def rloo(logp_BxS: jax.Array, traj: Trajectories, **options) -> SumCount:
+def rloo(logp_BxS: jax.Array, traj: Trajectories, **options: Unpack[Options]) -> SumCount:
     """REINFORCE with the leave-one-out baseline; c = A_i/B, A = R - mean of the others. Ahmadian et al. (2024)."""
-    return reinforce(logp_BxS, traj, baseline="leave_one_out", **options)
+    return _with_defaults(logp_BxS, traj, options, advantage="leave_one_out")
 
 
-def grpo(
-    logp_BxS: jax.Array,
-    traj: Trajectories,
-    *,
-    clip: float = 0.2,
-    clip_high: float | None = None,
-    reward_kl: float = 0.0,
-    token_kl: float = 0.0,
-    kl_estimator: str = "k3",
-    **advantage_options,
-) -> SumCount:
+def rloo_clipped(logp_BxS: jax.Array, traj: Trajectories, **options: Unpack[Options]) -> SumCount:
+    """RLOO as in TRL: -min(rho_i A_i, clip(rho_i) A_i), rho_i the whole sequence's ratio; c = A_i/B.
+
+    Mean over sequences. One clip for all tokens of a sequence: where it binds, pi_sample and pi_d lose it together.
+    """
+    return _with_defaults(
+        logp_BxS,
+        traj,
+        options,
+        advantage="leave_one_out",
+        ratio="sequence",
+        clip_rule="ppo",
+        aggregation="sequence_mean",
+    )
+
+
+def grpo(logp_BxS: jax.Array, traj: Trajectories, **options: Unpack[Options]) -> SumCount:
     """GRPO: token ratios clipped, mean over tokens, then over sequences; c = A_i/(B T_i). Shao et al. (2024).
 
     -min(rho A, clip(rho, 1 - clip, 1 + clip_high) A), rho = pi/pi_old, A = (R - mean)/(std + epsilon) of the group.
-
-    Args:
-      logp_BxS: log-probs in nats.
-      traj: trajectories with `old_logp`.
-      clip: lower clip; the upper one too unless `clip_high` is given.
-      clip_high: upper clip.
-      reward_kl: as in `reinforce`.
-      token_kl: as in `reinforce`.
-      kl_estimator: as in `reinforce`.
-      **advantage_options: of `advantages.group_normalised` (exact laws: `group_size`, `reward_support`).
     """
-    require(0 < clip < 1, "clip", clip, "0 < clip < 1")
-    if traj.old_logp is None:
-        raise InputError("old_logp", None, "trajectories with old_logp (nats, f[B, S]): GRPO needs the ratio")
-    A_Bx1 = advantage("group_normalised", reward_with_kl(traj, reward_kl), traj, **advantage_options)[:, None]
-    rho_BxS = jnp.exp(masked(logp_BxS - jax.lax.stop_gradient(traj.old_logp), traj.mask))
-    clipped_BxS = jnp.clip(rho_BxS, 1 - clip, 1 + (clip if clip_high is None else clip_high))
-    loss = aggregate(-jnp.minimum(rho_BxS * A_Bx1, clipped_BxS * A_Bx1), traj, "sequence_mean")
-    return _with_own_token_kl(loss, logp_BxS, traj, token_kl, kl_estimator, "sequence_mean")
+    return _with_defaults(
+        logp_BxS,
+        traj,
+        options,
+        advantage="group_normalised",
+        ratio="token",
+        clip_rule="ppo",
+        aggregation="sequence_mean",
+        kl_estimator="k3",
+    )
+
+
+def gspo(logp_BxS: jax.Array, traj: Trajectories, **options: Unpack[Options]) -> SumCount:
+    """GSPO: GRPO with one ratio per sequence, the geometric mean of its tokens'; c = A_i/(B T_i). Zheng et al. (2025).
+
+    The clip is that of the article: a mean over tokens moves far less than a token.
+    """
+    return _with_defaults(
+        logp_BxS,
+        traj,
+        options,
+        advantage="group_normalised",
+        ratio="geometric",
+        clip_rule="ppo",
+        clip=3e-4,
+        clip_high=4e-4,
+        aggregation="sequence_mean",
+        kl_estimator="k3",
+    )
+
+
+def dapo(logp_BxS: jax.Array, traj: Trajectories, **options: Unpack[Options]) -> SumCount:
+    """DAPO's loss: GRPO's advantage, mean over the tokens of the batch, higher upper clip; c = A_i/N. Yu et al. (2025).
+
+    Its sampling rules (drop degenerate groups, punish overlong answers) are not part of the loss.
+    """
+    return _with_defaults(
+        logp_BxS,
+        traj,
+        options,
+        advantage="group_normalised",
+        ratio="token",
+        clip_rule="ppo",
+        clip_high=0.28,
+        aggregation="token_mean",
+        kl_estimator="k3",
+    )
+
+
+def dr_grpo(logp_BxS: jax.Array, traj: Trajectories, **options: Unpack[Options]) -> SumCount:
+    """Dr.GRPO: A = R - group mean, tokens over a constant; c = A_i/(B Lmax). Liu et al. (2025).
+
+    Lmax = `max_tokens`, by default the length of the token axis. On-policy (G - 1)/G of RLOO over Lmax.
+    """
+    return _with_defaults(
+        logp_BxS,
+        traj,
+        options,
+        advantage="group_mean",
+        ratio="token",
+        clip_rule="ppo",
+        aggregation="constant",
+        kl_estimator="k3",
+    )
+
+
+def cispo(logp_BxS: jax.Array, traj: Trajectories, **options: Unpack[Options]) -> SumCount:
+    """CISPO: -sg(clip(rho)) A log pi, mean over tokens; c = clip(rho_it) A_i/N off-policy too. MiniMax (2025).
+
+    No lower clip by default, as in the article (`clip` = 1), and weights up to 5, a common choice.
+    """
+    return _with_defaults(
+        logp_BxS,
+        traj,
+        options,
+        advantage="group_normalised",
+        ratio="token",
+        clip_rule="cispo",
+        clip=1.0,
+        clip_high=4.0,
+        aggregation="token_mean",
+        kl_estimator="k3",
+    )
+
+
+def ppo(logp_BxS: jax.Array, traj: Trajectories, **options: Unpack[Options]) -> SumCount:
+    """PPO, clipped, with generalised advantages from `traj.values`; c = A_it/N. Schulman et al. (2017).
+
+    `whiten=True` normalises the advantages over the batch, as verl and TRL do. The critic's loss: `critic.value_loss`.
+    """
+    return _with_defaults(
+        logp_BxS, traj, options, advantage="gae", ratio="token", clip_rule="ppo", aggregation="token_mean"
+    )
+
+
+def reinforce_plus_plus(logp_BxS: jax.Array, traj: Trajectories, **options: Unpack[Options]) -> SumCount:
+    """REINFORCE++: returns-to-go, whitened over all tokens of the batch, in PPO's loss; c = A_it/N. Hu et al. (2025).
+
+    `reward_kl` charges each token. The mean over tokens is a baseline weighted by length: (sum_i T_i R_i)/N without
+    KL and discount.
+    """
+    return _with_defaults(
+        logp_BxS,
+        traj,
+        options,
+        advantage="returns_to_go",
+        whiten=True,
+        ratio="token",
+        clip_rule="ppo",
+        aggregation="token_mean",
+    )
+
+
+def biased_per_turn(logp_BxS: jax.Array, traj: Trajectories, **options: Unpack[Options]) -> SumCount:
+    """REINFORCE with a baseline per turn, summed over the turns to go: BIASED for pi_d, offered to show it; c = A_it/B.
+
+    See `token_advantages.biased_per_turn` for what it ascends instead of E[R].
+    """
+    return _with_defaults(logp_BxS, traj, options, advantage="biased_per_turn")
 
 
 def trajectory_kl(logp_BxS: jax.Array, traj: Trajectories) -> SumCount:
     """KL(P || P_ref) alone, as a loss: REINFORCE on the reward -log(P/P_ref); c = -Lam_i/B (T6)."""
-    return reinforce(logp_BxS, traj.replace(reward=jnp.zeros_like(traj.reward)), reward_kl=1.0)
+    return surrogate(logp_BxS, traj.replace(reward=jnp.zeros_like(traj.reward)), reward_kl=1.0)

@@ -10,11 +10,12 @@ import pytest
 from dsjax.attribution import component_gradients
 from dsjax.errors import InputError
 from dsjax.objectives import resolve, reward_with_kl
-from dsjax.objectives.kl import ESTIMATORS, estimate, log_ratio
+from dsjax.objectives.kl import ESTIMATORS, LOSS_ESTIMATORS, estimate, log_ratio
 from dsjax.policies import log_probs
 from dsjax.trajectories import Trajectories
 from tests import oracle
 from tests.cases import MIDDLE, TIGHT, Case, layout, make_case, ragged_batch, random_params, toy_of
+from tests.objectives.reference import quick_jit
 
 
 def test_estimates_are_their_closed_forms(x64):
@@ -23,7 +24,9 @@ def test_estimates_are_their_closed_forms(x64):
     assert set(expected) == set(ESTIMATORS)
     for name, value in expected.items():
         np.testing.assert_allclose(estimate(jnp.asarray(x), name), value, rtol=1e-14, atol=1e-15)
-    with pytest.raises(InputError, match="estimator: received 'k4'; allowed: k1, k2, k3"):
+    # Beyond a log-ratio of -20 k3 stays where it is, instead of overflowing.
+    np.testing.assert_array_equal(estimate(jnp.asarray([-20.0, -1e3]), "k3"), np.expm1(20.0) - 20)
+    with pytest.raises(InputError, match="estimator: received 'k4'; allowed: k1, k2, k3, k3_ratio"):
         estimate(jnp.asarray(x), "k4")
 
 
@@ -55,7 +58,7 @@ def two() -> tuple[Case, oracle.Toy, Trajectories]:
         case = make_case(MIDDLE, cost=0.1, seed=4)
         reference = random_params(case.policy, np.random.default_rng(9))
 
-        @jax.jit
+        @quick_jit
         def build(process, params, reference):
             traj = process.enumerate_trajectories(case.policy, params)
             return traj.replace(ref_logp=log_probs(case.policy, reference, traj))
@@ -66,7 +69,7 @@ def two() -> tuple[Case, oracle.Toy, Trajectories]:
 def gradient(case: Case, traj: Trajectories, name: str, **options) -> dict[str, np.ndarray]:
     """Descent direction turned round: the gradient of the loss, in the oracle's layout."""
     f = resolve(name, options)
-    total = jax.jit(lambda p, t: component_gradients(case.policy, p, t, f).total)(case.params, traj)
+    total = quick_jit(lambda p, t: component_gradients(case.policy, p, t, f).total)(case.params, traj)
     return {k: -v for k, v in layout(total).items()}
 
 
@@ -84,16 +87,30 @@ def local_gradients(case: Case, reference: oracle.Toy, which: str) -> dict[str, 
     return out
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("estimator", LOSS_ESTIMATORS)
 def test_expected_gradient_of_own_token_kl(x64, two, estimator):
-    """k1: nothing at all. k2: the reverse KL of every context. k3: the forward KL of every context."""
+    """k1: nothing at all. k2, k3 x ratio: the reverse KL of every context. k3: the forward KL of every context."""
     case, reference, traj = two
     measured = gradient(case, traj, "own_token_kl", estimator=estimator)
     expected = {k: local_gradients(case, reference, k) for k in ESTIMATORS}
+    estimator = "k2" if estimator == "k3_ratio" else estimator
     for name in ("sample", "decide"):
         np.testing.assert_allclose(measured[name], expected[estimator][name], rtol=0, atol=TIGHT)
         for other in set(ESTIMATORS) - {estimator}:
             assert np.abs(measured[name] - expected[other][name]).max() > 1e-3
+
+
+def test_expected_gradient_of_the_entropy_bonus(x64, two):
+    """Minus the entropy is the KL to a uniform law plus a constant; -log pi as it stands has no expected gradient."""
+    case, _, traj = two
+    uniform = toy_of(case.toy, {k: jnp.zeros_like(v) for k, v in case.params.items()})
+    measured, closed = gradient(case, traj, "entropy_bonus"), local_gradients(case, uniform, "k2")
+    zero = jax.tree.map(jnp.zeros_like, traj.ref_logp)
+    naive = gradient(case, traj.replace(ref_logp=zero), "own_token_kl", estimator="k1")
+    for name in ("sample", "decide"):
+        np.testing.assert_allclose(measured[name], closed[name], rtol=0, atol=TIGHT)
+        np.testing.assert_allclose(naive[name], 0.0, rtol=0, atol=TIGHT)
+        assert np.abs(closed[name]).max() > 1e-3
 
 
 def test_own_token_kl_is_not_the_kl_of_trajectories(x64, two):
@@ -123,13 +140,12 @@ def test_trajectory_kl_has_the_gradient_of_the_kl(x64, two):
     brute = oracle.enumerate_toy(case.toy)
     measured, scores = gradient(case, traj, "trajectory_kl"), kl_gradient(case, brute, traj)
 
-    @jax.jit
     def exact(params):
         logp = log_probs(case.policy, params, traj)
         tables = case.process.tables(logp)
         return case.process.expected_return(tables, log_ratio(logp, traj).sum(-1))
 
-    autodiff = layout(jax.grad(exact)(case.params))
+    autodiff = layout(quick_jit(jax.grad(exact))(case.params))
     for name in ("sample", "decide"):
         np.testing.assert_allclose(measured[name], scores[name], rtol=0, atol=TIGHT)
         np.testing.assert_allclose(measured[name], autodiff[name], rtol=0, atol=TIGHT)
