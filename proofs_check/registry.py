@@ -13,8 +13,15 @@ from proofs_check.theorems import (
     t04_length_invariance,
     t05_sft_length,
     t06_kl_length,
+    t07_kl_tax,
     t08_sign,
+    t09_imitation,
     t10_accounting,
+    t11_soft_optimum,
+    t12_grpo,
+    t13_length_normalised,
+    t14_signal_noise,
+    t15_clipping,
 )
 
 _MODULES = (
@@ -24,8 +31,15 @@ _MODULES = (
     t04_length_invariance,
     t05_sft_length,
     t06_kl_length,
+    t07_kl_tax,
     t08_sign,
+    t09_imitation,
     t10_accounting,
+    t11_soft_optimum,
+    t12_grpo,
+    t13_length_normalised,
+    t14_signal_noise,
+    t15_clipping,
 )
 
 THEOREMS: dict[str, Theorem] = {module.THEOREM.id: module.THEOREM for module in _MODULES}

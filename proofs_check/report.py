@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from rich.box import SIMPLE_HEAD
@@ -19,6 +19,7 @@ class Worst(NamedTuple):
 
     shape: str
     index: int
+    shape_index: int = 0  # number of the shape among the theorem's
 
 
 def _finite(x: float | None) -> float | None:
@@ -94,6 +95,7 @@ class TheoremResult:
     controls: tuple[ControlResult, ...]
     compile_seconds: float
     run_seconds: float
+    controls_required: bool = True  # not on a user's own process
 
     @property
     def control_rejected(self) -> bool:
@@ -103,7 +105,11 @@ class TheoremResult:
     @property
     def ok(self) -> bool:
         """Every claim holds and every control is rejected."""
-        return bool(self.claims) and all(c.ok for c in self.claims) and self.control_rejected
+        return (
+            bool(self.claims)
+            and all(c.ok for c in self.claims)
+            and (self.control_rejected or not self.controls_required)
+        )
 
     @property
     def worst_error(self) -> float:
@@ -147,6 +153,7 @@ class Report:
     instances: int  # asked for, per theorem
     theorems: tuple[TheoremResult, ...]
     seconds: float  # wall clock; compilations overlap, so less than the sum over theorems
+    skipped: dict[str, tuple[str, ...]] = field(default_factory=dict)  # requirements that a user's process misses
 
     @property
     def ok(self) -> bool:
@@ -171,11 +178,13 @@ class Report:
                  "smallest_margin", "control_rejected", "seconds", "compile_seconds",
                  "claims": [{"name", "status", "worst_error", "tolerance", "smallest_margin",
                              "worst_instance": {"shape", "index"}}],
-                 "controls": [{"name", "rejected", "instances", "smallest_error", "tolerance"}]}]}
+                 "controls": [{"name", "rejected", "instances", "smallest_error", "tolerance"}]}],
+             "skipped": {id: [requirement, ..]}}
 
         `worst_error` is null if an error was not finite (the claim then failed), `smallest_margin` is null where the
         claim is an equation, `smallest_error` is null if a control's error was not finite (it is then not rejected).
-        Only claims and controls that apply to a shape that was run are listed. A theorem's `seconds` add up over
+        `skipped` names what a user's own process lacks. Only claims and controls that apply to a shape that was run are
+        listed. A theorem's `seconds` add up over
         compiler threads; the report's are wall clock.
         """
         return {
@@ -185,6 +194,7 @@ class Report:
             "instances": self.instances,
             "seconds": self.seconds,
             "theorems": [t.to_json() for t in self.theorems],
+            "skipped": {name: list(reasons) for name, reasons in self.skipped.items()},
         }
 
     def table(self) -> Table:
@@ -236,6 +246,8 @@ class Report:
         """The table, what failed, and the times."""
         console = console or Console()
         console.print(self.table())
+        for name, reasons in self.skipped.items():
+            console.print(f"{name} does not apply: it needs {'; '.join(reasons)}", highlight=False)
         for line in self.failures():
             console.print(escape(line), style="red")
         console.print(

@@ -17,16 +17,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dsjax.compilation import compile_quickly
 from dsjax.errors import require
+from dsjax.process import DecisionSamplingProcess
+from proofs_check.instance_file import decode, encode
+from proofs_check.instances import shape_of
 from proofs_check.registry import select
 from proofs_check.report import ClaimResult, ControlResult, Report, TheoremResult, Worst
-from proofs_check.theorem import Theorem
+from proofs_check.theorem import Measured, Theorem
 
 CHUNK = 32  # instances a call, whatever their number: bounds memory
-DEFAULT_INSTANCES = 256
+OWN_LIMIT = 500  # trajectories of a user's own process
+DEFAULT_INSTANCES = 1000
+QUICK_INSTANCES = 32
 COMPILERS = 2  # threads
-# Compiling costs more than running, and without optimisation a third as much.
-COMPILER_OPTIONS: dict[str, str | bool] = {"xla_backend_optimization_level": "0", "xla_cpu_use_fusion_emitters": False}
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,10 @@ class Progress:
     total: int  # instances to do, all theorems together
 
 
-Measurements = tuple[dict[str, tuple[np.ndarray, np.ndarray | None]], dict[str, np.ndarray]]
+def measure(theorem: Theorem, instance: Any) -> tuple[dict[str, Measured], dict[str, jax.Array]]:
+    """(claims, errors of the controls) of one instance."""
+    setting = theorem.prepare(instance)
+    return theorem.check(setting), theorem.control(setting)
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,7 @@ class _Job:
     index: int  # of the shape
     instances: int
     seed: int
+    process: DecisionSamplingProcess | None = None  # a user's own; a random one for each instance by default
 
     @property
     def chunk(self) -> int:
@@ -60,23 +68,21 @@ class _Job:
         base = jax.random.fold_in(jax.random.key(self.seed), zlib.crc32(self.theorem.id.encode()))
         return jax.random.fold_in(base, self.index)
 
+    def draw(self, key: jax.Array, index: jax.Array | int) -> Any:
+        """The instance of that number."""
+        return self.theorem.draw(jax.random.fold_in(key, index), self.shape, self.process)
+
     def program(self, key: jax.Array, index: jax.Array) -> Any:
         """Check and controls of the instances of those numbers."""
-
-        def one(i: jax.Array) -> Any:
-            instance = self.theorem.draw(jax.random.fold_in(key, i), self.shape)
-            setting = self.theorem.prepare(instance)
-            return self.theorem.check(setting), self.theorem.control(setting)
-
-        return jax.vmap(one)(index)
+        return jax.vmap(lambda i: measure(self.theorem, self.draw(key, i)))(index)
 
 
 def _exact_scope(function: Callable[..., Any]) -> Callable[..., Any]:
     """Run in float64 on the CPU; scopes are per thread, so compiler threads need it too."""
 
-    def scoped(*args: Any) -> Any:
+    def scoped(*args: Any, **options: Any) -> Any:
         with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
-            return function(*args)
+            return function(*args, **options)
 
     return scoped
 
@@ -85,11 +91,7 @@ def _exact_scope(function: Callable[..., Any]) -> Callable[..., Any]:
 def _compile(job: _Job) -> tuple[Any, float]:
     """(executable, seconds)."""
     start = time.perf_counter()
-    lowered = jax.jit(job.program).lower(job.key(), jnp.arange(job.chunk))
-    try:
-        executable = lowered.compile(compiler_options=dict(COMPILER_OPTIONS))
-    except jax.errors.JaxRuntimeError:  # an XLA that does not know an option; a real error comes again
-        executable = lowered.compile()
+    executable = compile_quickly(job.program, job.key(), jnp.arange(job.chunk))
     return executable, time.perf_counter() - start
 
 
@@ -100,12 +102,19 @@ def _chunk(job: _Job, executable: Any, start: int) -> Any:
     return jax.tree.map(lambda x: x[: job.instances - start], out)
 
 
-def _jobs(theorem: Theorem, instances: int, seed: int) -> list[_Job]:
-    """Spread the instances over the theorem's shapes as evenly as they go."""
-    count = len(theorem.shapes)
-    shares = [instances // count + (i < instances % count) for i in range(count)]
-    pairs = zip(theorem.shapes, shares, strict=True)
-    return [_Job(theorem, shape, i, n, seed) for i, (shape, n) in enumerate(pairs) if n > 0]
+def _jobs(
+    theorem: Theorem,
+    shapes: Sequence[Hashable],
+    instances: int,
+    seed: int,
+    process: DecisionSamplingProcess | None = None,
+) -> list[_Job]:
+    """Spread the instances over the shapes: evenly, but a quarter of that on networks, which cost far more."""
+    weights = [1 if getattr(shape, "network", False) else 4 for shape in shapes]
+    ends = [instances * sum(weights[: i + 1]) // sum(weights) for i in range(len(shapes))]
+    shares = [end - start for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+    pairs = zip(shapes, shares, strict=True)
+    return [_Job(theorem, shape, i, n, seed, process) for i, (shape, n) in enumerate(pairs) if n > 0]
 
 
 @dataclass
@@ -113,16 +122,17 @@ class _Accumulator:
     """Results of one theorem while its chunks come in."""
 
     theorem: Theorem
+    controls_required: bool = True
     compile_seconds: float = 0.0
     run_seconds: float = 0.0
     instances: int = 0
-    claims: dict[str, list[tuple[str, int, Any]]] = field(default_factory=dict)
+    claims: dict[str, list[tuple[_Job, int, Measured]]] = field(default_factory=dict)
     controls: dict[str, list[np.ndarray]] = field(default_factory=dict)
 
     def add(self, job: _Job, start: int, out: Any) -> None:
         claims, controls = out
         for name, measured in claims.items():
-            self.claims.setdefault(name, []).append((str(job.shape), start, measured))
+            self.claims.setdefault(name, []).append((job, start, measured))
         for name, error in controls.items():
             self.controls.setdefault(name, []).append(error)
         self.instances += min(job.chunk, job.instances - start)
@@ -139,10 +149,10 @@ class _Accumulator:
             parts = self.claims[claim.name]
             errors = [np.where(np.isfinite(m.error), m.error, np.inf) for _, _, m in parts]
             at = int(np.argmax([e.max() for e in errors]))
-            shape, start, _ = parts[at]
+            job, start, _ = parts[at]
             margins = [m.margin for _, _, m in parts if m.margin is not None]
             smallest = float(np.min(np.concatenate(margins))) if margins else None
-            worst = Worst(shape, start + int(errors[at].argmax()))
+            worst = Worst(str(job.shape), start + int(errors[at].argmax()), job.index)
             claims.append(
                 ClaimResult(claim.name, float(errors[at].max()), claim.tolerance, smallest, claim.strict, worst)
             )
@@ -165,7 +175,17 @@ class _Accumulator:
             tuple(controls),
             self.compile_seconds,
             self.run_seconds,
+            self.controls_required,
         )
+
+
+def _plan(
+    theorem: Theorem, instances: int, seed: int, quick: bool, process: DecisionSamplingProcess | None
+) -> list[_Job]:
+    if process is None:
+        return _jobs(theorem, theorem.shapes[:1] if quick else theorem.shapes, instances, seed)
+    shapes = theorem.on_process(theorem, shape_of(process), process)
+    return _jobs(theorem, shapes, instances, seed, process)
 
 
 def run(
@@ -173,6 +193,9 @@ def run(
     instances: int = DEFAULT_INSTANCES,
     seed: int = 0,
     progress: Callable[[Progress], None] | None = None,
+    *,
+    quick: bool = False,
+    process: DecisionSamplingProcess | None = None,
 ) -> Report:
     """Check theorems on random instances.
 
@@ -181,23 +204,39 @@ def run(
       instances: random instances per theorem, spread over its shapes.
       seed: of every draw; the same seed gives the same numbers.
       progress: called after every chunk of instances.
+      quick: only the first shape of each theorem, which saves most of the compilation.
+      process: check on this process, with random policies, the theorems whose requirements it meets. Controls are
+        then reported but not required: a process can be too special to tell a wrong variant from a right one.
 
     Raises:
-      InputError: for an unknown theorem, instances < 1 or a seed outside of 0..2^32-1.
+      InputError: for an unknown theorem, instances < 1, a seed outside of 0..2^32-1 or a process that is too large.
     """
     theorems = select(ids)
     require(instances >= 1, "instances", instances, "at least 1")
     require(0 <= seed < 2**32, "seed", seed, "0..2^32-1")
+    skipped: dict[str, tuple[str, ...]] = {}
+    if process is not None:
+        require(
+            process.num_trajectories <= OWN_LIMIT,
+            "number of trajectories of the process",
+            process.num_trajectories,
+            f"at most {OWN_LIMIT}, for energies need a Fisher matrix over all contexts",
+        )
+        skipped = {t.id: t.unmet(process) for t in theorems if t.unmet(process)}
+        theorems = tuple(t for t in theorems if t.id not in skipped)
     results, done = [], 0
     start = time.perf_counter()
     with ThreadPoolExecutor(COMPILERS) as pool:
         try:
             plan: list[tuple[Theorem, list[tuple[_Job, Future]]]] = [
-                (theorem, [(job, pool.submit(_compile, job)) for job in _jobs(theorem, instances, seed)])
+                (
+                    theorem,
+                    [(job, pool.submit(_compile, job)) for job in _plan(theorem, instances, seed, quick, process)],
+                )
                 for theorem in theorems
             ]
             for theorem, jobs in plan:
-                found = _Accumulator(theorem)
+                found = _Accumulator(theorem, controls_required=process is None)
                 for job, future in jobs:
                     executable, seconds = future.result()
                     found.compile_seconds += seconds
@@ -211,4 +250,44 @@ def run(
                 results.append(found.result())
         finally:
             pool.shutdown(cancel_futures=True)
-    return Report(seed, instances, tuple(results), time.perf_counter() - start)
+    return Report(seed, instances, tuple(results), time.perf_counter() - start, skipped)
+
+
+@_exact_scope
+def worst_instance(
+    result: TheoremResult,
+    seed: int,
+    *,
+    instances: int = DEFAULT_INSTANCES,
+    quick: bool = False,
+    process: DecisionSamplingProcess | None = None,
+) -> dict[str, Any]:
+    """The instance with the largest error relative to its tolerance, for `instance_file`; arguments as in `run`."""
+    (theorem,) = select([result.id])
+    worst = max(result.claims, key=lambda c: c.worst_error / c.tolerance if c.tolerance > 0 else c.worst_error)
+    job = next(j for j in _plan(theorem, instances, seed, quick, process) if j.index == worst.worst.shape_index)
+    instance = job.draw(job.key(), worst.worst.index)
+    origin = {"seed": seed, "shape": worst.worst.shape, "index": worst.worst.index, "claim": worst.name}
+    return encode(theorem, job.shape, instance, origin)
+
+
+@_exact_scope
+def run_instance(data: Any, ids: Sequence[str] | None = None) -> Report:
+    """Check one stored instance.
+
+    Args:
+      data: JSON values of an instance file.
+      ids: the theorem that it must be of, if given.
+
+    Raises:
+      InputError: if it is not an instance of that theorem.
+    """
+    start = time.perf_counter()
+    theorem, shape, instance = decode(data)
+    require(not ids or list(ids) == [theorem.id], "theorem", list(ids or ()), f"{theorem.id}, as in the instance file")
+    out = jax.device_get(jax.jit(lambda x: measure(theorem, x))(instance))
+    found = _Accumulator(theorem)
+    job = _Job(theorem, shape, 0, 1, 0)
+    found.add(job, 0, jax.tree.map(lambda x: np.asarray(x)[None], out))
+    found.run_seconds = time.perf_counter() - start
+    return Report(0, 1, (found.result(),), found.run_seconds)

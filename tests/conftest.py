@@ -1,10 +1,22 @@
 """Strict settings for every test; see pyproject.toml for warnings."""
 
 import os
+import shutil
+import tempfile
 
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2 " + os.environ.get("XLA_FLAGS", "")
+# Two devices; and programs run once or twice here, so that compiling is most of the time.
+os.environ["XLA_FLAGS"] = (
+    "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0 " + os.environ.get("XLA_FLAGS", "")
+)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
+
+# Many tests compile the same training programs; the workers of one run share them.
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR",
+    os.path.join(tempfile.gettempdir(), "dsjax-tests-" + os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))),
+)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
 import jax
 import pytest
@@ -18,3 +30,9 @@ def x64():
     """Exact work runs in float64 in a scope, never process-wide."""
     with jax.enable_x64(True):
         yield
+
+
+def pytest_sessionfinish(session):
+    """The process that started last removes the shared cache."""
+    if not hasattr(session.config, "workerinput"):
+        shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)

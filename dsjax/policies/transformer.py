@@ -38,6 +38,25 @@ def _visible(
     return visible
 
 
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x^2) + epsilon) x scale, with the mean in at least float32.
+
+    Flax's own mixes float32 and float64 in a float64 scope, which loses half of the digits there.
+    """
+
+    epsilon: float = 1e-6
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalise the last axis."""
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        wide = x if x.dtype == jnp.float64 else x.astype(jnp.float32)
+        mean_square = jnp.mean(wide * wide, axis=-1, keepdims=True)
+        factor = jax.lax.rsqrt(mean_square + jnp.asarray(self.epsilon, wide.dtype))
+        scale = jnp.expand_dims(scale.astype(wide.dtype), tuple(range(x.ndim - 1)))
+        return (wide * (factor * scale)).astype(x.dtype)
+
+
 class Block(nn.Module):
     """Pre-norm attention and MLP, head-major."""
 
@@ -51,7 +70,7 @@ class Block(nn.Module):
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         """Attend from the N given tokens; with a cache f[B, H, S, Dh], to its slots after writing N at `start`."""
         head = self.width // self.heads
-        h = nn.RMSNorm(name="norm_attention")(x_BxNxD)
+        h = RMSNorm(name="norm_attention")(x_BxNxD)
         qkv = self.param("qkv", nn.initializers.lecun_normal(), (self.width, 3 * self.width))
         B, N, _ = h.shape
         qkv_3xBxHxNxDh = (h @ qkv).reshape(B, N, 3, self.heads, head).transpose(2, 0, 3, 1, 4)
@@ -65,7 +84,7 @@ class Block(nn.Module):
         mixed = jnp.einsum("bhqk,bhkd->bhqd", jax.nn.softmax(scores), v)
         mixed_BxNxD = mixed.transpose(0, 2, 1, 3).reshape(B, N, self.width)
         x_BxNxD = x_BxNxD + nn.Dense(self.width, use_bias=False, name="out")(mixed_BxNxD)
-        h = nn.RMSNorm(name="norm_mlp")(x_BxNxD)
+        h = RMSNorm(name="norm_mlp")(x_BxNxD)
         h = nn.Dense(self.width, name="down")(nn.gelu(nn.Dense(self.mlp, name="up")(h)))
         return x_BxNxD + h, (k, v)
 
@@ -102,7 +121,7 @@ class Trunk(nn.Module):
             layer_cache = None if cache is None else cache[i]
             x, kv = Block(c.width, c.heads, c.mlp_ratio * c.width, name=f"block_{i}")(x, visible, layer_cache, start)
             caches.append(kv)
-        return nn.RMSNorm(name="norm")(x), tuple(caches)
+        return RMSNorm(name="norm")(x), tuple(caches)
 
 
 class Network(nn.Module):

@@ -173,11 +173,16 @@ THEOREM = Theorem(
     ),
     shapes=(
         Shape(rounds=3, length=1, vocabulary=3, graded=True, cost=True),
-        Shape(rounds=2, length=2, vocabulary=2, prompts=2, history="none"),
+        Shape(rounds=2, length=1, vocabulary=5, prompts=2, history="none"),
         Shape(rounds=3, length=1, vocabulary=2, prompts=2, shared=9),
     ),
     claims=CLAIMS,
     controls=CONTROLS,
+    proof=(
+        "d/d log pi of w sum log pi is w for every factor. Given what was known before a factor, E[w score] changes "
+        "by nothing when w is replaced by its conditional mean after the factor minus that before it: the causal "
+        "advantage of the payoff w."
+    ),
     prepare=prepare,
     check=check,
     control=control,

@@ -18,6 +18,7 @@ from proofs_check import instances
 from proofs_check.closed_forms import tree_logits
 from proofs_check.instances import Instance, Shape, enumerated
 from proofs_check.numerics import ENERGY, SUM, gap
+from proofs_check.requirements import Requirement
 from proofs_check.theorem import Claim, Control, Measured, Theorem
 
 CLAIMS = (
@@ -35,6 +36,19 @@ CONTROLS = (
     Control("filler that the verifier reads (1% of the reward)", FILL_0),
     Control("filler that the decider reads (logit moved by 0.01)", FILL_0),
     Control("Euclidean norm for the energy of pi_sample, re-encoded answers", CODE_S),
+)
+
+
+MOST = 400  # trajectories with filler: their energies need a Fisher matrix over all contexts
+
+
+def _with_filler(process: DecisionSamplingProcess) -> int:
+    A = process.num_answers * process.vocabulary
+    return process.num_prompts * sum(A**t for t in range(1, process.rounds + 1))
+
+
+SHORT = Requirement(
+    f"at most {MOST} trajectories after one filler token", lambda process: _with_filler(process) <= MOST
 )
 
 
@@ -82,13 +96,13 @@ def _histories(shape: Shape, answers: int) -> int:
     return sum(answers**t for t in range(shape.rounds)) if shape.history == "full" else 1
 
 
-def draw(key: jax.Array, recoding: Recoding) -> Recoded:
-    """A random instance, relabelling and filler law."""
+def draw(key: jax.Array, recoding: Recoding, process: DecisionSamplingProcess | None = None) -> Recoded:
+    """A random instance (on a given process), relabelling and filler law."""
     base_key, order_key, filler_key = jax.random.split(key, 3)
     base = recoding.base
     A, F = base.vocabulary**base.length, base.vocabulary**recoding.filler
     return Recoded(
-        instances.draw(base_key, base),
+        instances.draw(base_key, base, process),
         jax.random.permutation(order_key, A),
         jax.random.normal(filler_key, (base.prompts, _histories(base, A * F), A, F)),
         recoding,
@@ -201,6 +215,12 @@ def control(setting: Setting) -> dict[str, jax.Array]:
     return errors
 
 
+def on_process(theorem: Theorem, shape: Shape, process: DecisionSamplingProcess) -> tuple[Recoding, ...]:
+    """The given process with its answers as single tokens, and with one filler token."""
+    del theorem, process
+    return (Recoding(shape, vocabulary=shape.vocabulary**shape.length, length=1, filler=1),)
+
+
 THEOREM = Theorem(
     id="T4",
     title="Length invariance of reward attribution",
@@ -213,12 +233,19 @@ THEOREM = Theorem(
     ),
     shapes=(
         Recoding(Shape(rounds=2, length=2, vocabulary=2, graded=True, cost=True), vocabulary=4, length=1, filler=1),
-        Recoding(Shape(rounds=3, length=2, vocabulary=2, history="none"), vocabulary=4, length=1, filler=1),
+        Recoding(Shape(rounds=2, length=2, vocabulary=2, prompts=2, history="none"), vocabulary=4, length=1, filler=1),
         Recoding(Shape(rounds=2, length=1, vocabulary=4, history="none", graded=True), 2, 2, filler=1),
     ),
     claims=CLAIMS,
     controls=CONTROLS,
+    proof=(
+        "A^s, A^d and the visits are functions of answers, and the scores of a saturated token tree span all "
+        "functions of (context, answer) with conditional mean 0, whatever the tree. Filler that nothing reads leaves "
+        "the conditional mean of R unchanged when it is revealed: its advantage is 0."
+    ),
     draw=draw,
+    on_process=on_process,
+    requires=(SHORT,),
     prepare=prepare,
     check=check,
     control=control,

@@ -15,6 +15,7 @@ from dsjax.trajectories import Trajectories
 from proofs_check.closed_forms import context_counts, standardised
 from proofs_check.instances import Instance, Shape
 from proofs_check.numerics import ENERGY, SUM, gap
+from proofs_check.requirements import RESAMPLES
 from proofs_check.theorem import Claim, Control, Measured, Theorem
 
 # Energies under data contexts: contexts that are rare under nu and tokens that are rare under pi make chi2 as large as
@@ -166,6 +167,12 @@ THEOREM = Theorem(
     ),
     claims=CLAIMS,
     controls=CONTROLS,
+    proof=(
+        "The coefficient is 1/N per token, so the gradient at a context is (n(x)/N)(nu - pi), and (nu - pi)^T (diag "
+        "pi - pi pi^T)^+ (nu - pi) = chi2. With equal chi2 in all contexts of a component the energies are "
+        "proportional to token counts. A weight w multiplies the decision energy by w^2."
+    ),
+    requires=(RESAMPLES,),
     prepare=prepare,
     check=check,
     control=control,

@@ -16,6 +16,7 @@ from dsjax.trajectories import Trajectories
 from proofs_check.closed_forms import context_counts, martingale_energies, standardised
 from proofs_check.instances import Instance, Shape, enumerated
 from proofs_check.numerics import ENERGY, SUM, gap, shortfall
+from proofs_check.requirements import RESAMPLES
 from proofs_check.theorem import Claim, Control, Measured, Theorem
 from proofs_check.theorems.t03_conservation import sees_rounds, variance
 
@@ -132,11 +133,11 @@ def check(setting: Setting) -> dict[str, Measured]:
     var, between = variance(traj.weight, lam), variance(process.prompt_law, values.V[0][:, 0])
     measured = {EXACT: Measured(gap(total, ascent))}
     sees = sees_rounds(shape)
-    tight = all(sees) and not shape.shared
+    tight = all(sees) and shape.saturated
     slack = var - E_s - E_d
     # With one prompt and a saturated policy the budget is spent: the slack is 0.
     measured[BUDGET] = Measured(shortfall(slack), None if tight and shape.prompts == 1 else slack)
-    if shape.shared:
+    if not shape.saturated:
         return measured
 
     kl_s, var_s = _local(counts["sample"], params["sample"], instance.reference["sample"])
@@ -172,7 +173,7 @@ def control(setting: Setting) -> dict[str, jax.Array]:
     policy, params, shape = instance.policy, instance.params, instance.shape
     own = component_gradients(policy, params, traj, own_token_kl)
     errors = {CONTROLS[1].name: gap(own.total, ascent)}
-    if shape.shared:
+    if not shape.saturated:
         return errors
     kl_s, var_s = _local(counts["sample"], params["sample"], instance.reference["sample"])
     kl_d, _ = _local(counts["decide"], params["decide"], instance.reference["decide"])
@@ -208,6 +209,12 @@ THEOREM = Theorem(
     ),
     claims=CLAIMS,
     controls=CONTROLS,
+    proof=(
+        "log P/P_ref is the sum of log-ratios of factors: the chain rule. A local KL has gradient E_pi[log(pi/pi_ref)"
+        " score], which gives Var_pi(log pi/pi_ref) per context. grad KL(P||P_ref) = E[Lam grad log P] is REINFORCE "
+        "with return Lam, so T3 applies."
+    ),
+    requires=(RESAMPLES,),
     prepare=prepare,
     check=check,
     control=control,

@@ -14,6 +14,7 @@ from dsjax.trajectories import STOP, Trajectories
 from proofs_check.closed_forms import context_counts
 from proofs_check.instances import Instance, Shape, enumerated
 from proofs_check.numerics import SUM, gap, shortfall
+from proofs_check.requirements import MIXED_IF_BINARY, RESAMPLES
 from proofs_check.theorem import Claim, Control, Measured, Theorem
 
 CLAIMS = (
@@ -184,6 +185,12 @@ THEOREM = Theorem(
     ),
     claims=CLAIMS,
     controls=CONTROLS,
+    proof=(
+        "By T2 the coefficient is A^d; on the STOP logit of a softmax that is rho pi_stop (r - U) = rho pi_stop "
+        "pi_res (r - V_next + c). For r in {0, 1} and 0 < V < 1, r - V has the sign of r - 1/2. The SFT gradient "
+        "contains no reward."
+    ),
+    requires=(RESAMPLES, MIXED_IF_BINARY),
     prepare=prepare,
     check=check,
     control=control,

@@ -11,6 +11,7 @@ from dsjax.accounting import final_accuracy, limit_log_odds, logit, mean_rounds,
 from dsjax.process import Tables
 from proofs_check.instances import Instance, Shape, enumerated
 from proofs_check.numerics import SUM, gap, shortfall
+from proofs_check.requirements import BINARY, FREE, MEMORYLESS, MIXED
 from proofs_check.theorem import Claim, Control, Measured, Theorem
 
 LONG = 400  # rounds: rho <= 0.9 below, so rho^399 < 1e-18
@@ -159,6 +160,12 @@ THEOREM = Theorem(
     ),
     claims=CLAIMS,
     controls=CONTROLS,
+    proof=(
+        "An attempt ends right with probability p a, ends wrong with (1-p) b and goes on with rho; summing the "
+        "geometric series and keeping the last attempt whatever it is gives acc_T. In the limit the odds are p a : "
+        "(1-p) b."
+    ),
+    requires=(BINARY, FREE, MEMORYLESS, MIXED),
     prepare=prepare,
     check=check,
     control=control,

@@ -1,0 +1,103 @@
+"""One instance as a JSON file, with every parameter, so that anyone can check (or change) exactly that one.
+
+    {"format": 1, "theorem": "T7", "title", "shape": {"kind": "Shape", "rounds": 2, ...},
+     "origin": {"seed", "shape", "index"}, "leaves": [{"name", "dtype", "shape", "values"}, ...]}
+
+Leaves are the arrays of the instance in pytree order; decimal float64 values are exact to the last bit. Random keys
+are stored as their words.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dsjax.errors import InputError, require
+from proofs_check.instances import Shape
+from proofs_check.registry import select
+from proofs_check.theorem import Theorem
+
+FORMAT = 1
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _words(leaf: Any) -> Any:
+    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+
+
+def encode(theorem: Theorem, shape: Any, instance: Any, origin: dict[str, Any]) -> dict[str, Any]:
+    """The instance as JSON values."""
+    leaves = []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(instance):
+        x = np.asarray(_words(leaf))
+        name = jax.tree_util.keystr(path)
+        leaves.append({"name": name, "dtype": str(x.dtype), "shape": list(x.shape), "values": x.tolist()})
+    return {
+        "format": FORMAT,
+        "theorem": theorem.id,
+        "title": theorem.title,
+        "shape": {"kind": type(shape).__name__, **dataclasses.asdict(shape)},
+        "origin": origin,
+        "leaves": leaves,
+    }
+
+
+def _shape(theorem: Theorem, data: Any) -> Hashable:
+    """The static shape, of one of the kinds that the theorem is checked with."""
+    kinds = {type(s).__name__: type(s) for s in theorem.shapes}
+    require(isinstance(data, dict), "shape", data, "an object with the static shape")
+    require(data.get("kind") in kinds, "shape.kind", data.get("kind"), kinds)
+    fields = {k: Shape(**v) if isinstance(v, dict) else v for k, v in data.items() if k != "kind"}
+    try:
+        return kinds[data["kind"]](**fields)
+    except TypeError as error:
+        raise InputError("shape", data, f"the fields of {data['kind']} ({error})") from error
+
+
+def decode(data: Any) -> tuple[Theorem, Hashable, Any]:
+    """(theorem, shape, instance) from JSON values; call it in a float64 scope.
+
+    Raises:
+      InputError: if the data is not an instance of the theorem that it names.
+    """
+    require(isinstance(data, dict) and data.get("format") == FORMAT, "format", data, f"an object of format {FORMAT}")
+    (theorem,) = select([str(data.get("theorem"))])
+    shape = _shape(theorem, data.get("shape"))
+    template = jax.eval_shape(lambda: theorem.draw(jax.random.key(0), shape, None))
+    expected, tree = jax.tree_util.tree_flatten_with_path(template)
+    leaves: Any = data.get("leaves")
+    require(isinstance(leaves, list) and len(leaves) == len(expected), "leaves", leaves, f"{len(expected)} arrays")
+    arrays = []
+    for (path, leaf), stored in zip(expected, leaves, strict=True):
+        name = jax.tree_util.keystr(path)
+        like = jax.eval_shape(_words, leaf)
+        try:
+            x = np.asarray(stored["values"], like.dtype)
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(name, stored, f"an array of {like.dtype} ({error})") from error
+        require(x.shape == like.shape, f"{name}.shape", x.shape, str(like.shape))
+        require(bool(np.isfinite(x).all()), name, "a value that is not finite", "finite values")
+        arrays.append(jax.random.wrap_key_data(jnp.asarray(x)) if _is_key(leaf) else jnp.asarray(x))
+    return theorem, shape, jax.tree_util.tree_unflatten(tree, arrays)
+
+
+def read(path: Path) -> Any:
+    """JSON values of a file.
+
+    Raises:
+      InputError: if it cannot be read or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise InputError("instance-file", str(path), f"a readable JSON file ({error})") from error

@@ -1,0 +1,26 @@
+"""Every symbolic proof, by theorem."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dsjax.errors import require
+from proofs_check.symbolic import t01, t02, t03, t04, t05, t06, t07, t08, t09, t10, t11, t12, t13
+from proofs_check.symbolic.proof import SymbolicProof
+
+_MODULES = (t01, t02, t03, t04, t05, t06, t07, t08, t09, t10, t11, t12, t13)
+
+SYMBOLIC: dict[str, tuple[SymbolicProof, ...]] = {module.PROOFS[0].theorem: module.PROOFS for module in _MODULES}
+
+
+def select(ids: Sequence[str] | None) -> tuple[SymbolicProof, ...]:
+    """The proofs of those theorems in the given order, each theorem once; all of them for None.
+
+    Raises:
+      InputError: for a theorem without a symbolic proof, or for an empty selection.
+    """
+    names = list(SYMBOLIC) if ids is None else list(dict.fromkeys(ids))
+    require(len(names) > 0, "theorem", names, SYMBOLIC)
+    for name in names:
+        require(name in SYMBOLIC, "theorem", name, SYMBOLIC)
+    return tuple(proof for name in names for proof in SYMBOLIC[name])

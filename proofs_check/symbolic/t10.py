@@ -1,0 +1,121 @@
+"""T10, symbolically: accuracy after T rounds, for every T by induction, and its limit in log-odds."""
+
+from __future__ import annotations
+
+from sympy import ZZ
+from sympy.polys.fields import field
+
+from proofs_check.symbolic.process import DECIDE, SAMPLE, Context, Shape, generic
+from proofs_check.symbolic.proof import Element, SymbolicProof
+
+PROCESSES = tuple(Shape(T, 1, 3, history="none") for T in (1, 2, 3, 4))
+
+
+def accuracy(p: Element, a: Element, b: Element, z: Element) -> Element:
+    """acc_T with z for rho^(T-1)."""
+    rho = 1 - p * a - (1 - p) * b
+    return p * a * (1 - z) / (1 - rho) + z * p
+
+
+def induction(*, late: bool = False) -> list[Element]:
+    """T = 1, the step from T to T + 1, and the two other forms, as identities in p, a, b and z = rho^(T-1).
+
+    The first attempt ends right with probability p a; otherwise, with probability rho, T rounds are left:
+    acc_(T+1) = p a + rho acc_T. `late`: z = rho^T.
+    """
+    _, p, a, b, z = field("p a b z", ZZ)
+    rho = 1 - p * a - (1 - p) * b
+    at = (lambda z: accuracy(p, a, b, rho * z)) if late else (lambda z: accuracy(p, a, b, z))
+    limit = p * a / (p * a + (1 - p) * b)
+    return [
+        at(p / p) - p,
+        at(rho * z) - (p * a + rho * at(z)),
+        at(z) - (limit + z * (p - limit)),
+        # 1 + rho + .. + rho^(T-2) = (1 - z)/(1 - rho)
+        at(z) - p - p * (1 - p) * (a - b) * (1 - z) / (1 - rho),
+    ]
+
+
+def odds(*, finite: bool = False) -> list[Element]:
+    """acc/(1 - acc) = (p/(1-p)) (a/b) in the limit z -> 0; without logarithms. `finite`: the same said at any T."""
+    _, p, a, b, z = field("p a b z", ZZ)
+    acc = accuracy(p, a, b, z if finite else 0 * z)
+    return [acc / (1 - acc) - p / (1 - p) * (a / b)]
+
+
+def shapley(*, one_order: bool = False) -> list[Element]:
+    """Mean effect over both orders of swapping, from free values f_00, f_10, f_01, f_11 and from the limit.
+
+    In the limit f = s + d, with s = logit(p), d = log(a/b) free: the parts are the changes of s and of d.
+    `one_order`: each swapped in from the base alone.
+    """
+    _, f00, f10, f01, f11, s0, s1, d0, d1 = field("f00 f10 f01 f11 s0 s1 d0 d1", ZZ)
+
+    def parts(f00: Element, f10: Element, f01: Element, f11: Element) -> tuple[Element, Element]:
+        if one_order:
+            return f10 - f00, f01 - f00
+        return ((f10 - f00) + (f11 - f01)) / 2, ((f01 - f00) + (f11 - f10)) / 2
+
+    sampler, decider = parts(f00, f10, f01, f11)
+    limit = parts(s0 + d0, s1 + d0, s0 + d1, s1 + d1)
+    return [sampler + decider - (f11 - f00), limit[0] - (s1 - s0), limit[1] - (d1 - d0)]
+
+
+def process(shape: Shape, *, forget: bool = False) -> list[Element]:
+    """The enumerated memoryless process: J = p a (1 + .. + rho^(T-2)) + rho^(T-1) p.
+
+    Two right answers with different P(STOP): p a and (1 - p) b are sums over answers. `forget`: the forced stop left
+    out.
+    """
+    found, model, _, _ = generic(shape, rewards=lambda q, y: int(y != (2,)), cost=False)
+    pi = model.policy[Context(SAMPLE, 0, (), ())]
+    # For T = 1 nobody decides, and no stop probability is needed.
+    stop = [model.policy.get(Context(DECIDE, 0, (), y), (0,))[0] for y in found.answers]
+    p, pa, wrong_b = pi[0] + pi[1], pi[0] * stop[0] + pi[1] * stop[1], pi[2] * stop[2]
+    rho = 1 - pa - wrong_b
+    T = shape.rounds
+    stated = sum(pa * rho**i for i in range(T - 1)) + (0 if forget else rho ** (T - 1) * p)
+    return [model.mean(found.returns()) - stated]
+
+
+PROOFS = (
+    SymbolicProof(
+        "T10",
+        "every T",
+        "p, a, b, and z for rho^(T-1)",
+        "acc_1 = p; acc_(T+1) = p a + rho acc_T; acc_T = acc + z (p - acc); acc_T - p = p (1-p) (a-b) (1-z)/(1-rho)",
+        induction,
+        lambda: induction(late=True),
+        "rho^T for rho^(T-1)",
+    ),
+    SymbolicProof(
+        "T10",
+        "T -> inf",
+        "p, a, b",
+        "odds(acc) = odds(p) a/b",
+        odds,
+        lambda: odds(finite=True),
+        "the identity of the limit at finite T",
+    ),
+    SymbolicProof(
+        "T10",
+        "{sampler, decider} swaps",
+        "the four values; logit(p) and log(a/b) before and after",
+        "Shapley parts add up to the change; in the limit they are the changes of logit(p) and of log(a/b)",
+        shapley,
+        lambda: shapley(one_order=True),
+        "one order of swapping",
+    ),
+    *(
+        SymbolicProof(
+            "T10",
+            f"{shape}, binary verifier (two of three answers right), c = 0",
+            "all probabilities",
+            "J of the enumerated process = acc_T(p, a, b)",
+            lambda shape=shape: process(shape),
+            lambda shape=shape: process(shape, forget=True),
+            "forced stop of round T forgotten",
+        )
+        for shape in PROCESSES
+    ),
+)

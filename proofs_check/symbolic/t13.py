@@ -1,0 +1,58 @@
+"""T13, symbolically: dividing by the response length keeps the sign of every decision for a binary verifier."""
+
+from __future__ import annotations
+
+from math import lcm
+
+from proofs_check.symbolic.process import DECIDE, STOP, Shape, generic
+from proofs_check.symbolic.proof import Element, SymbolicProof
+
+SHAPES = (Shape(3, 1, 3), Shape(2, 2, 2))
+
+
+def sign(shape: Shape, *, undivided: bool = False) -> list[Element]:
+    """Gradient on STOP of E[(R - b)/|w| sum log pi], written as a sum over later ends w' of terms of one sign.
+
+    With n tokens at a stop here and n' > n at the end w': at a right answer a right end counts (1-b) (1/n - 1/n'), a
+    wrong one (1-b)/n + b/n'; at a wrong answer a right end counts -b/n - (1-b)/n', a wrong one -b (1/n - 1/n'). All of
+    one sign for 0 <= b <= 1. Everything times the least common multiple of the lengths. `undivided`: REINFORCE.
+    """
+    process, model, _, symbol = generic(shape, rewards=lambda q, y: int(any(y) == 0), cost=False, extra=["b"])
+    b = symbol["b"]
+    tokens = [len(w.draws) for w in process.trajectories]
+    unit = lcm(*tokens)
+    inverse = {n: unit // n for n in tokens}
+    returns = process.returns()
+    G = model.gradient(lambda i, d: (returns[i] - b) * (unit if undivided else inverse[tokens[i]]))
+    residuals = []
+    for x in (x for x in process.contexts if x.component == DECIDE):
+        here = (*x.history, x.prefix)
+        n = next(m for w, m in zip(process.trajectories, tokens, strict=True) if w.answers == here)
+        right, total = process.reward[0, x.prefix] == 1, 0
+        for w, p, m in zip(process.trajectories, model.laws, tokens, strict=True):
+            if len(w.answers) <= len(here) or w.answers[: len(here)] != here:
+                continue
+            ends_right = process.reward[0, w.answers[-1]] == 1
+            if right == ends_right:
+                size = (1 - b if right else -b) * (inverse[n] - inverse[m])
+            elif right:
+                size = (1 - b) * inverse[n] + b * inverse[m]
+            else:
+                size = -b * inverse[n] - (1 - b) * inverse[m]
+            total = total + p * size
+        residuals.append(G[x, STOP] - model.policy[x][STOP] * total)
+    return residuals
+
+
+PROOFS = tuple(
+    SymbolicProof(
+        "T13",
+        f"{shape}, binary verifier (one answer right), c = 0",
+        "all probabilities, baseline b",
+        "gradient on STOP = pi_stop x sum over later ends of terms of one sign for 0 <= b <= 1: sign as in T8",
+        lambda shape=shape: sign(shape),
+        lambda shape=shape: sign(shape, undivided=True),
+        "no division by the length",
+    )
+    for shape in SHAPES
+)
