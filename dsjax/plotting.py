@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,13 +60,18 @@ def draw_figures(results: Results, directory: Path) -> list[Path]:
         "F6_cross_swap": cross_swap,
         "F7_log_odds": log_odds,
     }
+    return save_figures(figures, results, directory)
+
+
+def save_figures(figures: Mapping[str, Callable[[Any], Figure]], data: Any, directory: Path) -> list[Path]:
+    """Draw each figure from the data and write it as PNG and SVG; returns the files."""
     directory.mkdir(parents=True, exist_ok=True)
     written = []
     for name, draw in figures.items():
         settings: dict[Any, Any] = {**mpl.rcParamsDefault, **STYLE}
         settings.pop("backend", None)
         with mpl.rc_context(settings):
-            figure = draw(results)
+            figure = draw(data)
             for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
                 path = directory / f"{name}.{suffix}"
                 figure.savefig(path, dpi=DPI, metadata=metadata)
@@ -76,34 +81,38 @@ def draw_figures(results: Results, directory: Path) -> list[Path]:
 
 def share_against_length(results: Results) -> Figure:
     """F1: decision share of the exact expected gradient against answer length."""
-    rows = results["lengths"]
-    figure = _figure(9.2, 4.3, "Decision share of the exact expected gradient")
+    shares: dict[str, dict[str, dict[int, float | None]]] = {}
+    for row in results["lengths"]:
+        of = shares.setdefault(row["objective"], {"share": {}, "euclidean_share": {}})
+        for key, values in of.items():
+            values[row["length"]] = row[key]
+    return share_curves(shares)
+
+
+def share_curves(shares: Mapping[str, Mapping[str, Mapping[int, float | None]]]) -> Figure:
+    """Curves of `share` and `euclidean_share` against length, one an objective."""
+    figure = new_figure(9.6, 4.3 + 0.12 * max(0, len(shares) - 12), "Decision share of the exact expected gradient")
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
-    lengths = sorted({row["length"] for row in rows})
-    for ax, key, title in zip(
-        panels, ("share", "euclidean_share"), ("energy share", "Euclidean share in parameter space"), strict=True
-    ):
-        for i, objective in enumerate(dict.fromkeys(row["objective"] for row in rows)):
-            points = sorted(
-                (row["length"], row[key]) for row in rows if row["objective"] == objective and _ok(row[key])
-            )
+    lengths = sorted({length for of in shares.values() for length in of["share"]})
+    titles = {"share": "energy share", "euclidean_share": "Euclidean share in logit space"}
+    for ax, (key, title) in zip(panels, titles.items(), strict=True):
+        for i, (objective, of) in enumerate(shares.items()):
+            points = [(x, _number(y)) for x, y in sorted(of[key].items())]
             shown = [(x, y) for x, y in points if y > 0]
-            label = objective if len(shown) == len(points) else f"{objective} (zeros not drawn)"
-            ax.plot(*_columns(shown), label=label, **_style(i))
+            label = objective if len(shown) == len(points) else f"{objective} (not where zero or undefined)"
+            ax.plot(*_columns(shown), label=label, **line_style(i))
         if lengths:
             ax.plot(lengths, [1 / x for x in lengths], color="0.45", linewidth=0.7, label="1/L", zorder=1)
         ax.set(xscale="log", yscale="log", xlabel="answer length L (tokens)", title=title)
-        ax.xaxis.set_major_locator(FixedLocator(lengths))
+        ax.xaxis.set_major_locator(FixedLocator(lengths[:: max(1, len(lengths) // 6)]))
         ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
         ax.xaxis.set_minor_locator(NullLocator())
         ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
         ax.grid(True, color="0.9", linewidth=0.6)
     panels[0].set_ylabel("decision share (fraction)")
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center")
-    _footer(
-        figure, "exact enumeration of every trajectory, no sampling: no seed and no intervals; both axes logarithmic"
-    )
+    figure.legend(handles, labels, loc="outside right center", handlelength=3.2)
+    footer(figure, "exact expected gradients, no sampling: no seed and no intervals; both axes logarithmic")
     return figure
 
 
@@ -113,7 +122,7 @@ def training_curves(results: Results) -> Figure:
     curves = results["curves"]
     rounds = results["config"]["rounds"]
     splits = _splits({row["split"] for arm in arms for row in curves.get(arm, {}).get("evaluation", [])})
-    figure = _figure(11.0, 2.4 * (len(splits) + 1) + 0.8, "Training curves")
+    figure = new_figure(11.0, 2.4 * (len(splits) + 1) + 0.8, "Training curves")
     grid = figure.add_gridspec(len(splits) + 1, 3)
     measures = {
         "accuracy": f"final accuracy at T = {rounds}",
@@ -128,7 +137,7 @@ def training_curves(results: Results) -> Figure:
                 ax.plot(
                     *_columns([(row["step"], _number(row.get(key))) for row in rows]),
                     markevery=max(1, len(rows) // 10),
-                    **_style(i),
+                    **line_style(i),
                 )
             if key == "auroc":
                 ax.axhline(0.5, color="0.6", linewidth=0.7, zorder=1)
@@ -142,16 +151,16 @@ def training_curves(results: Results) -> Figure:
         ax.plot(
             *_columns([(row["step"], _number(row.get("share"))) for row in rows]),
             markevery=max(1, len(rows) // 15),
-            **_style(i),
+            **line_style(i),
         )
     ax.set_title("decision share of the gradient", fontweight="bold")
     ax.set(xlabel="update", ylabel="decision share (fraction)")
     ax.set_ylim(bottom=0)
     _time_axis(ax)
-    handles = [Line2D([], [], label=arm, **_style(i)) for i, arm in enumerate(arms)]
+    handles = [Line2D([], [], label=arm, **line_style(i)) for i, arm in enumerate(arms)]
     if handles:
         figure.legend(handles=handles, loc="outside right upper", title="arm", handlelength=3.2)
-    _footer(
+    footer(
         figure,
         "share: of one batch's gradient (signal and noise), Euclidean in parameter space; "
         "grey line: AUROC of a blind decider; point values without intervals; one seed",
@@ -165,7 +174,7 @@ def components(results: Results) -> Figure:
     splits = _splits(evaluation)
     models = list(dict.fromkeys(model for split in splits for model in evaluation[split]))
     width = max(4.6, 0.75 * len(models) + 1.2)
-    figure = _figure(width + 5.4, 3.3 * max(len(splits), 1) + 0.6, "The two components after training")
+    figure = new_figure(width + 5.4, 3.3 * max(len(splits), 1) + 0.6, "The two components after training")
     panels: Any = figure.subplots(max(len(splits), 1), 2, squeeze=False, width_ratios=(width, 3.6))
     labels = {"p": "p = P(right)", "a": "a = P(STOP | right)", "b": "b = P(STOP | wrong)"}
     looks = (("o", "#000000", "#000000"), ("s", "#0072B2", "#0072B2"), ("^", "#D55E00", "white"))
@@ -194,7 +203,7 @@ def components(results: Results) -> Figure:
     dots, lines = (ax.get_legend_handles_labels() for ax in panels[0])
     if dots[0] or lines[0]:
         figure.legend(dots[0] + lines[0], dots[1] + lines[1], loc="outside right center", handlelength=3.2)
-    _footer(figure, f"{INTERVALS}; diagonal: a blind decider")
+    footer(figure, f"{INTERVALS}; diagonal: a blind decider")
     return figure
 
 
@@ -212,7 +221,7 @@ def cross_swap(results: Results) -> Figure:
     low, high = (min(finite), max(finite)) if finite else (0.0, 1.0)
     high = high if high > low else low + 1e-3
     side = max(3.0, 0.8 * len(deciders) + 0.4)
-    figure = _figure(
+    figure = new_figure(
         (side + 1.1) * max(len(splits), 1) + 1.2,
         max(3.0, 0.62 * len(samplers) + 0.4) + 1.9,
         "Cross-swap: each sampler (rows) with each decider (columns)",
@@ -244,7 +253,7 @@ def cross_swap(results: Results) -> Figure:
     if image is not None:
         label = f"final accuracy at T = {results['config']['rounds']}"
         figure.colorbar(image, ax=list(panels), label=label, fraction=0.05, pad=0.02)
-    _footer(figure, "small type: 95 % intervals over problems; one colour scale for all panels; one seed")
+    footer(figure, "small type: 95 % intervals over problems; one colour scale for all panels; one seed")
     return figure
 
 
@@ -254,7 +263,7 @@ def log_odds(results: Results) -> Figure:
     splits = _splits(accounting)
     arms = list(dict.fromkeys(arm for split in splits for arm in accounting[split]))
     rows, columns = max(len(splits), 1), max(len(arms), 1)
-    figure = _figure(
+    figure = new_figure(
         max(6.5, 1.95 * columns + 2.4),
         2.75 * rows + 1.1,
         f"Log-odds of final accuracy at T = {results['config']['rounds']}: from base to arm",
@@ -271,7 +280,7 @@ def log_odds(results: Results) -> Figure:
         Patch(facecolor="#fdbe85", edgecolor="black", hatch="....", label="decider (Shapley)"),
     ]
     figure.legend(handles=handles, loc="outside right upper")
-    _footer(figure, f"{INTERVALS}; percentages: final accuracy; 0 nats = 50 %")
+    footer(figure, f"{INTERVALS}; percentages: final accuracy; 0 nats = 50 %")
     return figure
 
 
@@ -319,7 +328,7 @@ def _waterfall(ax: Any, entry: Mapping[str, Any] | None, arm: str) -> None:
     ax.axhline(0, color="black", linewidth=0.6, zorder=1)
 
 
-def _figure(width: float, height: float, title: str) -> Figure:
+def new_figure(width: float, height: float, title: str) -> Figure:
     """An empty figure that belongs to no window and to no global state."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
@@ -327,12 +336,12 @@ def _figure(width: float, height: float, title: str) -> Figure:
     return figure
 
 
-def _footer(figure: Figure, text: str) -> None:
+def footer(figure: Figure, text: str) -> None:
     """Small print below the panels; the layout leaves room for it."""
     figure.supxlabel(text, fontsize=7.5, color="0.3", x=0.01, ha="left")
 
 
-def _style(i: int) -> dict[str, Any]:
+def line_style(i: int) -> dict[str, Any]:
     """Line number i: told apart by marker and dashes where there is no colour."""
     return {
         "color": COLOURS[(i + 1) % len(COLOURS)],
@@ -344,7 +353,7 @@ def _style(i: int) -> dict[str, Any]:
 
 def _model_style(i: int) -> dict[str, Any]:
     """Model number i, where base is number 0 and every arm looks as it does in the training curves."""
-    return {"color": "black", "linestyle": "-", "linewidth": 2.2} if i == 0 else _style(i - 1)
+    return {"color": "black", "linestyle": "-", "linewidth": 2.2} if i == 0 else line_style(i - 1)
 
 
 def _splits(present: Iterable[str]) -> list[str]:
@@ -375,7 +384,7 @@ def _at(data: Any, *keys: str) -> Any:
     return {} if data is None and keys[-1] != "value" else data
 
 
-def _columns(points: list[tuple[float, float]]) -> tuple[list[float], list[float]]:
+def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
     """Points as x and y."""
     return [x for x, _ in points], [y for _, y in points]
 

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from dsjax.arms import Arm, arm_of
-from dsjax.atlas import LONGEST, share_against_length
+from dsjax.atlas import share_against_length
 from dsjax.configuration import require_int, require_positive, to_dict
 from dsjax.errors import require
 from dsjax.evaluation import (
@@ -107,6 +107,7 @@ class QuickstartConfig:
 
     def __post_init__(self) -> None:
         require_int("seed", self.seed, 0)
+        require(self.seed < 2**32, "seed", self.seed, "0..2^32-1")
         require_int("rounds", self.rounds, 2, "with one round there is nothing to decide")
         for name in (
             *("instances", "layers", "model_width", "heads", "base_updates", "base_batch", "updates", "points"),
@@ -116,8 +117,9 @@ class QuickstartConfig:
         for name in ("base_learning_rate", "sft_learning_rate", "reward_learning_rate", "clip_norm"):
             require_positive(name, getattr(self, name))
         require_temperature(self.temperature)
-        require(self.cost >= 0, "cost", self.cost, ">= 0")
-        require(self.base_decision_weight >= 0, "base_decision_weight", self.base_decision_weight, ">= 0")
+        for name in ("cost", "base_decision_weight"):
+            value = getattr(self, name)
+            require(0 <= value < float("inf"), name, value, ">= 0 and finite")
         require(
             self.model_width % self.heads == 0, "model_width", self.model_width, f"a multiple of {self.heads} heads"
         )
@@ -193,9 +195,10 @@ def run(
     """
     run_directory = RunDirectory(directory, "quickstart", to_dict(config))
     work = stages(config)
+    # First, because a task may have too few problems: a directory belongs to the configuration that opened it.
+    sets = evaluation_sets(config.task, config.task.splits, config.evaluation_problems)
     with opened(run_directory) as out:
         advance("theorems", 0.0, work["theorems"])
-        sets = evaluation_sets(config.task, config.task.splits, config.evaluation_problems)
 
         def stage(name: str, do: Callable[[StageWriter], dict[str, Any]]) -> dict[str, Any]:
             result = out.run_stage(name, do)
@@ -206,7 +209,10 @@ def run(
             "theorems",
             lambda _: {"report": check_theorems(config.instances, config.seed, lambda x: advance("theorems", x, 1.0))},
         )
-        lengths = stage("lengths", lambda _: {"rows": share_against_length(LONGEST)})
+        lengths = stage(
+            "lengths",
+            lambda _: {"rows": share_against_length(lambda done, total: advance("lengths", done / total, 1.0))},
+        )
         stage(BASE, partial(_train_base, config, sets, advance))
         for name in config.arms:
             stage(name, partial(_train_arm, config, sets, advance, out, name))

@@ -41,7 +41,7 @@ class Killed(BaseException):
 
 
 def test_whole_job_resumes_after_a_kill_and_gives_the_same_results(tmp_path, monkeypatch, lengths):
-    monkeypatch.setattr(job, "share_against_length", lambda longest: lengths)
+    monkeypatch.setattr(job, "share_against_length", lambda progress: lengths)
     report = {"ok": True, "theorems": []}
     calls = []
 

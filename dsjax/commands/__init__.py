@@ -1,0 +1,1 @@
+"""What the subcommands of `dsjax` do, without the parsing: one module a command."""
