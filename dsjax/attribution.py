@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax.flatten_util import ravel_pytree
 
+from dsjax.diagnosis import from_rollouts as from_rollouts
 from dsjax.errors import require
 from dsjax.objectives import Objective
 from dsjax.policies.base import Params, Policy, log_probs
