@@ -1,38 +1,49 @@
-"""The command line: `dsjax check`, `dsjax quickstart`, `dsjax figures`.
+"""The command line; `dsjax --help` lists the commands.
 
-Exit status: 0 success, 1 a failed check, 2 bad input, 130 interrupted.
+Exit status: 0 success, 1 a failed check or a training that diverged, 2 bad input, 130 interrupted.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
-from dsjax.errors import InputError
+from dsjax.commands.terminal import bars, parse_settings, require_directory, require_writable, writing
+from dsjax.errors import InputError, require
 
 
 @dataclass(frozen=True)
 class Check:
-    """Check the theorems on random processes, each with a control that it must reject."""
+    """Check the theorems on random processes, each with controls that it must reject."""
 
     theorem: tuple[str, ...] = ()
     """Theorems to check, e.g. T3; all by default."""
-    instances: int = 256
-    """Random instances per theorem."""
+    instances: int | None = None
+    """Random instances per theorem; 1000 by default, 32 with --quick."""
     seed: int = 0
     """Seed of the instances."""
+    quick: bool = False
+    """Fewer instances and one shape a theorem."""
+    symbolic: bool = False
+    """Prove identities in free symbols on small shapes instead."""
+    statistical: bool = False
+    """Test sampled estimators against exact expectations instead."""
+    process: str | None = None
+    """Check on a process of your own: module:function that returns a DecisionSamplingProcess."""
+    instance_file: Path | None = None
+    """Check one stored instance, as a report writes them."""
     json: Path | None = None
-    """Also write the report to this file (format: docs/theory.md)."""
+    """Also write the results to this file (format: docs/results.md)."""
+    report: Path | None = None
+    """Run everything and write an HTML page with its numbers to this directory."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +59,40 @@ class Quickstart:
 
 
 @dataclass(frozen=True)
+class Atlas:
+    """How each objective shares its exact expected gradient between answer and decision, for 1 to 1024 tokens."""
+
+    objective: str | None = None
+    """Your own loss, module:function, or a name of the registry, next to known ones; the whole atlas by default."""
+    set: tuple[str, ...] = field(default=())
+    """Options of that objective, as name=value."""
+    demonstrations: bool = False
+    """It learns from demonstrations instead of the policy's own trajectories."""
+    length: int | None = None
+    """Your answer length in tokens: adds a plain-language reading."""
+    json: Path | None = None
+    """Write the numbers to this file (format: docs/objectives.md)."""
+    csv: Path | None = None
+    """Write them as CSV."""
+    figures: Path | None = None
+    """Draw F1 and F2 into this directory."""
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """Attribution of rollouts that come from somewhere else: log-probs, masks and rewards in one .npz file."""
+
+    file: Annotated[Path, tyro.conf.Positional]
+    """The .npz file (format: docs/attribute.md)."""
+    objective: str = "grpo"
+    """A name of the registry, or module:function."""
+    set: tuple[str, ...] = field(default=())
+    """Options of the objective, as name=value."""
+    json: Path | None = None
+    """Also write every number to this file."""
+
+
+@dataclass(frozen=True)
 class Figures:
     """Draw the figures of a finished run again, from its results.json."""
 
@@ -55,62 +100,78 @@ class Figures:
     """Run directory."""
 
 
-@contextmanager
-def _bars(console: Console, work: dict[str, float]) -> Iterator[Callable[[str, float, float], None]]:
-    """One progress bar per named piece of work; yields the hook (name, done, total) that moves them.
+def _own_process(name: str | None) -> Any:
+    """The process that a user's function returns."""
+    if name is None:
+        return None
+    import jax
 
-    They appear with the first progress, so that an error in the input is not buried under empty bars.
-    """
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
-    bars = Progress(*columns, TimeElapsedColumn(), console=console)
-    tasks = {name: bars.add_task(f"{name:<12}", total=total, start=False) for name, total in work.items()}
-    moved: set[str] = set()
+    from dsjax.objectives import import_function
+    from dsjax.process import DecisionSamplingProcess
 
-    def advance(name: str, done: float, total: float) -> None:
-        if not moved:
-            bars.start()
-        if name not in moved:
-            bars.start_task(tasks[name])
-            moved.add(name)
-        bars.update(tasks[name], completed=done, total=total)
-
+    function = import_function("process", name)
     try:
-        yield advance
-    finally:
-        if moved:
-            bars.stop()
-
-
-def _write_report(path: Path, data: dict[str, Any]) -> None:
-    from dsjax.study import write_json
-
-    try:
-        write_json(path, data)
-    except OSError as error:
-        raise InputError("json", str(path), f"a file that can be written ({error.strerror})") from error
+        inspect.signature(function).bind()
+    except (TypeError, ValueError) as error:
+        raise InputError("process", name, f"a function without arguments ({error})") from error
+    with jax.enable_x64(True):
+        process = function()
+    require(isinstance(process, DecisionSamplingProcess), "process", name, "a function that returns a process")
+    return process
 
 
 def check(command: Check, console: Console) -> int:
     """Run `dsjax check`."""
     import proofs_check
+    from dsjax.study import write_json
 
-    with _bars(console, {"checks": 1.0}) as advance:
-        report = proofs_check.run(
-            list(command.theorem) or None,
-            instances=command.instances,
-            seed=command.seed,
-            progress=lambda p: advance("checks", p.done, p.total),
-        )
-    report.print(console)
+    require_writable("json", command.json)
+    require_directory("report", command.report)
+    asked = [name for name in ("symbolic", "statistical", "report") if getattr(command, name)]
+    own = [n for n in ("process", "instance_file") if getattr(command, n) is not None]
+    require(len(own) + len(asked) <= 1, " and ".join(own + asked), "together", "one of them at a time")
+    ids = list(command.theorem) or None
+    instances = command.instances
+    if instances is None:
+        instances = proofs_check.QUICK_INSTANCES if command.quick else proofs_check.DEFAULT_INSTANCES
+    kinds = ["numeric", "symbolic", "statistical", "boundaries"] if command.report else asked or ["numeric"]
+    work = {kind: 1.0 for kind in kinds}
+    with bars(console, work) as advance:
+
+        def hook(name: str) -> Any:
+            return lambda p: advance(name, p.done, p.total)
+
+        if command.instance_file is not None:
+            result: Any = proofs_check.check_instance(command.instance_file, ids)
+        elif command.symbolic:
+            result = proofs_check.run_symbolic(ids, hook("symbolic"))
+        elif command.statistical:
+            require(ids is None, "theorem", ids, "no selection: the correction is over all estimators")
+            result = proofs_check.run_statistical(command.seed, hook("statistical"))
+        elif command.report is not None:
+            evidence = proofs_check.gather(ids, instances, command.seed, command.quick, hook)
+            proofs_check.write_page(command.report, evidence)
+            result = evidence.numeric
+        else:
+            process = _own_process(command.process)
+            result = proofs_check.run(
+                ids, instances, command.seed, hook("numeric"), quick=command.quick, process=process
+            )
+    result.print(console)
+    ok = result.ok
+    if command.report is not None:
+        ok = evidence.ok
+        console.print(f"Page: {command.report / 'index.html'}", highlight=False)
     if command.json is not None:
-        _write_report(command.json, report.to_json())
-    return 0 if report.ok else 1
+        with writing("json", command.json):
+            write_json(command.json, result.to_json())
+    return 0 if ok else 1
 
 
 def _check_theorems(instances: int, seed: int, progress: Any) -> dict[str, Any]:
     import proofs_check
 
-    return proofs_check.run(instances=instances, seed=seed, progress=lambda p: progress(p.done / p.total)).to_json()
+    return proofs_check.run(None, instances, seed, lambda p: progress(p.done / p.total)).to_json()
 
 
 def _overrides(command: Quickstart) -> dict[str, Any]:
@@ -118,78 +179,50 @@ def _overrides(command: Quickstart) -> dict[str, Any]:
     if command.config is not None:
         try:
             data = json.loads(command.config.read_text())
-        except (OSError, json.JSONDecodeError) as error:
+        except (OSError, ValueError) as error:
             raise InputError("configuration file", str(command.config), f"a readable JSON file ({error})") from error
         if not isinstance(data, dict):
             raise InputError("configuration file", str(command.config), "a JSON object with named fields")
-    for item in command.set:
-        name, equals, value = item.partition("=")
-        if not equals:
-            raise InputError("set", item, "name=value")
-        try:
-            data[name] = json.loads(value)
-        except json.JSONDecodeError:
-            data[name] = value.split(",") if name == "arms" else value
-    return data
+    settings = parse_settings(command.set)
+    if isinstance(settings.get("arms"), str):
+        settings["arms"] = settings["arms"].split(",")
+    return {**data, **settings}
 
 
 def quickstart(command: Quickstart, console: Console) -> int:
     """Run `dsjax quickstart`."""
     from dsjax import quickstart as job
+    from dsjax.commands.summary import summarise
     from dsjax.configuration import from_dict
 
     config = from_dict(job.QuickstartConfig, _overrides(command))
-    with _bars(console, job.stages(config)) as advance:
+    with bars(console, job.stages(config)) as advance:
         results = job.run(config, command.out, _check_theorems, advance)
     summarise(results, command.out, console)
     return 0 if results["theorems"]["ok"] else 1
 
 
-_MEASURES = {
-    "p": "p",
-    "a": "a",
-    "b": "b",
-    "auroc": "AUROC of STOP",
-    "accuracy": "final accuracy",
-    "gain": "gain over p",
-    "rounds": "attempts used",
-}
+def atlas(command: Atlas, console: Console) -> int:
+    """Run `dsjax atlas`."""
+    from dsjax.commands import atlas as job
+
+    for name in ("json", "csv"):
+        require_writable(name, getattr(command, name))
+    require_directory("figures", command.figures)
+    entries = job.entries_with(command.objective, parse_settings(command.set), command.demonstrations)
+    with bars(console, {"atlas": 1.0}) as advance:
+        rows = job.measure(entries, command.length, lambda done, total: advance("atlas", done, total))
+    job.show(rows, command.length, console)
+    job.store(rows, command.json, command.csv, command.figures, console)
+    return 0
 
 
-def _cell(e: dict[str, float | None], form: str = "{} ({})") -> str:
-    if e["value"] is None:
-        return "-"
-    value = f"{e['value']:.3f}"
-    return value if e["low"] is None else form.format(value, f"{e['low']:.3f}..{e['high']:.3f}")
+def attribute(command: Attribute, console: Console) -> int:
+    """Run `dsjax attribute`."""
+    from dsjax.commands.attribute import attribute as job
 
-
-def summarise(results: dict[str, Any], out: Path, console: Console) -> None:
-    """Print what came out, with 95 % intervals over problems (one seed)."""
-    from dsjax.tasks.addition import SPLITS
-
-    report = results["theorems"]
-    passed = sum(t["status"] == "ok" for t in report["theorems"])
-    rejected = sum(bool(t["control_rejected"]) for t in report["theorems"])
-    total = len(report["theorems"])
-    console.print(f"\nTheorems: {passed} of {total} hold, {rejected} of {total} controls rejected.")
-    for split, models in results["evaluation"].items():
-        table = Table(title=f"{SPLITS.get(split, split)}")
-        table.add_column("")
-        for model in models:
-            table.add_column(model)
-        for name, label in _MEASURES.items():
-            table.add_row(label, *(_cell(models[model][name], "{}\n{}") for model in models))
-        console.print(table)
-        console.print("Final accuracy minus base, split between the components (Shapley):")
-        for arm, change in results["improvement"][split].items():
-            parts = results["accounting"][split][arm]["accuracy"]
-            console.print(f"  {arm}: {_cell(change)}", highlight=False)
-            console.print(f"    sampler {_cell(parts['sampler'])}, decider {_cell(parts['decider'])}", highlight=False)
-    console.print(
-        "p: a first attempt is right; a, b: P(STOP | right), P(STOP | wrong); final accuracy: of the kept answer.\n"
-        "low..high is a 95 % interval over problems. These are the numbers of one seed."
-    )
-    console.print(f"Results and figures: {out}")
+    require_writable("json", command.json)
+    return job(command.file, command.objective, parse_settings(command.set), command.json, console)
 
 
 def figures(command: Figures, console: Console) -> int:
@@ -199,8 +232,12 @@ def figures(command: Figures, console: Console) -> int:
     file = command.run / "results.json"
     try:
         results = json.loads(file.read_text())
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise InputError("run", str(command.run), f"the directory of a finished run ({error})") from error
+    drawn = ("config", "lengths", "curves", "evaluation", "swap", "accounting")
+    missing = [name for name in drawn if name not in results] if isinstance(results, dict) else list(drawn)
+    allowed = f"the directory of a finished run (results.json has no {', '.join(missing)})"
+    require(not missing, "run", str(command.run), allowed)
     for path in draw_figures(results, command.run):
         console.print(str(path), highlight=False)
     return 0
@@ -209,20 +246,33 @@ def figures(command: Figures, console: Console) -> int:
 Command = (
     Annotated[Check, tyro.conf.subcommand("check")]
     | Annotated[Quickstart, tyro.conf.subcommand("quickstart")]
+    | Annotated[Atlas, tyro.conf.subcommand("atlas")]
+    | Annotated[Attribute, tyro.conf.subcommand("attribute")]
     | Annotated[Figures, tyro.conf.subcommand("figures")]
 )
+RUN: dict[type, Any] = {
+    Check: check,
+    Quickstart: quickstart,
+    Atlas: atlas,
+    Attribute: attribute,
+    Figures: figures,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     console = Console()
+    if str(Path.cwd()) not in sys.path:  # module:function of the user's own, as with python -m
+        sys.path.append(str(Path.cwd()))
     command = tyro.cli(Command, args=arguments, prog="dsjax", description="Who gets the gradient: answer or decision?")
-    run: Any = {Check: check, Quickstart: quickstart, Figures: figures}[type(command)]
     try:
-        return run(command, console)
+        return RUN[type(command)](command, console)
     except InputError as error:
         print(f"dsjax: {error}", file=sys.stderr)
         return 2
+    except FloatingPointError as error:
+        print(f"dsjax: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("dsjax: interrupted; finished stages are kept, run the same command to continue", file=sys.stderr)
         return 130
