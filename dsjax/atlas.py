@@ -60,27 +60,27 @@ class Entry:
 ENTRIES: dict[str, Entry] = {
     "REINFORCE": Entry("reinforce"),
     "RLOO": Entry("rloo"),
-    "RLOO (sequence ratio)": Entry("rloo_clipped"),
+    "RLOO, clipped": Entry("rloo_clipped"),
     "GRPO": Entry("grpo", normalised=True),
     "GSPO": Entry("gspo", normalised=True),
     "DAPO": Entry("dapo", normalised=True),
-    "Dr.GRPO": Entry("dr_grpo", {"max_length": 2 * (LENGTHS[-1] + 1)}),
+    "Dr.GRPO": Entry("dr_grpo", {"max_tokens": 2 * (LENGTHS[-1] + 1)}),
     "CISPO": Entry("cispo", normalised=True),
-    "PPO (lambda 0.95)": Entry("ppo", {"gae_lambda": 0.95}),
+    "PPO, GAE 0.95": Entry("ppo", {"gae_lambda": 0.95}),
     "REINFORCE++": Entry("reinforce_plus_plus"),
     "per-turn baseline": Entry("biased_per_turn"),
     "SFT": Entry("sft", {}, True),
-    "SFT, sequence sum": Entry("sft_sequence_sum", {}, True),
-    "SFT, decision weight 32": Entry("sft", {"decision_weight": 32.0}, True),
+    "SFT, sum": Entry("sft_sequence_sum", {}, True),
+    "SFT, weight 32": Entry("sft", {"decision_weight": 32.0}, True),
     "RFT": Entry("rft"),
     "DFT": Entry("dft", {}, True),
     "DPO": Entry("dpo"),
     "IPO": Entry("ipo"),
-    "own-token KL, k1": Entry("own_token_kl", {"estimator": "k1"}),
-    "own-token KL, k2": Entry("own_token_kl", {"estimator": "k2"}),
-    "own-token KL, k3": Entry("own_token_kl", {"estimator": "k3"}),
+    "KL loss, k1": Entry("own_token_kl", {"estimator": "k1"}),
+    "KL loss, k2": Entry("own_token_kl", {"estimator": "k2"}),
+    "KL loss, k3": Entry("own_token_kl", {"estimator": "k3"}),
     "trajectory KL": Entry("trajectory_kl"),
-    "reward + trajectory KL": Entry("reinforce", {"reward_kl": 0.1}),
+    "reward + traj. KL": Entry("reinforce", {"reward_kl": 0.1}),
     "entropy bonus": Entry("entropy_bonus"),
 }
 
@@ -90,12 +90,18 @@ def _sign(x: np.ndarray, scale: float) -> np.ndarray:
     return np.where(np.abs(x) <= ROUNDING * scale, 0, np.sign(x)).astype(int)
 
 
+def is_zero(measured: Measured) -> bool:
+    """Whether the expected gradient is rounding dust against the gradients of single trajectories."""
+    signal = float(measured.energy_sample + measured.energy_decision)
+    return signal <= ROUNDING**2 * float(measured.noise.moment_sample + measured.noise.moment_decision)
+
+
 def sign_errors(measured: Measured, scenario: Scenario) -> dict[str, int]:
     """(vi): states at which the gradient of the STOP logit has the wrong sign, or is 0, against r - V + c (T8)."""
     values = exact_values(scenario)
     truth = _sign(scenario.reward - values.V[1][:, None] + scenario.cost, 1.0)
     gradient = np.asarray(measured.gradient.decide)[..., 0]
-    found = _sign(gradient, float(np.abs(gradient).max()))
+    found = np.zeros_like(truth) if is_zero(measured) else _sign(gradient, float(np.abs(gradient).max()))
     return {
         "states": int(truth.size),
         "wrong": int(((found != 0) & (found != truth)).sum()),
@@ -110,7 +116,7 @@ def bias(measured: Measured) -> dict[str, float | None]:
     the policy; `relative` is None where G has no part along grad J (scale <= 0, or rounding dust).
     """
     scale, along, across = (float(x) for x in (measured.scale, measured.along, measured.across))
-    if scale <= 0 or along <= ROUNDING * across:
+    if is_zero(measured) or scale <= 0 or along <= ROUNDING * across:
         return {"scale": scale, "relative": None}
     return {"scale": scale, "relative": across / along}
 
@@ -162,12 +168,16 @@ class Row:
     @property
     def shares(self) -> dict[int, float | None]:
         """(iv): E_d/(E_s + E_d) by length."""
-        return self._by_length(lambda m: _ratio(m.energy_decision, m.energy_sample + m.energy_decision))
+        return self._by_length(
+            lambda m: None if is_zero(m) else _ratio(m.energy_decision, m.energy_sample + m.energy_decision)
+        )
 
     @property
     def euclidean_shares(self) -> dict[int, float | None]:
         """(iv), in logit space: |G_d|^2/(|G_s|^2 + |G_d|^2) by length."""
-        return self._by_length(lambda m: _ratio(m.square_decision, m.square_sample + m.square_decision))
+        return self._by_length(
+            lambda m: None if is_zero(m) else _ratio(m.square_decision, m.square_sample + m.square_decision)
+        )
 
     @property
     def block_shares(self) -> dict[int, float | None]:
@@ -306,12 +316,14 @@ def compute(
       progress: called with (done, total) as work goes on.
 
     Raises:
-      InputError: for lengths that are not increasing or outside of 1..1024.
+      InputError: for lengths that are not increasing or outside of 1..1024, an unknown objective or option.
     """
     lengths = tuple(lengths)
     allowed = f"increasing, 1..{LENGTHS[-1]}"
     inside = bool(lengths) and all(1 <= n <= LENGTHS[-1] for n in lengths)
     require(inside and list(lengths) == sorted(set(lengths)), "lengths", lengths, allowed)
+    for entry in entries.values():  # before any work
+        resolve(entry.objective, entry.options)
     total, done = len(entries) * (len(lengths) + 2), 0
 
     def tick() -> None:
@@ -334,7 +346,7 @@ def compute(
 CURVES = {
     "reward": "REINFORCE",
     "SFT": "SFT",
-    "own-token KL": "own-token KL, k2",
+    "own-token KL": "KL loss, k2",
     "trajectory KL": "trajectory KL",
 }
 

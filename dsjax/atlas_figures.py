@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
+from dsjax.atlas import ENTRIES
 from dsjax.plotting import footer, new_figure, save_figures, share_curves
 
 Atlas = Mapping[str, Any]
@@ -21,14 +22,22 @@ def _shares(row: Mapping[str, Any], key: str) -> dict[int, float | None]:
     return {int(length): share for length, share in row[key].items()}
 
 
+# More lines than this cannot be told apart without colour; the heat map has them all.
+DRAWN = ("REINFORCE", "GRPO", "SFT", "SFT, weight 32", "DPO", "KL loss, k2", "trajectory KL", "reward + traj. KL")
+
+
 def curves(atlas: Atlas) -> Figure:
-    """F1 for every objective of the atlas."""
-    return share_curves(
-        {
-            row["name"]: {"share": _shares(row, "shares"), "euclidean_share": _shares(row, "euclidean_shares")}
-            for row in atlas["objectives"]
+    """F1: well-known objectives and whatever is not in the atlas itself, with the fitted slope of the energy share."""
+    rows = [row for row in atlas["objectives"] if row["name"] in DRAWN or row["name"] not in ENTRIES]
+    shares = {}
+    for row in rows:
+        fit = row["slope"]
+        slope = "no slope" if fit["value"] is None else f"slope {fit['value']:+.2f} ± {fit['error']:.2f}"
+        shares[f"{row['name']} ({slope})"] = {
+            "share": _shares(row, "shares"),
+            "euclidean_share": _shares(row, "euclidean_shares"),
         }
-    )
+    return share_curves(shares)
 
 
 def heat_map(atlas: Atlas) -> Figure:

@@ -50,15 +50,16 @@ def _cell(x: float | None, form: str = ".2g") -> str:
 def _signs(counts: dict[str, int] | None) -> str:
     if counts is None:
         return "-"
-    zero = f" +{counts['zero']} zero" if counts["zero"] else ""
-    return f"{counts['wrong']}/{counts['states']}{zero}"
+    return f"{counts['wrong']}/{counts['states']}" + (f", {counts['zero']}x0" if counts["zero"] else "")
 
 
 def _bias(row: Row) -> str:
+    if all(share is None for share in row.shares.values()):
+        return "-"
     if row.unbiased:
         return "none"
     relative = bias(row.measured[-1])["relative"]
-    return "not along" if relative is None else f"{relative:.2g}"
+    return "all" if relative is None else f"{relative:.2g}"
 
 
 def table(rows: Sequence[Row]) -> Table:
@@ -66,7 +67,7 @@ def table(rows: Sequence[Row]) -> Table:
     lengths = rows[0].lengths
     shown = sorted({lengths[0], lengths[len(lengths) // 2], lengths[-1]})
     out = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), title="Decision share of energy of the exact expected gradient")
-    out.add_column("objective")
+    out.add_column("objective", no_wrap=True)
     for length in shown:
         out.add_column(f"L={length}", justify="right")
     for name in ("slope", "wrong\nsigns", "bias", "token", "energy"):
@@ -86,9 +87,9 @@ def table(rows: Sequence[Row]) -> Table:
 
 LEGEND = (
     "slope: of log share against log L at the longest answers. wrong signs: states at which the STOP logit is pushed"
-    " the wrong way (binary verifier). bias: length of the part of the gradient across grad J over that along it, at"
-    " the longest answers. Two conventions, two verdicts: token, one coefficient for decision and sampling tokens of a"
-    " trajectory; energy, the share does not vanish with length."
+    " the wrong way (binary verifier; 3x0: at three of them not at all). bias: length of the part of the gradient"
+    " across grad J over that along it, at the longest answers. Two conventions, two verdicts: token, one coefficient"
+    " for decision and sampling tokens of a trajectory; energy, the share does not vanish with length."
 )
 
 

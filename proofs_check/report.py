@@ -126,6 +126,11 @@ class TheoremResult:
         """Compiling and running."""
         return self.compile_seconds + self.run_seconds
 
+    @property
+    def rate(self) -> float | None:
+        """Instances a second, once compiled."""
+        return self.instances / self.run_seconds if self.run_seconds > 0 else None
+
     def to_json(self) -> dict[str, Any]:
         """See `Report.to_json`."""
         return {
@@ -140,6 +145,7 @@ class TheoremResult:
             "control_rejected": self.control_rejected,
             "seconds": self.seconds,
             "compile_seconds": self.compile_seconds,
+            "instances_per_second": self.rate,
             "claims": [c.to_json() for c in self.claims],
             "controls": [c.to_json() for c in self.controls],
         }
@@ -175,7 +181,7 @@ class Report:
 
             {"version": 1, "ok", "seed", "instances", "seconds", "theorems": [
                 {"id", "title", "statement", "provenance", "status": "ok" | "failed", "instances", "worst_error",
-                 "smallest_margin", "control_rejected", "seconds", "compile_seconds",
+                 "smallest_margin", "control_rejected", "seconds", "compile_seconds", "instances_per_second",
                  "claims": [{"name", "status", "worst_error", "tolerance", "smallest_margin",
                              "worst_instance": {"shape", "index"}}],
                  "controls": [{"name", "rejected", "instances", "smallest_error", "tolerance"}]}],
@@ -207,6 +213,7 @@ class Report:
             table.add_column(name, justify="right", no_wrap=True)
         table.add_column("control\nrejected", no_wrap=True)
         table.add_column("sec-\nonds", justify="right", no_wrap=True)
+        table.add_column("inst-\nances/s", justify="right", no_wrap=True)
         for t in self.theorems:
             margin = "" if t.smallest_margin is None else f"{t.smallest_margin:.1e}"
             table.add_row(
@@ -218,6 +225,7 @@ class Report:
                 margin,
                 "yes" if t.control_rejected else "[red]NO[/red]",
                 f"{t.seconds:.1f}",
+                "" if t.rate is None else f"{t.rate:.0f}",
             )
         return table
 

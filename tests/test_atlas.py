@@ -24,7 +24,7 @@ from dsjax.commands.atlas import entries_with
 from dsjax.errors import InputError
 from dsjax.length_attribution import measure
 from dsjax.long_answers import enumerate_at, gauss_binomial, on_policy, standard_scenario, structure
-from dsjax.objectives import resolve
+from dsjax.objectives import OBJECTIVES, resolve
 from dsjax.objectives.aggregation import aggregate
 from dsjax.signal_noise import signal_to_noise
 
@@ -32,8 +32,8 @@ NAMES = (
     "REINFORCE",
     "GRPO",
     "SFT",
-    "own-token KL, k1",
-    "own-token KL, k2",
+    "KL loss, k1",
+    "KL loss, k2",
     "trajectory KL",
     "DPO",
     "per-turn baseline",
@@ -122,7 +122,7 @@ def test_reward_share_does_not_depend_on_length(rows):
 
 
 def test_sft_and_own_token_kl_starve_the_decision(rows):
-    for name in ("SFT", "own-token KL, k2"):
+    for name in ("SFT", "KL loss, k2"):
         tail = atlas.slope(rows[name].shares)["tail"]
         assert tail is not None
         assert -1.0 <= tail < -0.6
@@ -131,9 +131,11 @@ def test_sft_and_own_token_kl_starve_the_decision(rows):
 
 
 def test_k1_in_the_loss_has_no_expected_gradient(rows):
-    assert all(share is None or np.isnan(share) for share in rows["own-token KL, k1"].shares.values()) or all(
-        float(m.energy_sample) + float(m.energy_decision) < 1e-25 for m in rows["own-token KL, k1"].measured
-    )
+    row = rows["KL loss, k1"]
+    assert set(row.shares.values()) == {None}
+    assert row.verdicts["energy"] == "undefined"
+    assert row.signs["binary"] == {"states": 6, "wrong": 0, "zero": 6}
+    assert "zero or undefined" in reading(row, 8)
 
 
 def test_group_normalisation_and_per_turn_baselines_are_not_along_the_reward_gradient(rows):
@@ -143,7 +145,7 @@ def test_group_normalisation_and_per_turn_baselines_are_not_along_the_reward_gra
 
 def test_signs_of_the_decision_gradient(rows):
     assert rows["REINFORCE"].signs["binary"] == {"states": 6, "wrong": 0, "zero": 0}
-    assert rows["own-token KL, k2"].signs["binary"]["wrong"] > 0
+    assert rows["KL loss, k2"].signs["binary"]["wrong"] > 0
 
 
 def test_sign_errors_see_a_flipped_gradient(rows):
@@ -167,13 +169,22 @@ def test_stored_forms(rows, tmp_path):
 def test_readings_are_plain(rows):
     assert "does not vanish" in reading(rows["REINFORCE"], 32)
     assert "starve the decision" in reading(rows["SFT"], 32)
-    assert "wrong way at 3 of 6 states" in reading(rows["own-token KL, k2"], 32)
+    assert "wrong way at 3 of 6 states" in reading(rows["KL loss, k2"], 32)
 
 
 @pytest.mark.parametrize("lengths", [(), (0, 1), (4, 2), (1, 2048)])
 def test_lengths_must_make_sense(lengths):
     with pytest.raises(InputError, match="lengths"):
         compute({"REINFORCE": ENTRIES["REINFORCE"]}, lengths)
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_every_entry_is_an_objective_with_its_options(name):
+    resolve(ENTRIES[name].objective, ENTRIES[name].options)
+
+
+def test_the_atlas_has_every_objective_of_the_registry():
+    assert {entry.objective for entry in ENTRIES.values()} == set(OBJECTIVES) - {"surrogate"}
 
 
 def test_unknown_objectives_and_options_are_refused():

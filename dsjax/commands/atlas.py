@@ -14,7 +14,7 @@ from dsjax.errors import require
 from dsjax.study import write_json
 from dsjax.training.checkpoints import write_atomically
 
-COMPARISON = ("REINFORCE", "GRPO", "SFT", "own-token KL, k2")
+COMPARISON = ("REINFORCE", "GRPO", "SFT", "KL loss, k2")
 
 
 def entries_with(objective: str | None, options: Mapping[str, Any], demonstrations: bool) -> dict[str, atlas.Entry]:

@@ -23,6 +23,7 @@ STATUS_KEYS = {
     "control_rejected",
     "seconds",
     "compile_seconds",
+    "instances_per_second",
     "claims",
     "controls",
 }
