@@ -43,7 +43,6 @@ def test_words_under_the_table_follow_from_it(results):
     assert inside["decider"]["low"] > 0
     assert outside["sampler"]["low"] > 0
     assert outside["decider"]["high"] < 0
-    assert results["improvement"]["carry"]["rloo"]["high"] < results["improvement"]["carry"]["sft-self"]["low"]
     assert all(results["evaluation"]["in"]["sft-success"][k]["value"] > 0.94 for k in ("a", "b"))
 
 
