@@ -213,7 +213,6 @@ class Report:
             table.add_column(name, justify="right", no_wrap=True)
         table.add_column("control\nrejected", no_wrap=True)
         table.add_column("sec-\nonds", justify="right", no_wrap=True)
-        table.add_column("inst-\nances/s", justify="right", no_wrap=True)
         for t in self.theorems:
             margin = "" if t.smallest_margin is None else f"{t.smallest_margin:.1e}"
             table.add_row(
@@ -225,7 +224,6 @@ class Report:
                 margin,
                 "yes" if t.control_rejected else "[red]NO[/red]",
                 f"{t.seconds:.1f}",
-                "" if t.rate is None else f"{t.rate:.0f}",
             )
         return table
 
@@ -258,6 +256,9 @@ class Report:
             console.print(f"{name} does not apply: it needs {'; '.join(reasons)}", highlight=False)
         for line in self.failures():
             console.print(escape(line), style="red")
+        rates = ", ".join(f"{t.id} {t.rate:.0f}" for t in self.theorems if t.rate is not None)
+        if rates:
+            console.print(f"instances a second, once compiled: {rates}", highlight=False)
         console.print(
             f"{self.seconds:.1f} s; over threads, {self.compile_seconds:.1f} s compiling and "
             f"{self.run_seconds:.1f} s running"

@@ -289,5 +289,5 @@ def run_instance(data: Any, ids: Sequence[str] | None = None) -> Report:
     found = _Accumulator(theorem)
     job = _Job(theorem, shape, 0, 1, 0)
     found.add(job, 0, jax.tree.map(lambda x: np.asarray(x)[None], out))
-    found.run_seconds = time.perf_counter() - start
-    return Report(0, 1, (found.result(),), found.run_seconds)
+    found.compile_seconds = time.perf_counter() - start  # nearly all of it
+    return Report(0, 1, (found.result(),), found.compile_seconds)
