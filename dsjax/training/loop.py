@@ -12,6 +12,7 @@ import optax
 from dsjax.errors import require
 from dsjax.objectives import Objective
 from dsjax.policies.base import Params, Policy
+from dsjax.training.layout import ONE_DEVICE, Layout
 from dsjax.training.sources import Setting, Source
 from dsjax.training.step import TrainState, make_gradient_measure, make_train_steps
 
@@ -50,6 +51,7 @@ def train(
     record: Callable[[Row], None],
     advance: Callable[[int], None],
     component: str = "both",
+    layout: Layout = ONE_DEVICE,
 ) -> Params:
     """Train, and measure at `points` + 1 equally spaced updates, the first and the last included.
 
@@ -69,6 +71,7 @@ def train(
       record: takes each row: {"kind": "train" | "gradient" | "evaluation", "step", ..}.
       advance: called with the number of updates just done.
       component: see `make_train_steps`.
+      layout: see `make_train_steps`.
 
     Raises:
       DivergedError: if loss or gradient norm is not finite.
@@ -76,9 +79,10 @@ def train(
     require(updates % points == 0, "updates", updates, f"a multiple of {points}, the number of measurements")
     interval = updates // points
     chunk = chunk_size(interval)
-    steps = make_train_steps(setting, policy, source, objective, optimizer, chunk, component)
-    measure = make_gradient_measure(setting, policy, source, objective)
-    state = TrainState.create(jax.tree.map(jax.numpy.copy, params), optimizer, problem_key, draw_key)
+    steps = make_train_steps(setting, policy, source, objective, optimizer, chunk, component, layout)
+    measure = make_gradient_measure(setting, policy, source, objective, layout)
+    state = layout.place(TrainState.create(jax.tree.map(jax.numpy.copy, params), optimizer, problem_key, draw_key))
+    base_params = layout.place(base_params)
 
     def measure_at(step: int) -> None:
         values = {k: float(v) for k, v in measure(state, base_params).items()}

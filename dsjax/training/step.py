@@ -1,8 +1,9 @@
-"""The compiled training step: data, log-probs, component gradients, update; k steps a dispatch."""
+"""The compiled training step: data, log-probs, component gradients, update; k steps a dispatch, of one run or many."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from flax import struct
 from dsjax.attribution import ComponentGradients, euclidean, inner, pull_back, ratio
 from dsjax.objectives import Objective
 from dsjax.policies.base import Params, Policy, log_probs
+from dsjax.training.layout import ONE_DEVICE, Layout
 from dsjax.training.sources import Setting, Source
 from dsjax.trajectories import Trajectories
 
@@ -25,20 +27,49 @@ class TrainState(struct.PyTreeNode):
     step: jax.Array  # i32[] updates done
     problem_key: jax.Array  # the stream of problems: equal for all arms of a run
     draw_key: jax.Array  # the stream of samples
+    options: dict[str, jax.Array] = struct.field(default_factory=dict)  # of the objective, where runs differ in them
 
     @classmethod
     def create(
-        cls, params: Params, optimizer: optax.GradientTransformation, problem_key: jax.Array, draw_key: jax.Array
+        cls,
+        params: Params,
+        optimizer: optax.GradientTransformation,
+        problem_key: jax.Array,
+        draw_key: jax.Array,
+        options: dict[str, jax.Array] | None = None,
     ) -> TrainState:
         """State before the first update."""
-        return cls(params, optimizer.init(params), jnp.zeros((), jnp.int32), problem_key, draw_key)
+        return cls(params, optimizer.init(params), jnp.zeros((), jnp.int32), problem_key, draw_key, options or {})
 
 
-def draw(setting: Setting, policy: Policy, source: Source, state: TrainState, base_params: Params) -> Trajectories:
-    """The trajectories of update `state.step`: a function of the two keys and the step alone."""
+def stack(states: Sequence[TrainState]) -> TrainState:
+    """Several runs as one state with a leading axis of runs: seeds, rates (`optax.inject_hyperparams`), options."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+
+
+def unstack(state: TrainState, index: int) -> TrainState:
+    """One run of a stacked state."""
+    return jax.tree.map(lambda x: x[index], state)
+
+
+def draw(
+    setting: Setting,
+    policy: Policy,
+    source: Source,
+    state: TrainState,
+    base_params: Params,
+    layout: Layout = ONE_DEVICE,
+) -> Trajectories:
+    """The trajectories of update `state.step`: a function of the two keys, the step and the parameters alone."""
     problems = setting.task.training_problems(jax.random.fold_in(state.problem_key, state.step), setting.prompts)
     key = jax.random.fold_in(state.draw_key, state.step)
-    return source(setting, policy, state.params, base_params, problems, key)
+    traj = source(setting, policy, state.params, base_params, layout.split_batch(problems), key)
+    return layout.split_batch(traj)
+
+
+def computed(setting: Setting, policy: Policy, layout: Layout) -> Policy:
+    """The policy as the layout computes it on rows of this setting."""
+    return layout.policy(policy, setting.task.prompt_length + setting.rounds * (policy.length + 1))
 
 
 def make_train_steps(
@@ -49,8 +80,12 @@ def make_train_steps(
     optimizer: optax.GradientTransformation,
     steps: int,
     component: str = "both",
+    layout: Layout = ONE_DEVICE,
+    runs: bool = False,
 ) -> Callable[[TrainState, Params], tuple[TrainState, dict[str, jax.Array]]]:
     """A compiled function that makes `steps` updates and returns the state and each metric as f[steps].
+
+    The state that it is given is used up (donated).
 
     Args:
       setting: what all arms share.
@@ -60,11 +95,21 @@ def make_train_steps(
       optimizer: an optax transformation.
       steps: updates per call.
       component: `both`, or the only component whose gradient is used (`sample`, `decision`).
+      layout: devices, and how much of the batch is in flight.
+      runs: states and parameters have a leading axis of runs (`stack`), which are trained side by side; metrics are
+        then f[runs, steps].
     """
+    in_parts = computed(setting, policy, layout)
 
     def update(state: TrainState, base_params: Params) -> tuple[TrainState, dict[str, jax.Array]]:
-        traj = draw(setting, policy, source, state, base_params)
-        loss, (ascent,) = pull_back(lambda p: log_probs(policy, p, traj), state.params, traj, objective, (component,))
+        traj = draw(setting, in_parts, source, state, base_params, layout)
+        loss, (ascent,) = pull_back(
+            lambda p: log_probs(in_parts, p, traj),
+            state.params,
+            traj,
+            partial(objective, **state.options),
+            (component,),
+        )
         gradient = jax.tree.map(jnp.negative, ascent)
         # Optax raises a float to an integer step count, which strict dtype promotion would refuse.
         with jax.numpy_dtype_promotion("standard"):
@@ -77,12 +122,12 @@ def make_train_steps(
             "decision_tokens": jnp.sum(traj.decision_mask).astype(jnp.float32),
         }
         params = optax.apply_updates(state.params, updates)
-        return state.replace(params=params, opt_state=opt_state, step=state.step + 1), metrics
+        return layout.constrain(state.replace(params=params, opt_state=opt_state, step=state.step + 1)), metrics
 
     def run(state: TrainState, base_params: Params) -> tuple[TrainState, dict[str, jax.Array]]:
         return jax.lax.scan(lambda s, _: update(s, base_params), state, None, length=steps)
 
-    return jax.jit(run, donate_argnums=0)
+    return jax.jit(jax.vmap(run) if runs else run, donate_argnums=0)
 
 
 def _parts(params: Params) -> dict[str, list[Any]]:
@@ -94,23 +139,34 @@ def _parts(params: Params) -> dict[str, list[Any]]:
 
 
 def make_gradient_measure(
-    setting: Setting, policy: Policy, source: Source, objective: Objective
+    setting: Setting,
+    policy: Policy,
+    source: Source,
+    objective: Objective,
+    layout: Layout = ONE_DEVICE,
+    runs: bool = False,
 ) -> Callable[[TrainState, Params], dict[str, jax.Array]]:
     """A compiled measurement of the component gradients on two independent batches.
 
     `share` is the decisions' part of |G|^2 of one batch (signal and noise together). `signal_*` = <G_1, G_2> of two
     independent batches: an unbiased estimate of |E G|^2, which may be negative where noise dominates; `noise_*` = the
-    mean squared norm of one batch minus it. All Euclidean, in parameter space.
+    mean squared norm of one batch minus it. All Euclidean, in parameter space. Layout and runs as in
+    `make_train_steps`.
     """
+    in_parts = computed(setting, policy, layout)
 
     def measure(state: TrainState, base_params: Params) -> dict[str, jax.Array]:
         def half(index: int) -> ComponentGradients:
             keys = {
                 name: jax.random.fold_in(getattr(state, name), 2**30 + index) for name in ("problem_key", "draw_key")
             }
-            traj = draw(setting, policy, source, state.replace(**keys), base_params)
+            traj = draw(setting, in_parts, source, state.replace(**keys), base_params, layout)
             loss, (s, d) = pull_back(
-                lambda p: log_probs(policy, p, traj), state.params, traj, objective, ("sample", "decision")
+                lambda p: log_probs(in_parts, p, traj),
+                state.params,
+                traj,
+                partial(objective, **state.options),
+                ("sample", "decision"),
             )
             return ComponentGradients(s, d, loss)
 
@@ -128,4 +184,4 @@ def make_gradient_measure(
         out["signal_share"] = jnp.where(positive, ratio(out["signal_decision"], whole), jnp.nan)
         return out
 
-    return jax.jit(measure)
+    return jax.jit(jax.vmap(measure) if runs else measure)
