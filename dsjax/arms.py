@@ -24,6 +24,7 @@ class Arm:
       family: `sft` or `reward`: which of a run's two step sizes it uses.
       options: of the objective.
       component: `both`, or the only component that learns.
+      value_weight: of the critic's loss next to the objective's; above 0 the arm needs a policy with a critic.
     """
 
     source: str
@@ -31,12 +32,21 @@ class Arm:
     family: Family
     options: Mapping[str, Any] = field(default_factory=dict)
     component: str = "both"
+    value_weight: float = 0.0
 
     def __post_init__(self) -> None:
         require(self.source in SOURCES, "source", self.source, SOURCES)
         require(self.family in get_args(Family), "family", self.family, get_args(Family))
         require(self.component in COMPONENTS, "component", self.component, COMPONENTS)
+        require(0 <= self.value_weight < float("inf"), "value_weight", self.value_weight, ">= 0 and finite")
+        valued = self.value_weight == 0 or self.source == "on-policy"
+        require(valued, "source", self.source, "on-policy, whose trajectories carry values, for a critic")
         resolve(self.objective, self.options)
+
+    @property
+    def value_options(self) -> dict[str, Any]:
+        """The options of the objective that say which return the critic learns."""
+        return {k: v for k, v in self.options.items() if k in ("discount", "gae_lambda", "reward_kl")}
 
 
 ARMS: dict[str, Arm] = {
@@ -47,6 +57,7 @@ ARMS: dict[str, Arm] = {
     "reinforce": Arm("on-policy", "reinforce", "reward", {"baseline": "batch_mean"}),
     "rloo": Arm("on-policy", "rloo", "reward"),
     "grpo": Arm("on-policy", "grpo", "reward"),
+    "ppo": Arm("on-policy", "ppo", "reward", value_weight=0.5),
     "only-decider": Arm("on-policy", "rloo", "reward", component="decision"),
     "only-sampler": Arm("on-policy", "rloo", "reward", component="sample"),
 }

@@ -17,7 +17,7 @@ from jax.flatten_util import ravel_pytree
 
 from dsjax.diagnosis import from_rollouts as from_rollouts
 from dsjax.errors import require
-from dsjax.objectives import Objective
+from dsjax.objectives import Objective, SumCount
 from dsjax.policies.base import Params, Policy, log_probs
 from dsjax.trajectories import Trajectories
 
@@ -52,7 +52,12 @@ class Attribution(struct.PyTreeNode):
 
 def loss_of(objective: Objective, logp_BxS: jax.Array, traj: Trajectories) -> jax.Array:
     """sum / count of the objective; 0 where there is nothing to learn from (count = 0)."""
-    total, count = objective(logp_BxS, traj)
+    return mean_of(objective(logp_BxS, traj))
+
+
+def mean_of(sum_count: SumCount) -> jax.Array:
+    """sum / count, the count as data; 0 where count = 0."""
+    total, count = sum_count
     count = jax.lax.stop_gradient(count)
     return jnp.where(count > 0, total / jnp.where(count > 0, count, 1.0), 0.0)
 

@@ -133,6 +133,8 @@ class QuickstartConfig:
             f"at most evaluation_problems = {self.evaluation_problems}",
         )
         require(len(set(self.arms)) == len(self.arms), "arms", self.arms, "each arm once")
+        for name in self.arms:
+            require(arm_of(name).value_weight == 0, "arms", name, "arms without a critic; `dsjax train` has them")
         reward = any(arm_of(name).family == "reward" for name in self.arms)
         require_int("group", self.group, 2 if reward else 1, "a leave-one-out baseline needs others" if reward else "")
         self.task  # noqa: B018  the task checks digits and width

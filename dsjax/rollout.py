@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
@@ -71,7 +72,7 @@ class Attempts(struct.PyTreeNode):
         return jnp.argmax(stops, axis=-1).astype(jnp.int32)
 
 
-@partial(jax.jit, static_argnames=("rounds",))
+@partial(jax.jit, static_argnames=("rounds", "stop_early"))
 def sample_attempts(
     policy: Policy,
     params: Params,
@@ -80,6 +81,7 @@ def sample_attempts(
     *,
     rounds: int,
     temperature: float | jax.Array = 1.0,
+    stop_early: bool = False,
 ) -> Attempts:
     """Draw T attempts a prompt, with the log-probs of both components.
 
@@ -93,6 +95,8 @@ def sample_attempts(
       key: PRNG key.
       rounds: T >= 1 (static).
       temperature: > 0; checked outside of a trace by `require_temperature`.
+      stop_early: with history, end when every episode has stopped (static); rounds that nobody came to are 0. Rounds
+        without history are drawn side by side, so nothing is saved there.
     """
     require(rounds >= 1, "rounds", rounds, "T >= 1")
     decoder = policy if isinstance(policy, CachedPolicy) else Uncached(policy)
@@ -112,8 +116,7 @@ def sample_attempts(
         decision_Bxn = jax.random.categorical(decision_key, log_d).astype(jnp.int32)
         return (state, ids_Bxn), (ids_Bxn, select(log_s, ids_Bxn), decision_Bxn, log_d)
 
-    def attempt_round(state: Any, xs: tuple[jax.Array, jax.Array]) -> tuple[Any, Any]:
-        first_round, round_key = xs
+    def attempt_round(state: Any, first_round: Any, round_key: jax.Array) -> tuple[Any, Any]:
         offsets = jnp.arange(L + 1, dtype=jnp.int32)
         firsts = jnp.full((L + 1,), first_round, jnp.int32)
         opening = jnp.full((B, n), attempt, jnp.int32)
@@ -125,7 +128,12 @@ def sample_attempts(
     state = decoder.start(params, prompt_BxP, rounds)
     steps = 1 if memoryless else rounds
     keys = jax.random.split(key, steps)
-    _, (ids, logp, decision, log_d) = jax.lax.scan(attempt_round, state, (jnp.arange(steps, dtype=jnp.int32), keys))
+    if stop_early and steps > 1:
+        drawn = _rounds_while_needed(attempt_round, state, keys, B)
+    else:
+        xs = (jnp.arange(steps, dtype=jnp.int32), keys)
+        _, drawn = jax.lax.scan(lambda state, x: attempt_round(state, *x), state, xs)
+    ids, logp, decision, log_d = drawn
 
     def rounds_first(x_RxLxBxn: jax.Array) -> jax.Array:
         return x_RxLxBxn.transpose(2, 0, 3, 1).reshape(B, rounds, L)
@@ -136,6 +144,28 @@ def sample_attempts(
         logp_answers=rounds_first(logp),
         log_decide=log_d.transpose(1, 0, 2, 3).reshape(B, rounds, 2),
     )
+
+
+def _rounds_while_needed(
+    attempt_round: Callable[[Any, Any, jax.Array], tuple[Any, Any]], state: Any, keys_R: jax.Array, batch: int
+) -> Any:
+    """What a scan over the rounds gives, up to the round in which the last episode stops; zeros after it."""
+    rounds = keys_R.shape[0]
+    one_round = jax.eval_shape(attempt_round, state, jnp.zeros((), jnp.int32), keys_R[0])[1]
+    nothing = jax.tree.map(lambda x: jnp.zeros((rounds, *x.shape), x.dtype), one_round)
+
+    def needed(carry: tuple[jax.Array, Any, Any, jax.Array]) -> jax.Array:
+        t, _, _, stopped_B = carry
+        return (t < rounds) & ~jnp.all(stopped_B)
+
+    def one(carry: tuple[jax.Array, Any, Any, jax.Array]) -> tuple[jax.Array, Any, Any, jax.Array]:
+        t, state, drawn, stopped_B = carry
+        state, new = attempt_round(state, t, keys_R[t])
+        drawn = jax.tree.map(lambda x, y: jax.lax.dynamic_update_index_in_dim(x, y, t, 0), drawn, new)
+        return t + 1, state, drawn, stopped_B | (new[2][:, 0] == STOP)
+
+    start = (jnp.zeros((), jnp.int32), state, nothing, jnp.zeros((batch,), bool))
+    return jax.lax.while_loop(needed, one, start)[2]
 
 
 def require_temperature(temperature: float) -> None:

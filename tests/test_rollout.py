@@ -11,6 +11,7 @@ import pytest
 
 from dsjax.errors import InputError
 from dsjax.policies import PositionwisePolicy, SaturatedPolicy, log_probs
+from dsjax.policies.transformer import TransformerPolicy
 from dsjax.rollout import Attempts, CachedPolicy, require_temperature, sample_attempts, to_trajectories
 from dsjax.trajectories import RESAMPLE, STOP
 
@@ -175,3 +176,39 @@ def test_errors_name_the_field():
     for bad in (0.0, -1.0, float("nan")):
         with pytest.raises(InputError, match="temperature"):
             require_temperature(bad)
+
+
+@pytest.mark.parametrize("stops", ["by chance", "at once"])
+def test_rounds_that_nobody_comes_to_are_not_drawn(stops):
+    policy = TransformerPolicy(
+        prompt_vocabulary=3,
+        prompt_length=1,
+        vocabulary=3,
+        length=2,
+        rounds=3,
+        layers=1,
+        width=8,
+        heads=2,
+        history="full",
+    )
+    params = policy.init(jax.random.key(0))
+    bias = jnp.array([50.0, -50.0]) if stops == "at once" else jnp.zeros(2)
+    params = {**params, "decide_head": {**params["decide_head"], "bias": bias}}
+    prompt, key = jnp.zeros((16, 1), jnp.int32), jax.random.key(1)
+    early = sample_attempts(policy, params, prompt, key, rounds=3, stop_early=True)
+    every = sample_attempts(policy, params, prompt, key, rounds=3)
+    assert_equal(seen(prompt, early), seen(prompt, every))
+    last = int(early.stop_round.max())
+    assert last == (0 if stops == "at once" else 2)
+    assert np.all(np.asarray(early.logp_answers[:, last + 1 :]) == 0)
+    assert np.all(np.asarray(every.logp_answers) < 0)  # the control: otherwise they are drawn
+
+
+def seen(prompt: jax.Array, attempts: Attempts):
+    """Trajectories without the tokens that no mask shows."""
+    traj = to_trajectories(prompt, attempts, jnp.zeros((16, 3)))
+    return traj.replace(tokens=jnp.where(traj.mask, traj.tokens, 0))
+
+
+def assert_equal(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)

@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 from flax import struct
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 
 from dsjax.policies.base import History, Params
 
@@ -29,7 +29,8 @@ class InParts(struct.PyTreeNode):
 
     Attributes:
       policy: the policy.
-      rows: sequences a device takes at a time; divides the batch, else the next smaller divisor is used.
+      rows: sequences a device takes at a time, or the largest divisor of its share below; 0 is all of them, kept for
+        the gradient instead of recomputed.
       mesh: devices with an axis `data` over which the batch is split; None leaves placement to JAX.
     """
 
@@ -80,21 +81,33 @@ class InParts(struct.PyTreeNode):
         return self.policy.step(params, state, ids_Bxn, first_round, offset, rounds)
 
     def _in_parts(self, function: Callable[..., Any], params: Params, *arrays: jax.Array) -> Any:
-        devices = 1 if self.mesh is None else self.mesh.shape[DATA]
-        batch = arrays[0].shape[0]
-        if batch % devices:  # nothing to split evenly: a few rows, for a shape or a test
+        mesh, batch = self.mesh, arrays[0].shape[0]
+        if mesh is None:
+            return self._on_one_device(function, params, *arrays)
+        if batch % mesh.shape[DATA]:  # nothing to split evenly: a few rows, for a shape or a test
             return function(params, *arrays)
-        part = part_size(batch // devices, self.rows) * devices
+
+        def on_each(params: Params, *arrays: jax.Array) -> Any:
+            # Each device has its own copy from here on: gradients are added up once, after the last part.
+            own = jax.tree.map(lambda x: jax.lax.pcast(x, DATA, to="varying"), params)
+            return self._on_one_device(function, own, *arrays)
+
+        whole, split = PartitionSpec(), PartitionSpec(DATA)
+        return jax.shard_map(on_each, mesh=mesh, in_specs=(whole, *(split for _ in arrays)), out_specs=split)(
+            params, *arrays
+        )
+
+    def _on_one_device(self, function: Callable[..., Any], params: Params, *arrays: jax.Array) -> Any:
+        batch = arrays[0].shape[0]
+        part = part_size(batch, self.rows) if self.rows else batch
+        if part == batch and not self.rows:
+            return function(params, *arrays)
 
         def split(x: jax.Array) -> jax.Array:
-            # Part i takes every k-th row, so each device finds its share of every part among its own rows.
-            x = x.reshape(part, -1, *x.shape[1:]).swapaxes(0, 1)
-            if self.mesh is None:
-                return x
-            return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, PartitionSpec(None, DATA)))
+            return x.reshape(-1, part, *x.shape[1:])
 
         def join(x: jax.Array) -> jax.Array:
-            return x.swapaxes(0, 1).reshape(batch, *x.shape[2:])
+            return x.reshape(batch, *x.shape[2:])
 
         one_part = jax.checkpoint(lambda xs: function(params, *xs))
         return jax.tree.map(join, jax.lax.map(one_part, jax.tree.map(split, arrays)))

@@ -1,4 +1,4 @@
-"""A decoder-only Flax transformer with a shared trunk and two heads, `pi_sample` and `pi_d`.
+"""A decoder-only Flax transformer with a shared trunk and two heads, `pi_sample` and `pi_d`; optionally a critic.
 
 Input of a row: the prompt, then K rounds of [ATTEMPT, y_1, .., y_L]. The output at offset j of a round predicts slot j
 of that round's trajectory tokens: answer token j + 1 for j < L, the decision for j = L. Decisions are not fed back: an
@@ -11,7 +11,7 @@ with history `full`, all earlier rounds.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -22,6 +22,7 @@ from flax import struct
 from dsjax.errors import require
 from dsjax.policies.base import History, Params
 
+Dtype = Literal["float32", "bfloat16"]
 PROMPT = -1  # the "round" of prompt tokens
 
 
@@ -38,6 +39,19 @@ def _visible(
     return visible
 
 
+def embed(ids: jax.Array, table: jax.Array) -> jax.Array:
+    """Rows of the table, 0 for an id outside of it.
+
+    By a one-hot product: the transpose of a gather is a scatter, which is slow on every backend.
+    """
+    return jax.nn.one_hot(ids, table.shape[0], dtype=table.dtype) @ table
+
+
+def _widened(x: jax.Array) -> jax.Array:
+    """In at least float32."""
+    return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
+
+
 class RMSNorm(nn.Module):
     """x / sqrt(mean(x^2) + epsilon) x scale, with the mean in at least float32.
 
@@ -50,7 +64,7 @@ class RMSNorm(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Normalise the last axis."""
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
-        wide = x if x.dtype == jnp.float64 else x.astype(jnp.float32)
+        wide = _widened(x)
         mean_square = jnp.mean(wide * wide, axis=-1, keepdims=True)
         factor = jax.lax.rsqrt(mean_square + jnp.asarray(self.epsilon, wide.dtype))
         scale = jnp.expand_dims(scale.astype(wide.dtype), tuple(range(x.ndim - 1)))
@@ -79,9 +93,10 @@ class Block(nn.Module):
             at = tuple(jnp.asarray(i, jnp.int32) for i in (0, 0, start, 0))  # one index type, in float64 scopes too
             k = jax.lax.dynamic_update_slice(cache[0], k, at)
             v = jax.lax.dynamic_update_slice(cache[1], v, at)
-        scores = jnp.einsum("bhqd,bhkd->bhqk", q, k) * head**-0.5
-        scores = jnp.where(visible_QxK[None, None], scores, jnp.finfo(scores.dtype).min)
-        mixed = jnp.einsum("bhqk,bhkd->bhqd", jax.nn.softmax(scores), v)
+        wide = jnp.float64 if q.dtype == jnp.float64 else jnp.float32  # softmax in at least float32
+        scores = jnp.einsum("bhqd,bhkd->bhqk", q, k, preferred_element_type=wide) * head**-0.5
+        scores = jnp.where(visible_QxK[None, None], scores, jnp.finfo(wide).min)
+        mixed = jnp.einsum("bhqk,bhkd->bhqd", jax.nn.softmax(scores).astype(v.dtype), v)
         mixed_BxNxD = mixed.transpose(0, 2, 1, 3).reshape(B, N, self.width)
         x_BxNxD = x_BxNxD + nn.Dense(self.width, use_bias=False, name="out")(mixed_BxNxD)
         h = RMSNorm(name="norm_mlp")(x_BxNxD)
@@ -104,13 +119,12 @@ class Trunk(nn.Module):
         table = self.param("tokens", normal, (c.num_ids, c.width))
         offsets = self.param("offsets", normal, (c.prompt_length + c.length + 1, c.width))
         round_N, offset_N = jnp.asarray(round_N), jnp.asarray(offset_N)
-        # One-hot products: the transpose of a gather is a scatter, which is slow on every backend.
-        x = jax.nn.one_hot(ids_BxN, c.num_ids, dtype=table.dtype) @ table
+        x = embed(ids_BxN, table)
         slot_N = jnp.where(round_N == PROMPT, offset_N, offset_N + c.prompt_length)
-        x = x + (jax.nn.one_hot(slot_N, offsets.shape[0], dtype=table.dtype) @ offsets)[None]
+        x = x + embed(slot_N, offsets)[None]
         if c.history == "full":
             rounds = self.param("rounds", normal, (c.rounds, c.width))
-            x = x + (jax.nn.one_hot(round_N, c.rounds, dtype=table.dtype) @ rounds)[None]
+            x = x + embed(round_N, rounds)[None]
         if cache is None:
             round_K, offset_K = round_N, offset_N
         else:
@@ -125,7 +139,7 @@ class Trunk(nn.Module):
 
 
 class Network(nn.Module):
-    """Trunk(s) and the two heads."""
+    """Trunk(s) and the heads."""
 
     policy: TransformerPolicy
 
@@ -137,6 +151,9 @@ class Network(nn.Module):
             self.trunks = {"shared": Trunk(self.policy)}
         self.sample_head = nn.Dense(self.policy.vocabulary)
         self.decide_head = nn.Dense(2)
+        if self.policy.critic:
+            # An output a round: without history the trunk cannot tell rounds apart, but what is left to gain differs.
+            self.value_head = nn.Dense(self.policy.rounds)
 
     def __call__(
         self, ids_BxN: jax.Array, round_N: Any, offset_N: Any, cache: Params | None = None, start: Any = 0
@@ -150,18 +167,33 @@ class Network(nn.Module):
         return hidden[sample], hidden[decide], caches
 
     def heads(self, sample_hidden: jax.Array, decide_hidden: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Log-softmax of the two heads."""
-        return jax.nn.log_softmax(self.sample_head(sample_hidden)), jax.nn.log_softmax(self.decide_head(decide_hidden))
+        """Log-softmax of the two heads, in at least float32."""
+        sample, decide = self.sample_head(_widened(sample_hidden)), self.decide_head(_widened(decide_hidden))
+        return jax.nn.log_softmax(sample), jax.nn.log_softmax(decide)
 
     def teacher_forced(self, ids_BxN: jax.Array, round_N: Any, offset_N: Any) -> tuple[jax.Array, jax.Array]:
         """(log pi_sample f[B, K, L, V], log pi_d f[B, K, 2]) from a row of prompt and rounds."""
+        return self.heads(*self.factors(ids_BxN, round_N, offset_N))
+
+    def factors(self, ids_BxN: jax.Array, round_N: Any, offset_N: Any) -> tuple[jax.Array, jax.Array]:
+        """Hidden states that the factors are predicted from: (answer tokens f[B, K, L, D], decisions f[B, K, D])."""
         c = self.policy
         sample_hidden, decide_hidden, _ = self(ids_BxN, round_N, offset_N)
 
         def rounds(h_BxNxD: jax.Array) -> jax.Array:
             return h_BxNxD[:, c.prompt_length :].reshape(h_BxNxD.shape[0], -1, c.length + 1, c.width)
 
-        return self.heads(rounds(sample_hidden)[:, :, : c.length], rounds(decide_hidden)[:, :, c.length])
+        return rounds(sample_hidden)[:, :, : c.length], rounds(decide_hidden)[:, :, c.length]
+
+    def values(self, ids_BxN: jax.Array, round_N: Any, offset_N: Any) -> jax.Array:
+        """f[B, K, L + 1]: output k of the value head on the factors of round k."""
+        sample_BxKxLxD, decide_BxKxD = self.factors(ids_BxN, round_N, offset_N)
+        hidden = jnp.concatenate([sample_BxKxLxD, decide_BxKxD[:, :, None]], axis=2)
+        if self.policy.critic_detached:
+            hidden = jax.lax.stop_gradient(hidden)
+        by_round = self.value_head(_widened(hidden))
+        own_KxT = jnp.eye(hidden.shape[1], self.policy.rounds, dtype=bool)
+        return jnp.sum(jnp.where(own_KxT[None, :, None], by_round, 0.0), axis=-1)
 
     def decode(
         self, ids_BxN: jax.Array, round_N: Any, offset_N: Any, cache: Params, start: Any
@@ -188,6 +220,9 @@ class TransformerPolicy(struct.PyTreeNode):
     mlp_ratio: int = struct.field(pytree_node=False, default=4)
     history: History = struct.field(pytree_node=False, default="none")
     separate_trunks: bool = struct.field(pytree_node=False, default=False)
+    dtype: Dtype = struct.field(pytree_node=False, default="float32")  # of the trunk; float32: that of the parameters
+    critic: bool = struct.field(pytree_node=False, default=False)  # a value head on the trunk(s), for `values`
+    critic_detached: bool = struct.field(pytree_node=False, default=False)  # it reads the trunk but does not train it
 
     @property
     def attempt_id(self) -> int:
@@ -204,20 +239,34 @@ class TransformerPolicy(struct.PyTreeNode):
         """The Flax module."""
         return Network(self)
 
+    def _computed(self, params: Params) -> Params:
+        """The parameters as the trunk computes with them; the heads keep theirs."""
+        if self.dtype == "float32":
+            return params
+        low = {name: sub for name, sub in params.items() if name.startswith("trunks")}
+        return {**params, **jax.tree.map(lambda x: x.astype(self.dtype), low)}
+
     def _apply(self, params: Params, *arguments: Any, method: str = "__call__") -> Any:
+        params = self._computed(params)
         return self.network.apply({"params": params}, *arguments, method=method)
 
     def init(self, key: jax.Array) -> Params:
-        """Float parameters: {trunks_*, sample_head, decide_head}.
+        """Float parameters: {trunks_*, sample_head, decide_head}, and value_head with a critic.
+
+        The critic changes none of the others.
 
         Raises:
-          InputError: if the width cannot be split over the heads.
+          InputError: if the width cannot be split over the heads, or a critic is detached that is not there.
         """
         require(self.width % self.heads == 0, "width", self.width, f"a multiple of heads = {self.heads}")
+        require(self.critic or not self.critic_detached, "critic_detached", True, "False, without a critic")
         ids, round_N, offset_N = self._row(
             jnp.zeros((1, self.prompt_length), jnp.int32), jnp.zeros((1, 1, self.length), jnp.int32)
         )
-        return self.network.init(key, ids, round_N, offset_N, method="teacher_forced")["params"]
+        params = self.network.init(key, ids, round_N, offset_N, method="teacher_forced")["params"]
+        if self.critic:
+            params = {**self.network.init(key, ids, round_N, offset_N, method="values")["params"], **params}
+        return params
 
     def _row(self, prompt_BxP: jax.Array, answers_BxKxL: jax.Array) -> tuple[jax.Array, np.ndarray, np.ndarray]:
         B, K, L = answers_BxKxL.shape
@@ -232,6 +281,19 @@ class TransformerPolicy(struct.PyTreeNode):
         """See `Policy.log_dists`."""
         return self._apply(params, *self._row(prompt_BxP, answers_BxKxL), method="teacher_forced")
 
+    def values(self, params: Params, prompt_BxP: jax.Array, answers_BxKxL: jax.Array) -> jax.Array:
+        """f[B, K, L + 1]: estimates of E[R | all before the factor]: before each answer token, and before the decision.
+
+        Teacher-forced, from the hidden state that the factor itself is predicted from: compiled with `log_dists`, both
+        share one forward pass.
+
+        Raises:
+          InputError: without a critic, or for more rounds than it has outputs.
+        """
+        require(self.critic, "critic", False, "a policy with critic=True")
+        require(answers_BxKxL.shape[1] <= self.rounds, "rounds", answers_BxKxL.shape[1], f"at most {self.rounds}")
+        return self._apply(params, *self._row(prompt_BxP, answers_BxKxL), method="values")
+
     def cache_layout(self, slots: int) -> tuple[np.ndarray, np.ndarray]:
         """(round, offset) of each cache slot: prompt first, then offset-major, so one step's rounds are contiguous."""
         P = self.prompt_length
@@ -244,7 +306,7 @@ class TransformerPolicy(struct.PyTreeNode):
         """Decoding state after the prompt: a cache with room for `rounds` rounds."""
         B, P = prompt_BxP.shape
         slots = P + rounds * (self.length + 1)
-        dtype = jax.tree.leaves(params)[0].dtype
+        dtype = params["sample_head"]["kernel"].dtype if self.dtype == "float32" else jnp.dtype(self.dtype)
         empty = jnp.zeros((B, self.heads, slots, self.width // self.heads), dtype)
         names = ("sample", "decide") if self.separate_trunks else ("shared",)
         cache = {name: tuple((empty, empty) for _ in range(self.layers)) for name in names}

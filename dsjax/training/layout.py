@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -71,7 +72,7 @@ class Layout:
         if rows is None:
             platform = jax.default_backend() if self.mesh is None else self.mesh.devices.flat[0].platform
             rows = max(1, TOKENS_IN_FLIGHT // row_tokens) if platform == "cpu" else 0
-        return policy if rows == 0 else InParts(policy, rows, self.mesh)
+        return policy if rows == 0 and self.mesh is None else InParts(policy, rows, self.mesh)
 
     def split_batch(self, tree: Any) -> Any:
         """Constrain arrays with a leading batch axis to lie split over the devices."""
@@ -90,7 +91,7 @@ class Layout:
         if self.mesh is None:
             return None
         spec = PartitionSpec()
-        plain = not jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+        plain = not jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
         if self.parameters == "fsdp" and plain and np.prod(x.shape, dtype=int) >= LEAST_SHARDED:
             axes = [i for i, n in enumerate(x.shape) if n % self.mesh.size == 0]
             if axes:
@@ -107,6 +108,16 @@ class Layout:
         if self.mesh is None:
             return tree
         return jax.jit(lambda x: x, out_shardings=self.shardings(tree))(tree)
+
+    def gathered(self, tree: Any) -> Any:
+        """Inside of a program: all of every leaf on each device, as products need it.
+
+        Without it XLA would split the products as the parameters are split, and send activations around instead.
+        """
+        if self.mesh is None or self.parameters == "replicated":
+            return tree
+        whole = NamedSharding(self.mesh, PartitionSpec())
+        return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, whole), tree)
 
     def constrain(self, tree: Any) -> Any:
         """Inside of a program: keep every leaf where `sharding` puts it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from dsjax.policies.base import Params, Policy, log_probs
 from dsjax.rollout import sample_attempts, to_trajectories
 from dsjax.tasks import AdditionTask, Problems
+from dsjax.training.critic import CriticPolicy, token_values
 from dsjax.trajectories import Trajectories
 
 
@@ -102,14 +103,23 @@ def base_answers(
 def on_policy(
     setting: Setting, policy: Policy, params: Params, base_params: Params, problems: Problems, key: jax.Array
 ) -> Trajectories:
-    """G episodes a problem from the current policy, with old and reference (base) log-probs."""
+    """G episodes a problem from the current policy, with old and reference (base) log-probs, and its values if any."""
     problems, group = _groups(setting, problems, setting.group)
     drawn = sample_attempts(
-        policy, params, problems.prompt, key, rounds=setting.rounds, temperature=setting.temperature
+        policy,
+        params,
+        problems.prompt,
+        key,
+        rounds=setting.rounds,
+        temperature=setting.temperature,
+        stop_early=True,
     )
     score = setting.task.score(drawn.answers, problems.answer[:, None, :])
     traj = to_trajectories(problems.prompt, drawn, score, cost=setting.cost, group=group, num_groups=setting.prompts)
-    return traj.replace(ref_logp=jax.lax.stop_gradient(log_probs(policy, base_params, traj)))
+    traj = traj.replace(ref_logp=jax.lax.stop_gradient(log_probs(policy, base_params, traj)))
+    if getattr(policy, "critic", False):
+        traj = traj.replace(values=jax.lax.stop_gradient(token_values(cast(CriticPolicy, policy), params, traj)))
+    return traj
 
 
 SOURCES: dict[str, Source] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from dsjax.attribution import ComponentGradients, euclidean, inner, pull_back, ratio
+from dsjax.attribution import ComponentGradients, euclidean, inner, mean_of, pull_back, ratio
 from dsjax.objectives import Objective
 from dsjax.policies.base import Params, Policy, log_probs
+from dsjax.training.critic import critic_loss
 from dsjax.training.layout import ONE_DEVICE, Layout
 from dsjax.training.sources import Setting, Source
 from dsjax.trajectories import Trajectories
@@ -82,6 +83,8 @@ def make_train_steps(
     component: str = "both",
     layout: Layout = ONE_DEVICE,
     runs: bool = False,
+    value_weight: float = 0.0,
+    value_options: Mapping[str, Any] | None = None,
 ) -> Callable[[TrainState, Params], tuple[TrainState, dict[str, jax.Array]]]:
     """A compiled function that makes `steps` updates and returns the state and each metric as f[steps].
 
@@ -98,19 +101,27 @@ def make_train_steps(
       layout: devices, and how much of the batch is in flight.
       runs: states and parameters have a leading axis of runs (`stack`), which are trained side by side; metrics are
         then f[runs, steps].
+      value_weight: of the critic's loss next to the objective's; above 0 for a policy with a critic and on-policy data.
+      value_options: of the critic's loss; discount, gae_lambda and reward_kl are those of the objective.
     """
     in_parts = computed(setting, policy, layout)
 
     def update(state: TrainState, base_params: Params) -> tuple[TrainState, dict[str, jax.Array]]:
-        traj = draw(setting, in_parts, source, state, base_params, layout)
+        whole = layout.gathered(state.params)
+        traj = draw(setting, in_parts, source, state.replace(params=whole), layout.gathered(base_params), layout)
         loss, (ascent,) = pull_back(
             lambda p: log_probs(in_parts, p, traj),
-            state.params,
+            whole,
             traj,
             partial(objective, **state.options),
             (component,),
         )
         gradient = jax.tree.map(jnp.negative, ascent)
+        if value_weight > 0:
+            critic: Any = in_parts
+            value_gradient = jax.grad(lambda p: mean_of(critic_loss(critic, p, traj, **(value_options or {}))))(whole)
+            gradient = jax.tree.map(lambda g, v: g + value_weight * v, gradient, value_gradient)
+        gradient = layout.constrain(gradient)
         # Optax raises a float to an integer step count, which strict dtype promotion would refuse.
         with jax.numpy_dtype_promotion("standard"):
             updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)

@@ -1,4 +1,4 @@
-"""The same functions in optax and, where it can be imported, in rlax."""
+"""The same functions in optax and, by stored numbers, in rlax."""
 
 from __future__ import annotations
 
@@ -14,17 +14,16 @@ from dsjax.objectives import resolve
 from dsjax.objectives.advantages import advantage
 from dsjax.objectives.critic import value_loss
 from dsjax.trajectories import Trajectories
+from tests.objectives.make_rlax_reference import DISCOUNT, GAE, Arrays, inputs, load, logits_for, outputs
 from tests.objectives.reference import batch, quick_jit
 
 EXACT = 1e-13  # a few dozen operations on numbers of order 1
 
 
-@pytest.fixture
-def rlax():
-    """Not a dependency: rlax needs nightly builds of another library, and warns of deprecations wherever it is used."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield pytest.importorskip("rlax", exc_type=ImportError)
+@pytest.fixture(scope="module")
+def peers() -> tuple[Arrays, Arrays]:
+    """(inputs, what rlax made of them), as stored."""
+    return load()
 
 
 def full(traj: Trajectories) -> Trajectories:
@@ -33,9 +32,9 @@ def full(traj: Trajectories) -> Trajectories:
     return traj.replace(sample_mask=~decision, decision_mask=decision)
 
 
-def logits_for(logp: jax.Array) -> jax.Array:
-    """Logits of two tokens, of which token 0 has this log-probability."""
-    return jnp.stack([logp, jnp.log1p(-jnp.exp(logp))], axis=-1)
+def stored_batch(given: Arrays) -> tuple[jax.Array, Trajectories]:
+    fields = {name: jnp.asarray(given[name]) for name in ("old_logp", "values", "reward")}
+    return jnp.asarray(given["logp"]), full(batch()[1]).replace(**fields)
 
 
 def test_optax_cross_entropy(x64):
@@ -64,61 +63,63 @@ def test_optax_l2_is_the_value_loss(x64):
     assert float(total / count) == pytest.approx(float(expected), rel=EXACT)
 
 
-def test_rlax_gae(x64, rlax):
-    _, traj = batch()
-    traj = full(traj)
-    rewards = jnp.zeros(traj.tokens.shape).at[:, -1].set(traj.reward)
-    values = jnp.concatenate([jnp.asarray(traj.values), jnp.zeros((8, 1))], axis=1)
-    for gamma, lam in ((1.0, 1.0), (0.9, 0.8), (1.0, 0.0)):
-        ours = advantage("gae", traj.reward, traj, discount=gamma, gae_lambda=lam)
-        theirs = jax.vmap(
-            lambda r, v: rlax.truncated_generalized_advantage_estimation(r, jnp.full(9, gamma), lam, v)  # noqa: B023
-        )(rewards, values)
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=EXACT)
+def test_the_stored_numbers_are_what_rlax_computes(peers):
+    """Where it can be imported; it is not a dependency."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pytest.importorskip("rlax", exc_type=ImportError)
+    given, expected = peers
+    for kind, fresh in ((given, inputs()), (expected, outputs(given))):
+        assert kind.keys() == fresh.keys()
+        for name, x in fresh.items():
+            np.testing.assert_allclose(kind[name], x, rtol=0, atol=EXACT, err_msg=name)
 
 
-def test_rlax_clipped_surrogate(x64, rlax):
-    logp, traj = batch()
-    traj = full(traj)
-    A = advantage("gae", traj.reward, traj)
-
-    def theirs(x):
-        return rlax.clipped_surrogate_pg_loss(jnp.exp(x - traj.old_logp).ravel(), A.ravel(), 0.2)
-
-    f = resolve("ppo")
-    ours = quick_jit(jax.value_and_grad(lambda x: f(x, traj)[0] / f(x, traj)[1]))(logp)
-    for a, b in zip(ours, quick_jit(jax.value_and_grad(theirs))(logp), strict=True):
-        np.testing.assert_allclose(a, b, rtol=0, atol=EXACT)
+@pytest.mark.parametrize("name", GAE)
+def test_rlax_gae_and_value_targets(x64, peers, name):
+    given, expected = peers
+    logp, traj = stored_batch(given)
+    options = dict(zip(("discount", "gae_lambda"), GAE[name], strict=True))
+    A = advantage("gae", traj.reward, traj, **options)
+    np.testing.assert_allclose(A, expected[f"gae_{name}"], rtol=0, atol=EXACT)
+    total, count = value_loss(logp, traj, **options)  # log-probs as values: any numbers will do
+    squares = (given["logp"] - expected[f"target_{name}"]) ** 2
+    assert float(total / count) == pytest.approx(0.5 * squares.mean(), rel=EXACT)
 
 
-def test_rlax_policy_gradient_and_returns(x64, rlax):
-    logp, traj = batch()
-    traj = full(traj)
-    rewards = jnp.asarray(np.random.default_rng(2).normal(size=logp.shape))
-    ours = advantage("returns_to_go", rewards, traj, discount=0.9)
-    theirs = jax.vmap(lambda r: rlax.lambda_returns(r, jnp.full(9, 0.9), jnp.zeros(9), 1.0))(rewards)
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=EXACT)
-    total, count = resolve("surrogate", {"advantage": ours, "aggregation": "token_mean"})(logp, traj)
-    expected = rlax.policy_gradient_loss(
-        logits_for(logp).reshape(-1, 2), jnp.zeros(72, jnp.int32), ours.ravel(), jnp.ones(72)
-    )
-    assert float(total / count) == pytest.approx(float(expected), rel=EXACT)
+@pytest.mark.parametrize(
+    ("name", "kind", "options"),
+    [("clipped", "ppo", {}), ("policy_gradient", "surrogate", {"aggregation": "token_mean"})],
+)
+def test_rlax_policy_losses(x64, peers, name, kind, options):
+    given, expected = peers
+    logp, traj = stored_batch(given)
+    f = resolve(kind, {"advantage": jnp.asarray(given["advantage"]), **options})
+    loss, slope = quick_jit(jax.value_and_grad(lambda x: jnp.divide(*f(x, traj))))(logp)
+    np.testing.assert_allclose(loss, expected[name], rtol=0, atol=EXACT)
+    np.testing.assert_allclose(slope, expected[f"{name}_gradient"], rtol=0, atol=EXACT)
+    assert (np.asarray(slope) == 0).any() == (name == "clipped")
 
 
-def test_rlax_entropy(x64, rlax):
+def test_rlax_returns(x64, peers):
+    given, expected = peers
+    _, traj = stored_batch(given)
+    ours = advantage("returns_to_go", jnp.asarray(given["token_rewards"]), traj, discount=DISCOUNT)
+    np.testing.assert_allclose(ours, expected["returns"], rtol=0, atol=EXACT)
+
+
+def test_rlax_entropy(x64, peers):
     """Both tokens of 8 contexts with their probabilities: the estimate and its gradient average to the exact ones."""
-    logp, traj = batch()
+    given, expected = peers
+    logp, traj = stored_batch(given)
     first = jnp.zeros((16, 9), bool).at[:, 0].set(True)
     law = jax.tree.map(lambda x: jnp.concatenate([x, x]), traj).replace(sample_mask=first, decision_mask=~first & first)
 
     def ours(x):
         both = jnp.concatenate([x, jnp.log1p(-jnp.exp(x))])
         f, weight = resolve("entropy_bonus"), jax.lax.stop_gradient(jnp.exp(both)) / 8
-        total, count = f(jnp.broadcast_to(both[:, None], (16, 9)), law.replace(weight=weight))
-        return total / count
+        return jnp.divide(*f(jnp.broadcast_to(both[:, None], (16, 9)), law.replace(weight=weight)))
 
-    def theirs(x):
-        return rlax.entropy_loss(logits_for(x), jnp.ones(8))
-
-    for a, b in zip(*(quick_jit(jax.value_and_grad(f))(logp[:, 0]) for f in (ours, theirs)), strict=True):
-        np.testing.assert_allclose(a, b, rtol=0, atol=EXACT)
+    loss, slope = quick_jit(jax.value_and_grad(ours))(logp[:, 0])
+    np.testing.assert_allclose(loss, expected["entropy"], rtol=0, atol=EXACT)
+    np.testing.assert_allclose(slope, expected["entropy_gradient"][:, 0], rtol=0, atol=EXACT)

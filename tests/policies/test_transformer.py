@@ -239,3 +239,89 @@ def test_static_and_hashable():
     assert hash(make_policy()) == hash(make_policy())
     assert (make_policy().attempt_id, make_policy().num_ids) == (5, 6)
     assert not jax.tree.leaves(make_policy())
+
+
+def with_critic(policy: TransformerPolicy) -> TransformerPolicy:
+    return policy.replace(critic=True)
+
+
+def test_a_critic_changes_nothing_else(drawn):
+    """Its own parameters apart, the same ones from the same key, and the same laws, bit for bit."""
+    policy, critic = drawn.policy, with_critic(drawn.policy)
+    without, with_ = jax.jit(lambda key: (policy.init(key), critic.init(key)))(jax.random.key(7))
+    assert set(with_) - set(without) == {"value_head"}
+    assert {name.split("_")[0] for name in without} == {"trunks", "sample", "decide"}
+    jax.tree.map(np.testing.assert_array_equal, {k: with_[k] for k in without}, without)
+    assert with_["value_head"]["kernel"].shape == (8, ROUNDS)
+    params = {**drawn.params, "value_head": with_["value_head"]}
+    got = log_dists(critic, params, drawn.prompt, drawn.attempts.answers)
+    for a, b in zip(got, log_dists(policy, drawn.params, drawn.prompt, drawn.attempts.answers), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@functools.partial(jax.jit, static_argnames=("policy",))
+def values(policy, params, prompt, answers):
+    return policy.values(params, prompt, answers)
+
+
+def test_a_value_depends_on_exactly_what_its_factor_depends_on(drawn):
+    """Before each answer token and before the decision: never on the token that is valued next."""
+    critic, prompt, answers = with_critic(drawn.policy), drawn.prompt, drawn.attempts.answers
+    params = lively(critic)
+    before = np.asarray(values(critic, params, prompt, answers))
+    assert before.shape == (BATCH, ROUNDS, LENGTH + 1)
+    for k in range(ROUNDS):
+        for j in range(LENGTH):
+            changed = answers.at[:, k, j].set((answers[:, k, j] + 1) % 3)
+            moved = np.abs(np.asarray(values(critic, params, prompt, changed)) - before).max(axis=0)
+            sample, decide = reads(k, j, critic.history)
+            may = np.concatenate([sample, decide[:, None]], axis=1)
+            assert (moved[~may] == 0).all()
+            assert (moved[may] > 10 * F32_PATHS).all()
+    for p in range(2):
+        changed = prompt.at[:, p].set((prompt[:, p] + 1) % 5)
+        assert (np.abs(np.asarray(values(critic, params, changed, answers)) - before).max(axis=0) > F32_PATHS).all()
+
+
+def test_values_know_the_round(drawn):
+    """Equal answers in all rounds: a memoryless law is the same in each, what is left to gain is not."""
+    critic = with_critic(drawn.policy)
+    same = jnp.broadcast_to(drawn.attempts.answers[:, :1], drawn.attempts.answers.shape)
+    assert np.ptp(np.asarray(values(critic, lively(critic), drawn.prompt, same)), axis=1).max() > 1000 * F32_PATHS
+    fewer = values(critic, lively(critic), drawn.prompt, same[:, :1])
+    # Masked keys weigh exactly 0; the sums over the others may be arranged in another way.
+    whole = values(critic, lively(critic), drawn.prompt, same)
+    np.testing.assert_allclose(fewer, whole[:, :1], rtol=0, atol=F32_PATHS)
+
+
+def test_value_and_law_share_a_forward_pass():
+    """Compiled together they cost what the laws cost and the value head: not a second trunk."""
+    policy = with_critic(make_policy(width=32))
+    shapes = jax.eval_shape(policy.init, jax.random.key(0))
+    row = jax.ShapeDtypeStruct((BATCH, 2), jnp.int32), jax.ShapeDtypeStruct((BATCH, ROUNDS, LENGTH), jnp.int32)
+
+    def operations(*functions: Any) -> float:
+        cost: Any = jax.jit(lambda *xs: [f(*xs) for f in functions]).lower(shapes, *row).compile().cost_analysis()
+        return cost["flops"]
+
+    laws, value, both = ((policy.log_dists,), (policy.values,), (policy.log_dists, policy.values))
+    assert operations(*both) - operations(*laws) < 0.1 * operations(*value)
+
+
+def test_low_precision_is_of_the_trunk_alone():
+    """bfloat16 products: outputs, parameters and gradients stay float32, log-probs normalise in float32."""
+    policy = TransformerPolicy(3, 1, 3, 2, 2, layers=1, width=8, heads=2)
+    low = policy.replace(dtype="bfloat16")
+    params = policy.init(jax.random.key(0))
+    prompt, answers = jnp.zeros((4, 1), jnp.int32), jnp.ones((4, 2, 2), jnp.int32)
+    for exact, rounded in zip(
+        policy.log_dists(params, prompt, answers), low.log_dists(params, prompt, answers), strict=True
+    ):
+        assert rounded.dtype == jnp.float32
+        np.testing.assert_allclose(jnp.exp(rounded).sum(-1), 1.0, atol=8 * float(jnp.finfo(jnp.float32).eps))
+        # Hidden states of order one, a few roundings of 2^-8 each: close, and not the same program.
+        assert 0 < float(jnp.abs(exact - rounded).max()) < 0.1
+    gradient = jax.grad(lambda p: low.log_dists(p, prompt, answers)[0].sum())(params)
+    assert {x.dtype for x in jax.tree.leaves(gradient)} == {jnp.dtype("float32")}
+    cache = low.start(params, prompt, 2)
+    assert {x.dtype for x in jax.tree.leaves(cache)} == {jnp.dtype("bfloat16")}

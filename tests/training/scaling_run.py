@@ -1,6 +1,7 @@
 """Trains a few updates on the given devices and writes parameters and metrics: run in a process of its own."""
 
 import argparse
+from typing import Any
 
 import jax
 import numpy as np
@@ -58,7 +59,8 @@ def main() -> None:
     whole = Layout(layout.mesh).place(state.params)  # every process has all of it
     if options.process == 0:
         leaves = {f"p{i}": np.asarray(x) for i, x in enumerate(jax.tree.leaves(whole))}
-        np.savez(options.out, split=np.array(split), **{k: np.asarray(v) for k, v in metrics.items()}, **leaves)
+        arrays: dict[str, Any] = {"split": np.array(split), **{k: np.asarray(v) for k, v in metrics.items()}, **leaves}
+        np.savez(options.out, **arrays)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -148,7 +149,8 @@ def test_runs_side_by_side_equal_runs_alone():
 
     def fresh() -> list[TrainState]:
         states = [some_state(seed, optimizer, token_kl=0.1 * seed) for seed in range(3)]
-        states[1].opt_state.hyperparams["learning_rate"] = jnp.asarray(0.05)
+        opt_state: Any = states[1].opt_state
+        opt_state.hyperparams["learning_rate"] = jnp.asarray(0.05)
         return states
 
     base = [s.params for s in fresh()]

@@ -1,0 +1,140 @@
+"""Every objective over two devices: sums and counts per device, added up, are the loss and gradient of one device."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dsjax.objectives import Objective, resolve
+from dsjax.objectives.advantages import advantage
+from dsjax.objectives.kl import token_rewards_with_kl
+from dsjax.trajectories import Trajectories
+from tests.objectives.reference import PRESETS, batch, quick_jit
+from tests.objectives.test_objectives import BATCH_STATISTICS, EXACT, VARIANTS
+
+DEVICES, GROUPS, PARAMETERS = 2, 2, 3
+OVER_DEVICES = jax.P("data")
+
+
+class Step(NamedTuple):
+    """What devices exchange, and each token's own part."""
+
+    total: jax.Array  # f[]
+    count: jax.Array  # f[]
+    slope: jax.Array  # f[P]  d total / d theta
+    raw: jax.Array  # f[B, S]  d total / d logp
+
+
+def whole_groups() -> tuple[jax.Array, Trajectories, jax.Array]:
+    """(logp, batch, features): two groups of four, one a device, with unequal numbers of tokens.
+
+    Log-probs move with shared parameters theta as logp + features theta, so gradients must be added up over devices.
+    """
+    logp, traj = batch()
+    group = jnp.repeat(jnp.arange(GROUPS, dtype=jnp.int32), 4)
+    tokens = np.asarray(traj.mask).sum(-1).reshape(DEVICES, 4).sum(-1)
+    assert tokens[0] != tokens[1]
+    features = jnp.asarray(np.random.default_rng(4).normal(size=(*logp.shape, PARAMETERS)))
+    return logp, traj.replace(group=group, num_groups=GROUPS), features
+
+
+def step(f: Objective, theta: jax.Array, logp: jax.Array, features: jax.Array, traj: Trajectories) -> Step:
+    (total, count), pull = jax.vjp(lambda x: f(x, traj), logp + features @ theta)
+    raw = pull((jnp.ones_like(total), jnp.zeros_like(count)))[0]
+    return Step(total, count, jnp.einsum("bs,bsp->p", raw, features), raw)
+
+
+@quick_jit
+def loss_and_gradients(s: Step) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Divided once, after everything is added up."""
+    return s.total / s.count, s.slope / s.count, s.raw / s.count
+
+
+def one_device(f: Objective) -> Step:
+    logp, traj, features = whole_groups()
+    return quick_jit(functools.partial(step, f))(jnp.zeros(PARAMETERS), logp, features, traj)
+
+
+def per_device(f: Any, *rows: jax.Array) -> Step:
+    """`f(logp, traj, *rows)` on the rows of each device, sums added up over the mesh."""
+    mesh = jax.make_mesh((DEVICES,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+
+    @functools.partial(
+        jax.shard_map,
+        mesh=mesh,
+        in_specs=(jax.P(), OVER_DEVICES),
+        out_specs=(jax.P(), OVER_DEVICES),
+    )
+    def run(theta, data):
+        logp, traj, features, *mine = data
+        # A device counts its own groups from 0, so that their number fits its rows.
+        first = jax.lax.axis_index("data").astype(jnp.int32) * (GROUPS // DEVICES)
+        traj = traj.replace(group=traj.group - first, num_groups=GROUPS // DEVICES)
+        out = step(lambda x, t: f(x, t, *mine), theta, logp, features, traj)
+        return jax.lax.psum((out.total, out.count, out.slope), "data"), out.raw
+
+    logp, traj, features = whole_groups()
+    (total, count, slope), raw = quick_jit(run)(jnp.zeros(PARAMETERS), (logp, traj, features, *rows))
+    return Step(total, count, slope, raw)
+
+
+def agree(a: Step, b: Step) -> None:
+    # Two orders of adding up some 50 terms of order 1, features included: a few tens of eps.
+    for x, y in zip((*a, *loss_and_gradients(a)), (*b, *loss_and_gradients(b)), strict=True):
+        np.testing.assert_allclose(x, y, rtol=EXACT, atol=EXACT)
+
+
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name not in BATCH_STATISTICS])
+def test_devices_combine_as_sums_and_counts(x64, name):
+    f = resolve(*VARIANTS[name])
+    whole, combined = one_device(f), per_device(f)
+    agree(whole, combined)
+    assert np.abs(np.asarray(whole.slope)).max() > 1e-3
+
+
+def test_the_mean_of_means_is_another_loss(x64):
+    """Control: dividing on each device, and averaging, weights the tokens of the shorter batch more."""
+    f = resolve("sft")
+    logp, traj, features = whole_groups()
+    losses = [
+        step(f, jnp.zeros(PARAMETERS), logp[rows], features[rows], jax.tree.map(lambda x: x[rows], traj))  # noqa: B023
+        for rows in (slice(0, 4), slice(4, 8))
+    ]
+    means = np.mean([float(s.total / s.count) for s in losses])
+    whole = one_device(f)
+    assert abs(means - float(whole.total / whole.count)) > 1e-3
+
+
+ADVANTAGE_OPTIONS = ("advantage", "baseline", "whiten", "discount", "gae_lambda", "epsilon", "reward_kl")
+
+
+def advantages_of(name: str, traj: Trajectories) -> jax.Array:
+    """The advantages of a variant on a whole batch."""
+    kind, options = VARIANTS[name]
+    given = {**PRESETS[kind], **options}
+    which = given["baseline"] if "baseline" in given else given["advantage"]
+    beta = given.get("reward_kl", 0.0)
+    reward = token_rewards_with_kl(traj, beta)
+    if which == "batch_mean":
+        reward = reward.sum(-1)
+    settings = {k: given[k] for k in ("whiten", "discount", "gae_lambda", "epsilon") if k in given}
+    return advantage(which, reward, traj, **settings)
+
+
+@pytest.mark.parametrize("name", BATCH_STATISTICS)
+def test_statistics_of_the_batch_are_shared_as_advantages(x64, name):
+    """Computed once on the whole batch and cut with the rows they combine exactly; on each device alone they do not."""
+    kind, options = VARIANTS[name]
+    given = {k: v for k, v in {**PRESETS[kind], **options}.items() if k not in ADVANTAGE_OPTIONS}
+    traj = whole_groups()[1]
+    A = quick_jit(functools.partial(advantages_of, name))(traj)
+    whole = one_device(resolve(kind, options))
+    shared = per_device(lambda x, t, mine: resolve("surrogate", {**given, "advantage": mine})(x, t), A)
+    agree(whole, shared)
+    naive = per_device(resolve(kind, options))
+    assert np.abs(np.asarray(naive.slope) - np.asarray(whole.slope)).max() > 1e-3
