@@ -1,0 +1,143 @@
+"""Every optimisation of the training engine, before and after, as ratios from one run.
+
+    python experiments/bench/ablations.py --json experiments/bench/ablations.json
+
+Both sides of a pair are compiled first, then timed in turn; a ratio is the median over rounds of one round's ratio.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from dsjax.bench import BenchConfig, Timed, layout_of, prepare, seconds
+from dsjax.commands.devices import use_processor_cores
+from dsjax.policies import base, transformer
+from dsjax.rollout import sample_attempts
+from dsjax.study import provenance
+from dsjax.training import sources
+from dsjax.training.checkpoints import write_atomically
+
+FORMAT = 1
+Side = Callable[[], Timed]
+
+
+@contextmanager
+def gathers() -> Iterator[None]:
+    """Embeddings and chosen log-probs by gather, as first written: their gradients are scatters."""
+
+    def embed(ids: jax.Array, table: jax.Array) -> jax.Array:
+        return table[ids]
+
+    def select(log_dist: jax.Array, index: jax.Array) -> jax.Array:
+        return jnp.take_along_axis(log_dist, index[..., None], axis=-1)[..., 0]
+
+    with mock.patch.object(transformer, "embed", embed), mock.patch.object(base, "select", select):
+        yield
+
+
+@contextmanager
+def rounds_to_the_end() -> Iterator[None]:
+    """Rollouts draw all rounds although every episode has stopped."""
+
+    def all_rounds(*arguments: Any, stop_early: bool = False, **options: Any) -> Any:
+        del stop_early
+        return sample_attempts(*arguments, **options)
+
+    with mock.patch.object(sources, "sample_attempts", all_rounds):
+        yield
+
+
+def measured(config: BenchConfig, measure: str) -> Side:
+    """One measure of the benchmark."""
+    return lambda: prepare(config, layout_of(config), measure)
+
+
+def under(change: Callable[[], Any], side: Side) -> Side:
+    """The same with a part of the library replaced while it is traced."""
+
+    def build() -> Timed:
+        with change():
+            return side()
+
+    return build
+
+
+def pairs() -> dict[str, tuple[Side, Side]]:
+    """Name: (before, after)."""
+    one = BenchConfig(devices=1)
+    cores = BenchConfig(devices=None)
+    whole = BenchConfig(devices=1, microbatch=0)
+    small = BenchConfig(preset="nano", batch=64, group=8, devices=1, length=5)
+    full = BenchConfig(preset="nano", batch=256, devices=1, length=5, history="full", rounds=4)
+    return {
+        "one-hot products for gathers, SFT step": (under(gathers, measured(whole, "sft")), measured(whole, "sft")),
+        "batch in parts, SFT step": (measured(whole, "sft"), measured(one, "sft")),
+        "batch in parts, forward": (measured(whole, "forward"), measured(one, "forward")),
+        "batch in parts, RL step": (measured(whole, "rl"), measured(one, "rl")),
+        "a device of each core, SFT step": (measured(one, "sft"), measured(cores, "sft")),
+        "a device of each core, forward": (measured(one, "forward"), measured(cores, "forward")),
+        "a device of each core, decode": (measured(one, "decode"), measured(cores, "decode")),
+        "a device of each core, RL step": (measured(one, "rl"), measured(cores, "rl")),
+        "10 updates a dispatch, nano, batch 64": (
+            measured(small, "sft"),
+            measured(BenchConfig(**{**vars(small), "steps": 10}), "sft"),
+        ),
+        "4 runs side by side, nano, batch 64": (
+            measured(small, "rl"),
+            measured(BenchConfig(**{**vars(small), "seeds": 4}), "rl"),
+        ),
+        "stop when all have stopped, history full": (
+            under(rounds_to_the_end, measured(full, "rl")),
+            measured(full, "rl"),
+        ),
+        "rounds at once, nano, history none for full": (
+            under(rounds_to_the_end, measured(full, "rl")),
+            measured(BenchConfig(**{**vars(full), "history": "none"}), "rl"),
+        ),
+        "bfloat16 (not the default on processors)": (
+            measured(one, "sft"),
+            measured(BenchConfig(devices=1, dtype="bfloat16"), "sft"),
+        ),
+    }
+
+
+def main() -> None:
+    """Measure, print, store."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--repeats", type=int, default=5)
+    options = parser.parse_args()
+    use_processor_cores(None)
+    rows: list[dict[str, Any]] = []
+    for name, (before, after) in track(list(pairs().items()), "pairs"):
+        old, new = before(), after()
+        ratios = []
+        for _ in range(options.repeats):
+            rate_old = old.tokens / seconds(old.call)
+            ratios.append(new.tokens / seconds(new.call) / rate_old)
+        first = {"before": old.first_s, "after": new.first_s}
+        rows.append({"name": name, "ratio": statistics.median(ratios), "rounds": ratios, "first_s": first})
+    table = Table("", "tokens/s after / before", "of single rounds")
+    for row in rows:
+        table.add_row(row["name"], f"{row['ratio']:.2f}", f"{min(row['rounds']):.2f}..{max(row['rounds']):.2f}")
+    Console().print(table)
+    if options.json is not None:
+        result = {"format": FORMAT, "provenance": provenance(), "pairs": rows}
+        write_atomically(options.json, (json.dumps(result, indent=1) + "\n").encode())
+
+
+if __name__ == "__main__":
+    main()
