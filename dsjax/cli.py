@@ -1,6 +1,7 @@
 """The command line; `dsjax --help` lists the commands.
 
-Exit status: 0 success, 1 a failed check or a training that diverged, 2 bad input, 130 interrupted.
+Exit status: 0 success, 1 a failed check, a training that diverged or a full disk, 2 bad input, 130 interrupted, 143
+terminated; after the last two the same command continues.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
+from dsjax.commands.study import Study, study
 from dsjax.commands.terminal import bars, parse_settings, require_directory, require_writable, writing
 from dsjax.errors import InputError, require
 
@@ -59,6 +61,20 @@ class Quickstart:
 
 
 @dataclass(frozen=True)
+class Train:
+    """A long run with checkpoints; the same command continues after whatever ended it (docs/training.md)."""
+
+    config: Annotated[Path, tyro.conf.Positional]
+    """JSON file with the settings."""
+    run: Path
+    """Run directory."""
+    set: tuple[str, ...] = field(default=())
+    """Settings instead of those of the file, as name=value."""
+    override: tuple[str, ...] = field(default=())
+    """Settings that replace those the run had so far, as name=value; only those that may change."""
+
+
+@dataclass(frozen=True)
 class Atlas:
     """How each objective shares its exact expected gradient between answer and decision, for 1 to 1024 tokens."""
 
@@ -90,6 +106,24 @@ class Attribute:
     """Options of the objective, as name=value."""
     json: Path | None = None
     """Also write every number to this file."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Speed of training, sampling and reading, as fractions of the machine's matrix product (docs/performance.md)."""
+
+    preset: str = "1M"
+    """Size of the network: nano, 1M, 4M or 16M."""
+    sweep: tuple[str, ...] = ()
+    """Also measure along batch, length, rounds, width, seeds or devices."""
+    set: tuple[str, ...] = field(default=())
+    """Settings, as name=value, e.g. batch=256, devices=1, dtype=bfloat16."""
+    json: Path | None = None
+    """Write the numbers to this file (format: docs/performance.md)."""
+    compare: Path | None = None
+    """A stored result to compare with."""
+    figures: Path | None = None
+    """Draw the sweeps into this directory."""
 
 
 @dataclass(frozen=True)
@@ -202,6 +236,13 @@ def quickstart(command: Quickstart, console: Console) -> int:
     return 0 if results["theorems"]["ok"] else 1
 
 
+def train(command: Train, console: Console) -> int:
+    """Run `dsjax train`."""
+    from dsjax.commands.train import train as job
+
+    return job(command.config, command.run, command.set, command.override, console)
+
+
 def atlas(command: Atlas, console: Console) -> int:
     """Run `dsjax atlas`."""
     from dsjax.commands import atlas as job
@@ -225,6 +266,20 @@ def attribute(command: Attribute, console: Console) -> int:
     return job(command.file, command.objective, parse_settings(command.set), command.json, console)
 
 
+def bench(command: Bench, console: Console) -> int:
+    """Run `dsjax bench`."""
+    from dsjax.commands.devices import use_processor_cores
+
+    settings = {"preset": command.preset, **parse_settings(command.set)}
+    use_processor_cores(settings.get("devices"))
+    from dsjax.bench import BenchConfig
+    from dsjax.commands.bench import bench as job
+    from dsjax.configuration import from_dict
+
+    config = from_dict(BenchConfig, settings)
+    return job(config, command.sweep, command.json, command.compare, command.figures, console)
+
+
 def figures(command: Figures, console: Console) -> int:
     """Run `dsjax figures`."""
     from dsjax.plotting import draw_figures
@@ -246,15 +301,21 @@ def figures(command: Figures, console: Console) -> int:
 Command = (
     Annotated[Check, tyro.conf.subcommand("check")]
     | Annotated[Quickstart, tyro.conf.subcommand("quickstart")]
+    | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Atlas, tyro.conf.subcommand("atlas")]
     | Annotated[Attribute, tyro.conf.subcommand("attribute")]
+    | Annotated[Study, tyro.conf.subcommand("study")]
+    | Annotated[Bench, tyro.conf.subcommand("bench")]
     | Annotated[Figures, tyro.conf.subcommand("figures")]
 )
 RUN: dict[type, Any] = {
     Check: check,
     Quickstart: quickstart,
+    Train: train,
     Atlas: atlas,
     Attribute: attribute,
+    Study: study,
+    Bench: bench,
     Figures: figures,
 }
 

@@ -35,6 +35,7 @@ from dsjax.study import RunDirectory, StageWriter, opened, provenance, write_jso
 from dsjax.tasks import AdditionTask
 from dsjax.training.checkpoints import load_params, save_params, write_atomically
 from dsjax.training.loop import adam, train
+from dsjax.training.run_config import purpose_key
 from dsjax.training.sources import SOURCES, Setting
 
 BASE = "base"
@@ -166,7 +167,7 @@ class QuickstartConfig:
 
     def key(self, purpose: str) -> jax.Array:
         """A key for each purpose; arms share `problems`."""
-        return jax.random.fold_in(jax.random.key(self.seed), int.from_bytes(purpose.encode(), "big") % (2**31 - 1))
+        return purpose_key(self.seed, purpose)
 
 
 def stages(config: QuickstartConfig) -> dict[str, float]:

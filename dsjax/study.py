@@ -18,7 +18,7 @@ import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -67,10 +67,12 @@ def provenance() -> dict[str, Any]:
 class RunDirectory:
     """A directory that belongs to one configuration of one kind of run."""
 
-    def __init__(self, path: str | Path, kind: str, config: Mapping[str, Any]):
+    def __init__(self, path: str | Path, kind: str, config: Mapping[str, Any], may_change: Collection[str] = ()):
+        """`may_change` names fields whose new value replaces the one in the directory."""
         self.path = Path(path)
         self.kind = kind
         self.config = dict(config)
+        self.may_change = frozenset(may_change)
         self._lock: Any = None
 
     def open(self) -> None:
@@ -87,7 +89,8 @@ class RunDirectory:
                 self.path.mkdir(parents=True, exist_ok=True)
                 lock = on_failure.enter_context((self.path / ".lock").open("a"))
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if not config_file.exists():
+                stored = self._refuse_foreign(config_file)  # again: another process may just have opened it
+                if stored is None or differences(stored, self.config):
                     write_json(config_file, {"kind": self.kind, "format": FORMAT, "config": self.config})
                 if not os.access(self.path, os.W_OK | os.X_OK):
                     raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
@@ -106,11 +109,13 @@ class RunDirectory:
             self._lock.close()
             self._lock = None
 
-    def _refuse_foreign(self, config_file: Path) -> None:
+    def _refuse_foreign(self, config_file: Path) -> dict[str, Any] | None:
+        """The configuration that is there, None in a new directory."""
         try:
             if self.path.exists() and not self.path.is_dir():
                 raise InputError("output directory", str(self.path), "a directory (this is a file)")
-            others = [p.name for p in self.path.iterdir() if p.name != ".lock"] if self.path.exists() else []
+            names = [p.name for p in self.path.iterdir()] if self.path.exists() else []
+            others = [n for n in names if n != ".lock" and not n.startswith(".config.json.")]  # a killed first start's
             stored = json.loads(config_file.read_text()) if config_file.exists() else None
         except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
             raise InputError(
@@ -120,18 +125,20 @@ class RunDirectory:
             held = ", ".join(sorted(others)[:3])
             allowed = f"a new or empty directory, or one of an earlier {self.kind} run (it holds {held})"
             require(not others, "output directory", str(self.path), allowed)
-            return
+            return None
         ours = isinstance(stored, dict) and isinstance(stored.get("config"), dict)
         found = (stored.get("kind"), stored.get("format")) if ours else None
         allowed = f"one of a {self.kind} run, format {FORMAT}"
         require(found == (self.kind, FORMAT), "output directory", str(self.path), allowed)
-        changed = differences(stored["config"], self.config)
+        changed = [d for d in differences(stored["config"], self.config) if d[0] not in self.may_change]
         if changed:
             field, old, new = changed[0]
-            more = f"; {len(changed) - 1} more fields differ" if len(changed) > 1 else ""
+            others = [f"{name} {before!r} -> {after!r}" for name, before, after in changed[1:]]
+            more = f"; {len(others)} more fields differ: {', '.join(others)}" if others else ""
             raise InputError(
                 field, new, f"{old!r}, the value of the results in {self.path}{more}; or another output directory"
             )
+        return stored["config"]
 
     def stage_path(self, name: str) -> Path:
         """Folder of a stage."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -170,7 +171,45 @@ def test_the_number_of_other_differences_is_told(tmp_path):
     with opened(directory(tmp_path / "run")):
         pass
     error = refused(directory(tmp_path / "run", seed=4, net={"layers": 3, "width": 4}))
-    assert "2 more fields differ" in error.allowed
+    assert "2 more fields differ: net.layers 2 -> 3, net.width 8 -> 4" in error.allowed
+
+
+def test_fields_that_may_change_replace_the_old_value(tmp_path):
+    path = tmp_path / "run"
+    with opened(directory(path)):
+        pass
+    longer = {**CONFIG, "seed": 4}
+    error = refused(RunDirectory(path, "quickstart", {**longer, "net": {"layers": 2, "width": 4}}, {"seed"}))
+    assert (error.field, error.received) == ("net.width", 4)
+    with opened(RunDirectory(path, "quickstart", longer, {"seed"})):
+        assert json.loads((path / "config.json").read_text())["config"] == longer
+    with opened(directory(path, seed=4)):  # it is the run's own value now
+        pass
+    assert refused(directory(path)).field == "seed"
+
+
+def test_a_first_start_that_was_killed_is_no_foreign_directory(tmp_path):
+    (tmp_path / ".lock").touch()
+    (tmp_path / ".config.json.x7f").write_bytes(b'{"kind": "qu')
+    with opened(directory(tmp_path)) as out:
+        assert json.loads((out.path / "config.json").read_text())["config"] == CONFIG
+
+
+def test_what_another_process_made_meanwhile_is_refused(tmp_path, monkeypatch):
+    """Between the first look and the lock, another one opens the directory with another configuration, and ends."""
+    flock = fcntl.flock
+
+    def late(file: Any, operation: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", flock)
+        with opened(directory(tmp_path / "run", seed=4)):
+            pass
+        flock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with pytest.raises(InputError, match="seed: received 3; allowed: 4"):
+        directory(tmp_path / "run").open()
+    with opened(directory(tmp_path / "run", seed=4)):
+        pass
 
 
 def test_a_file_is_no_directory(tmp_path):

@@ -58,29 +58,3 @@ def keep_compiled_programs() -> Path | None:
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", SHORTEST_KEPT_S)
     return folder
-
-
-def join_processes(coordinator: str | None, processes: int | None, process: int | None) -> None:
-    """Make this process one of several that train together; all of them run the same command.
-
-    Args:
-      coordinator: host:port of process 0; None with the others None: a single process, or what a cluster's
-        environment (SLURM, Open MPI, TPU pods) says if `processes` is 0.
-      processes: how many; 0 reads everything from the environment.
-      process: number of this one.
-
-    Raises:
-      InputError: if some are given and others missing.
-    """
-    if coordinator is None and processes is None and process is None:
-        return
-    if processes == 0 and coordinator is None and process is None:
-        jax.distributed.initialize()
-        return
-    require(coordinator is not None and ":" in coordinator, "coordinator", coordinator, "host:port of process 0")
-    require_int("processes", processes, 1)
-    require_int("process", process, 0)
-    assert processes is not None
-    assert process is not None
-    require(process < processes, "process", process, f"0..{processes - 1}")
-    jax.distributed.initialize(coordinator, processes, process)

@@ -1,0 +1,129 @@
+"""`dsjax train`: a long run with progress, signals and a table at the end."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from dsjax.commands.devices import keep_compiled_programs, use_processor_cores
+from dsjax.commands.terminal import parse_settings
+from dsjax.configuration import from_dict, load, to_dict
+from dsjax.tasks.addition import SPLITS
+from dsjax.training.checkpoints import StorageError
+from dsjax.training.metrics import Row
+from dsjax.training.run import Stopped, run
+from dsjax.training.run_config import TrainConfig
+
+_MEASURES = {"accuracy": "final accuracy", "p": "p", "a": "a", "b": "b", "auroc": "AUROC of STOP", "rounds": "attempts"}
+
+
+@contextmanager
+def stop_signals(say: Callable[[], None]) -> Iterator[Callable[[], int | None]]:
+    """Yields a function that returns the first SIGINT or SIGTERM since, or None; the second one ends the program."""
+    received: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+        say()
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: received[0] if received else None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _progress(console: Console, updates: int) -> Iterator[tuple[Progress, Callable[[int, Row], None]]]:
+    columns = (
+        *(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed:.0f} of {task.total:.0f} updates"),
+        ),
+        *(TextColumn("{task.fields[now]}"), TimeRemainingColumn()),
+    )
+    progress = Progress(*columns, console=console)
+    task = progress.add_task("train", total=updates, now="")
+    last: tuple[float, int] | None = None
+
+    def advance(step: int, row: Row) -> None:
+        nonlocal last
+        now = time.perf_counter()
+        if last is None:  # not before, so that an error in the input is not buried under an empty bar
+            progress.start()
+        elif row:
+            rate = (step - last[1]) / (now - last[0])
+            progress.update(task, now=f"{rate:.1f}/s  reward {row['reward']:.3f}")
+        last = now, step
+        progress.update(task, completed=step)
+
+    try:
+        yield progress, advance
+    finally:
+        if last is not None:
+            progress.stop()
+
+
+def _table(result: dict[str, Any], directory: Path, console: Console) -> None:
+    best, evaluations = result["best"], result["evaluations"]
+    steps = {"start": 0, "best": best["step"] if best else 0, "last": result["updates"]}
+    for split, name in SPLITS.items():
+        if split not in evaluations["last"]:
+            continue
+        table = Table(title=name)
+        table.add_column("")
+        for which, step in steps.items():
+            table.add_column(f"{which} ({step})")
+        for measure, label in _MEASURES.items():
+            values = (evaluations[which][split][measure] for which in steps)
+            table.add_row(label, *("-" if v is None else f"{v:.3f}" for v in values))
+        console.print(table)
+    console.print("best: highest final accuracy in distribution; nothing else is used to choose it.")
+    console.print(f"Run: {directory}", highlight=False)
+
+
+def train(file: Path, directory: Path, settings: Sequence[str], overrides: Sequence[str], console: Console) -> int:
+    """Run `dsjax train`; returns the exit status.
+
+    Raises:
+      InputError: for bad input.
+      DivergedError: see `dsjax.training.run.run`.
+    """
+    override = parse_settings(overrides)
+    config = from_dict(TrainConfig, {**to_dict(load(TrainConfig, file)), **parse_settings(settings), **override})
+    keep_compiled_programs()
+    use_processor_cores(config.devices)
+    try:
+        with (
+            _progress(console, config.updates) as (progress, advance),
+            stop_signals(lambda: progress.console.print("Saving ..; once more to leave without.")) as stop,
+        ):
+            result = run(
+                config,
+                directory,
+                override=tuple(override),
+                advance=advance,
+                say=lambda text: progress.console.print(text, highlight=False),
+                stop=stop,
+            )
+    except Stopped as stopped:
+        print(f"dsjax: {stopped}", file=sys.stderr)
+        return 128 + stopped.signal
+    except StorageError as error:
+        print(f"dsjax: {error}; with room to write, the same command continues", file=sys.stderr)
+        return 1
+    _table(result, directory, console)
+    return 0

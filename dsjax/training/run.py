@@ -1,0 +1,346 @@
+"""A long training run: one directory, restarted with the same command until it is done, bit for bit as if in one go.
+
+Layout of a run directory:
+
+    config.json        what was asked for
+    start/             the parameters that `init_from` gave
+    checkpoints/STEP/  see `dsjax.training.checkpoints`
+    metrics.jsonl      rows {"kind": "train" | "gradient" | "evaluation", "step", ..}: no clock, so reproducible
+    timings.jsonl      one row a checkpoint
+    starts.json        versions and device of every start, and which checkpoints it could not use
+    tensorboard/       event files, if asked for
+    bad_batch.npz      the batch of an update whose loss or gradient was not finite
+    result.json        when it is done
+
+Why resuming changes nothing: problems and samples of an update depend on the two keys and its number; the same compiled
+chunk of updates runs from the same multiples of `chunk`; and metrics are cut back to where the checkpoint was written.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dsjax.configuration import differences, to_dict
+from dsjax.errors import InputError, require
+from dsjax.evaluation import draw_pool, evaluation_sets, quick_measures
+from dsjax.objectives import resolve
+from dsjax.policies.base import Params
+from dsjax.study import RunDirectory, provenance, write_json
+from dsjax.tasks import Problems
+from dsjax.training.checkpoints import Checkpoints, Facts, Restored, StorageError, Trees
+from dsjax.training.divergence import FILE, all_finite, not_finite, save_batch
+from dsjax.training.loop import DivergedError, adam
+from dsjax.training.metrics import EventFiles, Row, RowFile, require_tensorboard
+from dsjax.training.run_config import BASE, MAY_CHANGE, TrainConfig
+from dsjax.training.sources import SOURCES
+from dsjax.training.start import KIND, read_params, start_params
+from dsjax.training.step import TrainState, computed, draw, make_gradient_measure, make_train_steps
+
+FORMAT = 1
+IN_DISTRIBUTION = "in"
+FRESH: Facts = {"measured": -1, "metrics_bytes": 0, "timings_bytes": 0, "best": None, "evaluations": {}}
+
+
+class Stopped(Exception):  # noqa: N818  it is no error
+    """The run was asked to stop, has written a checkpoint and can be continued."""
+
+    def __init__(self, signal: int, step: int, updates: int):
+        self.signal = signal
+        super().__init__(f"stopped after update {step} of {updates}, all of it saved; the same command continues")
+
+
+class Program:
+    """What a configuration computes; compiled when first used."""
+
+    def __init__(self, config: TrainConfig):
+        arm = config.objective_of
+        self.config = config
+        self.layout = config.layout()
+        self.optimizer = adam(config.learning_rate, config.clip_norm)
+        self.source, self.objective = SOURCES[arm.source], resolve(arm.objective, arm.options)
+        self.policy = computed(config.setting, config.policy, self.layout)
+        self.chunk = self.steps(config.chunk)
+        self.measure = make_gradient_measure(config.setting, config.policy, self.source, self.objective, self.layout)
+
+    def steps(self, updates: int) -> Callable[[TrainState, Params], tuple[TrainState, dict[str, jax.Array]]]:
+        """A compiled call of that many updates."""
+        arm, config = self.config.objective_of, self.config
+        parts = (config.setting, config.policy, self.source, self.objective, self.optimizer, updates, arm.component)
+        critic: dict[str, Any] = {"value_weight": arm.value_weight, "value_options": arm.value_options}
+        return make_train_steps(*parts, layout=self.layout, **critic)
+
+    def state(self, params: Params) -> TrainState:
+        """The state before the first update; arms with one seed share the stream of problems."""
+        arm = self.config.arm
+        keys = self.config.key("base problems" if arm == BASE else "problems"), self.config.key(arm)
+        return self.layout.place(TrainState.create(jax.tree.map(jnp.copy, params), self.optimizer, *keys))
+
+
+def trees_of(state: TrainState) -> Trees:
+    """A state as a checkpoint holds it: the parameters apart, for those who want only them."""
+    return {"params": state.params, "training": {k: v for k, v in vars(state).items() if k != "params"}}
+
+
+def state_of(trees: Trees) -> TrainState:
+    """The inverse of `trees_of`."""
+    return TrainState(params=trees["params"], **trees["training"])
+
+
+def _shapes(state: TrainState) -> Trees:
+    """What to restore: shapes and shardings, so that two states are never in memory; keys are tiny, and stay."""
+
+    def shape(x: jax.Array) -> Any:
+        key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+        return x if key else jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+
+    return jax.tree.map(shape, trees_of(state))
+
+
+def run(
+    config: TrainConfig,
+    directory: str | Path,
+    *,
+    override: Collection[str] = (),
+    advance: Callable[[int, Row], None] = lambda step, row: None,
+    say: Callable[[str], None] = lambda text: None,
+    stop: Callable[[], int | None] = lambda: None,
+) -> dict[str, Any]:
+    """Start the run of this directory, or continue it, until it is done; returns what `result.json` holds.
+
+    Args:
+      config: settings.
+      directory: of the run.
+      override: fields of `config` whose value may replace the one that the run had; of `MAY_CHANGE`.
+      advance: called with the number of updates done and the metrics of the last chunk, if any.
+      say: called with a line for the user, as about a damaged checkpoint.
+      stop: called between chunks; anything but None (the number of a signal) saves and leaves.
+
+    Raises:
+      InputError: for a configuration that cannot be used, here or at all; see also `RunDirectory.open`.
+      Stopped: after a checkpoint, when `stop` says so.
+      DivergedError: if loss, gradient or parameters are not finite.
+      StorageError: if something cannot be written, as when the disk is full.
+    """
+    for name in override:
+        require(name in MAY_CHANGE, "override", name, MAY_CHANGE)
+    require(jax.process_count() == 1, "processes", jax.process_count(), "1")
+    if config.tensorboard:
+        require_tensorboard()
+    # All that can be refused is refused first: a directory belongs to the configuration that opened it.
+    program = Program(config)
+    sets = evaluation_sets(config.task, config.task.splits, config.evaluation_problems)
+    start = Path(directory) / "start"
+    given = read_params(config) if config.init_from is not None and not start.exists() else None
+    run_directory = RunDirectory(directory, KIND, to_dict(config), override)
+    try:
+        run_directory.open()
+    except InputError as error:
+        if error.field not in MAY_CHANGE:
+            raise
+        allowed = f"{error.allowed}; or --override {error.field}={json.dumps(error.received)}"
+        raise InputError(error.field, error.received, allowed) from error
+    try:
+        base_params = program.layout.place(start_params(config, start, given))
+        return _Run(program, run_directory.path, sets, base_params, advance, say, stop).go()
+    except OSError as error:
+        raise error if isinstance(error, StorageError) else StorageError(f"{directory}: {error}") from error
+    finally:
+        run_directory.close()
+
+
+class _Run:
+    """The state of a run between its chunks."""
+
+    def __init__(
+        self,
+        program: Program,
+        path: Path,
+        sets: dict[str, Problems],
+        base_params: Params,
+        advance: Callable[[int, Row], None],
+        say: Callable[[str], None],
+        stop: Callable[[], int | None],
+    ):
+        self.program, self.config, self.path, self.sets = program, program.config, path, sets
+        self.base_params, self.advance, self.say, self.stop = base_params, advance, say, stop
+        self.checkpoints = Checkpoints(path / "checkpoints", self.config.keep)
+        self.checkpoints.clean()
+        state = program.state(base_params)
+        self.like = _shapes(state)
+        del state  # its arrays are freed before others take their place
+        self.step, self.facts, self.saved = 0, copy.deepcopy(FRESH), (-1, -1)
+        self._resume()
+        self.metrics = RowFile(path / "metrics.jsonl", self.facts["metrics_bytes"])
+        self.timings = RowFile(path / "timings.jsonl", self.facts["timings_bytes"])
+        self.events = EventFiles(path / "tensorboard", self.metrics.rows()) if self.config.tensorboard else None
+        self._clock = (time.perf_counter(), self.step)
+
+    def _restore(self) -> Restored | None:
+        file = self.path / "metrics.jsonl"
+        size = file.stat().st_size if file.exists() else 0
+
+        def usable(facts: Facts) -> str | None:
+            lost = facts["metrics_bytes"] - size
+            return f"metrics.jsonl lacks the last {lost} bytes that belong to it" if lost > 0 else None
+
+        return self.checkpoints.restore(self.like, usable)
+
+    def _resume(self) -> None:
+        restored = self._restore()
+        if restored is None:
+            self.state = self.program.state(self.base_params)
+            self._note_start([])
+            return
+        self.step, self.facts, self.state = restored.step, restored.facts, state_of(restored.trees)
+        self.saved = (self.step, self.facts["measured"])
+        allowed = f"at least {self.step}, the updates that are done"
+        require(self.config.updates >= self.step, "updates", self.config.updates, allowed)
+        for reason in restored.skipped:
+            self.say(f"Checkpoint skipped: {reason}.")
+        self.say(f"Continuing after update {self.step} of {self.config.updates}.")
+        self._note_start(restored.skipped)
+
+    def _note_start(self, skipped: list[str]) -> None:
+        file = self.path / "starts.json"
+        starts = json.loads(file.read_text()) if file.exists() else []
+        now = {"step": self.step, "time": time.time(), "skipped": skipped, "provenance": provenance()}
+        if starts:
+            changed = differences(starts[-1]["provenance"], now["provenance"])
+            if changed:
+                what = ", ".join(f"{name} {before!r} -> {after!r}" for name, before, after in changed)
+                self.say(f"Not bit for bit what an uninterrupted run would give: {what}.")
+        write_json(file, [*starts, now])
+
+    def go(self) -> dict[str, Any]:
+        """Until it is done."""
+        try:
+            self.advance(self.step, {})
+            while True:
+                signal = self.stop()
+                best = self.facts["best"]
+                if signal is None and self.step % self.config.evaluate_every == 0:
+                    self._measure()
+                done = self.step >= self.config.updates
+                due = self.step - self.saved[0] >= self.config.checkpoint_every or self.saved[0] < 0
+                if due or done or signal is not None or self.facts["best"] != best:
+                    self._save()
+                if signal is not None:
+                    raise Stopped(signal, self.step, self.config.updates)
+                if done:
+                    return self._result()
+                self._update()
+        finally:
+            for file in (self.metrics, self.timings, self.events):
+                if file is not None:
+                    file.close()
+
+    def _record(self, row: Row) -> None:
+        self.metrics.record(row)
+        if self.events is not None:
+            self.events.record(row)
+
+    def _update(self) -> None:
+        self.state, metrics = self.program.chunk(self.state, self.base_params)
+        host = {name: np.asarray(value) for name, value in metrics.items()}
+        good = np.isfinite(host["loss"]) & np.isfinite(host["gradient_norm"])
+        if not good.all():
+            self._diverged(self.step + int(np.flatnonzero(~good)[0]))
+        self.step += self.config.chunk
+        row = {name: float(value.mean()) for name, value in host.items()}
+        self._record({"kind": "train", "step": self.step, **row})
+        self.advance(self.step, row)
+
+    def _measure(self) -> None:
+        """Gradients and evaluation at this update, once."""
+        if self.facts["measured"] >= self.step:
+            return
+        values = {k: float(v) for k, v in self.program.measure(self.state, self.base_params).items()}
+        values = {k: v if np.isfinite(v) else None for k, v in values.items()}
+        self._record({"kind": "gradient", "step": self.step, **values})
+        params = jax.device_put(self.state.params, jax.devices()[0])
+        measured = {}
+        for split, problems in self.sets.items():
+            arguments = (self.config.policy, params, self.config.task, problems, self.config.key("evaluation"))
+            pool, log_stop = draw_pool(*arguments, self.config.rounds)
+            measured[split] = quick_measures(np.asarray(pool.right), np.asarray(log_stop))
+            self._record({"kind": "evaluation", "step": self.step, "split": split, **measured[split]})
+        accuracy = measured[IN_DISTRIBUTION]["accuracy"]
+        best = self.facts["best"]
+        evaluations = {**self.facts["evaluations"], "last": measured}
+        evaluations.setdefault("start", measured)
+        if accuracy is not None and (best is None or accuracy > best["accuracy"]):
+            best = {"step": self.step, "accuracy": accuracy}
+            evaluations["best"] = measured
+        self.facts = {**self.facts, "measured": self.step, "best": best, "evaluations": evaluations}
+
+    def _save(self) -> None:
+        """A checkpoint of this update, unless there is one; the metrics it counts on are on disk before it."""
+        if self.saved == (self.step, self.facts["measured"]):
+            return
+        if not all_finite(self.state.params):
+            self._diverged(self.step - 1)
+        now = time.perf_counter()
+        seconds, updates = now - self._clock[0], self.step - self._clock[1]
+        if updates:
+            rate = {"seconds": round(seconds, 3), "updates_per_second": round(updates / seconds, 3)}
+            self.timings.record({"step": self.step, "time": time.time(), **rate})
+        self._clock = (now, self.step)
+        self.facts |= {"metrics_bytes": self.metrics.sync(), "timings_bytes": self.timings.sync()}
+        best = self.facts["best"]
+        try:
+            self.checkpoints.save(self.step, trees_of(self.state), self.facts, best["step"] if best else None)
+        except StorageError as error:
+            kept = f"that of update {self.saved[0]} is intact" if self.saved[0] >= 0 else "there is none yet"
+            raise StorageError(f"checkpoint of update {self.step}: {error}; {kept}") from error
+        self.saved = (self.step, self.facts["measured"])
+
+    def _diverged(self, step: int) -> None:
+        """Go back to the last checkpoint, repeat the updates before the bad one, and say what is bad in it.
+
+        Raises:
+          DivergedError: always.
+        """
+        del self.state
+        restored = self._restore()
+        if restored is None:
+            raise DivergedError(f"update {step} is not finite, and there is no checkpoint")
+        state = state_of(restored.trees)
+        done = restored.step
+        while done + self.config.chunk <= step:
+            state, _ = self.program.chunk(state, self.base_params)
+            done += self.config.chunk
+        if done < step:
+            state, _ = self.program.steps(step - done)(state, self.base_params)
+        policy, setting = self.program.policy, self.config.setting
+        redraw = jax.jit(lambda s, b: draw(setting, policy, self.program.source, s, b, self.program.layout))
+        traj = redraw(state, self.base_params)
+        save_batch(self.path / FILE, traj, step)
+        arm = self.config.objective_of
+        value_options = arm.value_options if arm.value_weight > 0 else None
+        bad = not_finite(policy, state, traj, self.program.objective, value_options)
+        what = ", ".join(bad) or "the parameters after it"
+        raise DivergedError(
+            f"update {step}: not finite: {what}. Its batch is in {self.path / FILE}, the last good checkpoint is of"
+            f" update {restored.step}"
+        )
+
+    def _result(self) -> dict[str, Any]:
+        file = self.path / "result.json"
+        if file.exists():
+            stored = json.loads(file.read_text())
+            if stored["updates"] == self.step:
+                return stored
+        facts = {name: self.facts[name] for name in ("best", "evaluations")}
+        config = to_dict(self.config)
+        result = {"format": FORMAT, "provenance": provenance(), "config": config, "updates": self.step, **facts}
+        write_json(file, result)
+        return result

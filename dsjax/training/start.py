@@ -1,0 +1,85 @@
+"""Where the parameters of a run come from: at random, or from a checkpoint of another run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jax
+
+from dsjax.configuration import from_dict
+from dsjax.errors import InputError, require
+from dsjax.policies.base import Params
+from dsjax.training.checkpoints import Checkpoints, DamagedError, load_checkpoint, save_checkpoint
+from dsjax.training.run_config import TrainConfig
+
+KIND = "train"
+SAME = ("layers", "model_width", "heads", "rounds", "history", "separate_trunks")
+
+
+def random_params(config: TrainConfig) -> Params:
+    """A function of the configuration alone."""
+    return jax.jit(config.policy.init)(config.key("init"))
+
+
+def _config_of(directory: Path) -> TrainConfig:
+    allowed = "the directory of a run of `dsjax train`"
+    try:
+        stored = json.loads((directory / "config.json").read_text())
+        kind, data = stored["kind"], stored["config"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError("init_from", str(directory), f"{allowed} ({error})") from error
+    require(kind == KIND, "init_from", str(directory), f"{allowed}, not of {kind}")
+    return from_dict(TrainConfig, data)
+
+
+def read_params(config: TrainConfig) -> Params:
+    """The parameters of `config.init_from`, for the policy of `config`; a critic that they lack is random.
+
+    Raises:
+      InputError: if there is no such run, it has no readable checkpoint, or its policy is another one.
+    """
+    directory = Path(config.init_from or "")
+    other = _config_of(directory)
+    for name in SAME:
+        value, there = getattr(config, name), getattr(other, name)
+        require(value == there, name, value, f"{there!r}, as in init_from = {directory}")
+    width = other.task.width
+    require(config.task.width == width, "width", config.task.width, f"{width}, as in init_from = {directory}")
+    like = {"params": random_params(other)}
+    checkpoints = Checkpoints(directory / "checkpoints", other.keep)
+    reasons = []
+    for step in reversed(checkpoints.steps()):
+        try:
+            trees, facts = load_checkpoint(checkpoints.folder(step), like)
+            best = (facts["best"] or {"step": step})["step"]
+            if config.init_checkpoint == "best" and best != step:
+                trees, _ = load_checkpoint(checkpoints.folder(best), like)
+        except DamagedError as error:
+            reasons.append(f"update {step}: {error}")
+            continue
+        return {**random_params(config), **trees["params"]}
+    raise InputError("init_from", str(directory), f"a run with a readable checkpoint ({'; '.join(reasons) or 'none'})")
+
+
+def start_params(config: TrainConfig, folder: Path, given: Params | None) -> Params:
+    """The start of a run, which is also its frozen base.
+
+    Args:
+      config: of the run.
+      folder: where the parameters of `init_from` are kept, since the other run may go on or disappear.
+      given: those parameters at the first start, to be stored; None later.
+
+    Raises:
+      InputError: if they are damaged.
+      StorageError: if they cannot be stored.
+    """
+    if config.init_from is None:
+        return random_params(config)
+    if given is not None:
+        save_checkpoint(folder, {"params": given}, {"from": config.init_from})
+        return given
+    try:
+        return load_checkpoint(folder, {"params": random_params(config)})[0]["params"]
+    except DamagedError as error:
+        raise InputError("start", str(folder), f"the parameters that this run started from ({error})") from error

@@ -1,0 +1,74 @@
+"""Work of `test_run` for processes of their own: small, because they are started often."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+from contextlib import nullcontext
+from multiprocessing.connection import Connection
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from orbax.checkpoint import v1  # noqa: F401  loaded once, in the server that the processes are forked from
+
+import dsjax.cli
+import dsjax.commands.train
+from dsjax.objectives import resolve
+from dsjax.training.checkpoints import Checkpoints
+from dsjax.training.run import run
+from dsjax.training.run_config import TrainConfig
+
+
+def _cached() -> None:
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def train(config: TrainConfig, directory: str, progress: Connection) -> None:
+    """A run that reports its updates."""
+    _cached()
+    run(config, directory, advance=lambda step, row: progress.send(step))
+
+
+def command(arguments: list[str], errors: str) -> None:
+    """The command line, with its error messages in a file."""
+    _cached()
+    with open(errors, "w") as file:
+        os.dup2(file.fileno(), 2)
+        sys.exit(dsjax.cli.main(arguments))
+
+
+class SmallFiles:
+    """Writing beyond `size` bytes fails while this is entered, in C++ too, as on a full disk."""
+
+    def __init__(self, size: int):
+        self.size = size
+
+    def __enter__(self):
+        self.before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (self.size, self.before[1]))
+
+    def __exit__(self, *_):
+        resource.setrlimit(resource.RLIMIT_FSIZE, self.before)
+
+
+def command_on_full_disk(arguments: list[str], errors: str, at: int, size: int) -> None:
+    """`command`, where the checkpoint of one update finds no room for files of more than `size` bytes."""
+    save = Checkpoints.save
+
+    def limited(self: Checkpoints, step: int, trees: Any, facts: Any, best: int | None) -> None:
+        with SmallFiles(size) if step == at else nullcontext():
+            save(self, step, trees, facts, best)
+
+    Checkpoints.save = limited
+    command(arguments, errors)
+
+
+def poisoned(logp_BxS: jax.Array, traj: Any, component: str) -> tuple[jax.Array, jax.Array]:
+    """`sft`, whose gradient for one component is NaN (and its value is not) if the first operand starts with 7."""
+    total, count = resolve("sft")(logp_BxS, traj)
+    mask_BxS = {"sample": traj.sample_mask, "decision": traj.decision_mask}[component]
+    bad = traj.prompt[0, 0] == 7
+    zero = 0.0 * jnp.sum(jnp.where(mask_BxS, logp_BxS, 0.0))
+    return total + jnp.where(bad, jnp.sqrt(jnp.where(bad, zero, 1.0)), 0.0), count
