@@ -20,6 +20,11 @@ def _contexts(process: DecisionSamplingProcess, blocks: list[jax.Array]) -> jax.
     return jnp.sum(jnp.concatenate(blocks, axis=1), axis=1, keepdims=True)
 
 
+def by_decider(process: DecisionSamplingProcess, rounds: tuple[jax.Array, ...]) -> jax.Array:
+    """f[Q, H_d, A]: a law of decisions by the decider's context, from its T - 1 arrays [Q, A^t, A] by round."""
+    return jnp.concatenate(rounds, axis=1) if process.history == "full" else rounds[0]
+
+
 def _passing(process: DecisionSamplingProcess, weight_B: jax.Array) -> list[jax.Array]:
     """T arrays [Q, A^t, A]: mass of the trajectories that pass through (h_t, y_t), for any law on trajectories."""
     stopping = process.split(weight_B)

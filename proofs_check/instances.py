@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Any
+from functools import cache, partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,8 @@ from dsjax.policies import History, Params, SaturatedPolicy, SharedPolicy
 from dsjax.policies.transformer import TransformerPolicy
 from dsjax.process import DecisionSamplingProcess
 from dsjax.trajectories import Trajectories
+
+MANY = 300  # trajectories up to which an instance costs little
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,13 @@ class Shape:
         """One free softmax per context."""
         return not self.shared and not self.network
 
+    @property
+    def share(self) -> float:
+        """Part of the instances that it gets: fewer of what costs far more, many trajectories and networks."""
+        answers = self.vocabulary**self.length
+        trajectories = self.prompts * sum(answers**t for t in range(1, self.rounds + 1))
+        return (0.5 if self.network else 1.0) * min(1.0, MANY / trajectories)
+
     def __str__(self) -> str:
         parts = [f"T={self.rounds} L={self.length} V={self.vocabulary} Q={self.prompts} history={self.history}"]
         parts.append("graded" if self.graded else "binary")
@@ -55,30 +66,118 @@ class Instance(struct.PyTreeNode):
     shape: Shape = struct.field(pytree_node=False)
 
 
-def binary_table(key: jax.Array, prompts: int, answers: int) -> jax.Array:
-    """f[Q, A] in {0, 1}: fair coins, made to have a right and a wrong answer for every prompt."""
-    coins_key, order_key = jax.random.split(key)
-    coins = jax.random.bernoulli(coins_key, 0.5, (prompts, answers)).at[:, 0].set(True).at[:, 1].set(False)
-    return jax.random.permutation(order_key, coins, axis=1, independent=True).astype(float)
+@jax.jit
+def _log_dists(policy: Any, params: Params, prompt_BxP: jax.Array, answers_BxKxL: jax.Array) -> Any:
+    return policy.log_dists(params, prompt_BxP, answers_BxKxL)
+
+
+class Traced(struct.PyTreeNode):
+    """The same policy, traced once a shape: a check asks for its log-probs many times."""
+
+    base: Any  # a `dsjax.policies.Policy`
+
+    @property
+    def length(self) -> int:
+        """L, tokens per answer."""
+        return self.base.length
+
+    def init(self, key: jax.Array) -> Params:
+        """See `Policy.init`."""
+        return self.base.init(key)
+
+    def log_dists(self, params: Params, prompt_BxP: jax.Array, answers_BxKxL: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """See `Policy.log_dists`."""
+        return _log_dists(self.base, params, prompt_BxP, answers_BxKxL)
+
+
+class FreeDecider(struct.PyTreeNode):
+    """`base` with a free logit more for each decision context: a saturated decider on any policy's law.
+
+    params = {"base": those of `base`, "decide": f[Q, H_d, A, 2] logits on top of its own}: so the gradient on "decide"
+    is that on the decision logits which the policy puts out, context by context.
+    """
+
+    base: Any  # a `dsjax.policies.Policy`
+    table: SaturatedPolicy
+
+    @property
+    def length(self) -> int:
+        """L, tokens per answer."""
+        return self.base.length
+
+    def init(self, key: jax.Array) -> Params:
+        """Parameters of both."""
+        base_key, table_key = jax.random.split(key)
+        return {"base": self.base.init(base_key), "decide": self.table.init(table_key)["decide"]}
+
+    def log_dists(self, params: Params, prompt_BxP: jax.Array, answers_BxKxL: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """See `Policy.log_dists`."""
+        log_sample, log_decide = self.base.log_dists(params["base"], prompt_BxP, answers_BxKxL)
+        unused = jnp.zeros(self.table.shapes()["sample"], params["decide"].dtype)
+        _, free = self.table.log_dists({"sample": unused, "decide": params["decide"]}, prompt_BxP, answers_BxKxL)
+        return log_sample, jax.nn.log_softmax(log_decide + free)
+
+
+def saturated(process: DecisionSamplingProcess) -> Traced:
+    """The saturated policy of a process."""
+    return Traced(SaturatedPolicy.for_process(process))
+
+
+class Numbers:
+    """Random numbers handed out one array after the other, all from one call: generators are long programs.
+
+    Normal ones by Box and Muller: the polynomials of `jax.random.normal` would be copied into whatever reads a number.
+    """
+
+    def __init__(self, key: jax.Array, normals: int, uniforms: int) -> None:
+        x, y, self._uniform = jnp.split(jax.random.uniform(key, (2 * normals + uniforms,)), [normals, 2 * normals])
+        self._normal = jnp.sqrt(-2.0 * jnp.log1p(-x)) * jnp.cos(2.0 * jnp.pi * y)
+
+    def normal(self, *shape: int) -> jax.Array:
+        """Standard normal."""
+        count = math.prod(shape)
+        out, self._normal = self._normal[:count], self._normal[count:]
+        assert out.size == count
+        return out.reshape(shape)
+
+    def uniform(self, *shape: int) -> jax.Array:
+        """Uniform in [0, 1)."""
+        count = math.prod(shape)
+        out, self._uniform = self._uniform[:count], self._uniform[count:]
+        assert out.size == count
+        return out.reshape(shape)
+
+
+def normal(key: jax.Array, *shape: int) -> jax.Array:
+    """Standard normal numbers; see `Numbers`."""
+    return Numbers(key, math.prod(shape), 0).normal(*shape)
+
+
+def binary_table(coins: jax.Array, order: jax.Array) -> jax.Array:
+    """f[Q, A] in {0, 1} from two uniform ones: fair coins, but one answer is right and another wrong for sure."""
+    answers = jnp.arange(coins.shape[-1])[None]
+    right = answers == jnp.argmax(order, -1, keepdims=True)
+    wrong = answers == jnp.argmin(order, -1, keepdims=True)
+    return (((coins < 0.5) | right) & ~wrong).astype(coins.dtype)
 
 
 def perturbed(key: jax.Array, params: Params, scale: float) -> Params:
     """The parameters plus Gaussian noise of that standard deviation."""
     flat, unravel = ravel_pytree(params)
-    return unravel(flat + scale * jax.random.normal(key, flat.shape, flat.dtype))
+    return unravel(flat + scale * normal(key, flat.size))
 
 
-def _process(law_key: jax.Array, table_key: jax.Array, cost_key: jax.Array, shape: Shape) -> DecisionSamplingProcess:
+def _process(numbers: Numbers, shape: Shape) -> DecisionSamplingProcess:
     """A random process."""
-    Q, A = shape.prompts, shape.vocabulary**shape.length
-    table = jax.random.uniform(table_key, (Q, A)) if shape.graded else binary_table(table_key, Q, A)
+    size = (shape.prompts, shape.vocabulary**shape.length)
+    table = numbers.uniform(*size)
     return DecisionSamplingProcess.create(
-        prompt_law=jax.nn.softmax(jax.random.normal(law_key, (Q,))),
-        reward_table=table,
+        prompt_law=jax.nn.softmax(numbers.normal(shape.prompts)),
+        reward_table=table if shape.graded else binary_table(table, numbers.uniform(*size)),
         vocabulary=shape.vocabulary,
         length=shape.length,
         rounds=shape.rounds,
-        cost=jax.random.uniform(cost_key, (), minval=0.05, maxval=0.3) if shape.cost else 0.0,
+        cost=0.05 + 0.25 * numbers.uniform() if shape.cost else 0.0,
         history=shape.history,
     )
 
@@ -97,54 +196,96 @@ def shape_of(process: DecisionSamplingProcess) -> Shape:
     )
 
 
-def small_transformer(process: DecisionSamplingProcess) -> TransformerPolicy:
+def small_transformer(shape: Shape) -> TransformerPolicy:
     """One layer of width 4: the same code as a large one, with a Fisher matrix that can be decomposed.
 
     Not smaller: with two channels the normalisation layers come so close to 0/0 that derivatives explode.
     """
     return TransformerPolicy(
-        prompt_vocabulary=process.num_prompts,
+        prompt_vocabulary=shape.prompts,
         prompt_length=1,
-        vocabulary=process.vocabulary,
-        length=process.length,
-        rounds=process.rounds,
+        vocabulary=shape.vocabulary,
+        length=shape.length,
+        rounds=shape.rounds,
         layers=1,
         width=4,
         heads=2,
         mlp_ratio=1,
-        history=process.history,
+        history=shape.history,
     )
 
 
-def _policy(
-    process: DecisionSamplingProcess, feature_key: jax.Array, params_key: jax.Array, shape: Shape
-) -> tuple[Any, Params]:
-    """A policy of the shape's kind and random parameters, far from any start."""
-    if shape.network:
-        policy = small_transformer(process)
-        with jax.enable_x64(False):  # for its shapes; the network itself initialises in float32
-            template = jax.eval_shape(lambda: policy.init(jax.random.key(0)))
-        flat, unravel = ravel_pytree(jax.tree.map(lambda x: jnp.zeros(x.shape), template))
-        scale, _ = ravel_pytree(jax.tree.map(lambda x: jnp.full(x.shape, x.shape[0] ** -0.5), template))
-        return policy, unravel(scale * jax.random.normal(params_key, flat.shape))
-    saturated = SaturatedPolicy.for_process(process)
-    policy = SharedPolicy.random(saturated, shape.shared, feature_key) if shape.shared else saturated
-    return policy, policy.init(params_key)
+class _Layout(NamedTuple):
+    """What a policy's parameters look like: `tree` is their structure, `scale` their standard deviations."""
+
+    policy: Any
+    shapes: tuple[tuple[int, ...], ...]
+    scale: tuple[float, ...]
+    tree: Any
+
+    @property
+    def size(self) -> int:
+        return sum(math.prod(shape) for shape in self.shapes)
+
+    def params(self, flat: jax.Array) -> Params:
+        ends = [int(n) for n in np.cumsum([math.prod(shape) for shape in self.shapes])[:-1]]
+        parts = zip(jnp.split(flat, ends), self.shapes, strict=True)
+        return jax.tree.unflatten(self.tree, [part.reshape(shape) for part, shape in parts])
 
 
-def draw(key: jax.Array, shape: Shape, process: DecisionSamplingProcess | None = None) -> Instance:
+@cache
+def _layout(shape: Shape) -> _Layout:
+    """The policy of a shape, a random one's base; parameters of a network vary as its inputs' number asks."""
+    table = SaturatedPolicy(shape.prompts, shape.vocabulary, shape.length, shape.rounds, history=shape.history)
+    policy = small_transformer(shape) if shape.network else table
+    with jax.enable_x64(False):  # for its shapes; a network initialises in float32
+        leaves, tree = jax.tree.flatten(jax.eval_shape(lambda: policy.init(jax.random.key(0))))
+    shapes = tuple(x.shape for x in leaves)
+    return _Layout(policy, shapes, tuple(s[0] ** -0.5 if shape.network else 1.0 for s in shapes), tree)
+
+
+def draw(
+    key: jax.Array,
+    shape: Shape,
+    process: DecisionSamplingProcess | None = None,
+    *,
+    free_decider: bool = False,
+) -> Instance:
     """A random instance in the default float dtype (float64 inside of the runner).
 
     Args:
       key: of everything random.
       shape: what is static.
       process: a given process of that shape, for random policies on it; a random one by default.
+      free_decider: whether a decider that is not saturated gets a free logit for every context.
     """
-    law_key, table_key, cost_key, feature_key, params_key, reference_key, extra_key = jax.random.split(key, 7)
-    if process is None:
-        process = _process(law_key, table_key, cost_key, shape)
-    policy, params = _policy(process, feature_key, params_key, shape)
-    return Instance(process, policy, params, perturbed(reference_key, params, 0.5), extra_key, shape)
+    number_key, extra_key = jax.random.split(key)
+    layout, answers = _layout(shape), shape.prompts * shape.vocabulary**shape.length
+    table = SaturatedPolicy(shape.prompts, shape.vocabulary, shape.length, shape.rounds, history=shape.history)
+    extra = table.shapes()["decide"] if free_decider and not shape.saturated else None
+    features = layout.size * shape.shared
+    free = math.prod(extra) if extra else 0
+    normals = shape.prompts + features + 2 * (shape.shared or layout.size) + 2 * free
+    numbers = Numbers(number_key, normals, 2 * answers + 1)
+    drawn = _process(numbers, shape)
+    policy = layout.policy
+    if shape.shared:
+        policy = SharedPolicy(policy, numbers.normal(layout.size, shape.shared) / shape.shared**0.5)
+        params = numbers.normal(shape.shared)
+        reference = params + 0.5 * numbers.normal(shape.shared)
+    else:
+        scale = jnp.asarray(np.repeat(layout.scale, [math.prod(s) for s in layout.shapes]))
+        flat = scale * numbers.normal(layout.size)
+        params, reference = layout.params(flat), layout.params(flat + 0.5 * numbers.normal(layout.size))
+    if extra:
+        policy = FreeDecider(policy, table)
+        decide = numbers.normal(*extra)
+        params = {"base": params, "decide": decide}
+        reference = {"base": reference, "decide": decide + 0.5 * numbers.normal(*extra)}
+    return Instance(drawn if process is None else process, Traced(policy), params, reference, extra_key, shape)
+
+
+draw_with_free_decider = partial(draw, free_decider=True)
 
 
 def enumerated(instance: Instance) -> tuple[Trajectories, jax.Array]:

@@ -24,7 +24,7 @@ FIELDS = (
 @pytest.fixture(autouse=True)
 def small_peak(monkeypatch):
     monkeypatch.setitem(bench.PEAK_SIZE, "cpu", 32)
-    monkeypatch.setitem(bench.SWEEPS, "rounds", (1, 2))
+    monkeypatch.setitem(bench.SWEEPS, "rounds", (1,))
 
 
 def test_the_counts():

@@ -23,8 +23,8 @@ def cores() -> int:
 def use_processor_cores(devices: int | None) -> None:
     """Make a device of each processor core, or as many as asked for; has no effect on accelerators.
 
-    One stream of work per core keeps them busier than one stream whose products are split over them: 20 to 30 % on
-    two cores, see docs/performance.md. Must come before the first computation of the process.
+    One stream of work per core keeps them busier than one stream whose products are split over them. Must come before
+    the first computation of the process.
 
     Raises:
       InputError: for a number that is not positive.

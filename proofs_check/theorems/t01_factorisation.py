@@ -16,7 +16,7 @@ from dsjax.attribution import ComponentGradients, component_gradients, fisher
 from dsjax.objectives import reinforce
 from dsjax.policies import log_probs
 from dsjax.trajectories import Trajectories
-from proofs_check.instances import Instance, Shape, enumerated, perturbed
+from proofs_check.instances import Instance, Shape, enumerated, normal, perturbed
 from proofs_check.numerics import SUM, gap
 from proofs_check.theorem import Claim, Control, Measured, Theorem
 
@@ -85,7 +85,7 @@ def check(setting: Setting) -> dict[str, Measured]:
         return _return(instance, traj, unravel(p), unravel(p))
 
     # Along each parameter; along a few directions for a network, which has many and is slow.
-    along = jax.random.normal(instance.key, (DIRECTIONS, flat.size)) if instance.shape.network else jnp.eye(flat.size)
+    along = normal(instance.key, DIRECTIONS, flat.size) if instance.shape.network else jnp.eye(flat.size)
     steps = STEP * along / jnp.linalg.norm(along, axis=1, keepdims=True)
 
     def slope(e: jax.Array) -> jax.Array:
@@ -140,8 +140,12 @@ THEOREM = Theorem(
     shapes=(
         Shape(rounds=3, length=1, vocabulary=3, graded=True, cost=True),
         Shape(rounds=4, length=1, vocabulary=2, prompts=2, history="none", cost=True, shared=9),
+        Shape(rounds=2, length=2, vocabulary=2, graded=True, cost=True, network=True),
+        Shape(rounds=1, length=3, vocabulary=4, history="none", graded=True, shared=4),
+        Shape(rounds=2, length=1, vocabulary=5, history="none"),
+        Shape(rounds=1, length=4, vocabulary=2, prompts=2, history="none", shared=4),
+        Shape(rounds=1, length=5, vocabulary=2, graded=True, shared=4),
         Shape(rounds=1, length=6, vocabulary=2, shared=9),
-        Shape(rounds=2, length=1, vocabulary=5, prompts=2, graded=True, cost=True, network=True),
     ),
     claims=CLAIMS,
     controls=CONTROLS,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import jax
@@ -39,6 +40,7 @@ CONTROLS = (
 )
 
 
+SMALL = 80  # logits up to which an instance costs little
 MOST = 400  # trajectories with filler: their energies need a Fisher matrix over all contexts
 
 
@@ -60,6 +62,17 @@ class Recoding:
     vocabulary: int  # V' with V'^L' = A
     length: int  # L'
     filler: int  # m
+
+    @property
+    def share(self) -> float:
+        """Part of the instances that it gets, by the size of the process with filler: most of the time goes into that.
+
+        Its Fisher matrices have a row for each logit; see `SaturatedPolicy`.
+        """
+        longer = replace(self.base, length=self.base.length + self.filler)
+        table = SaturatedPolicy(longer.prompts, longer.vocabulary, longer.length, longer.rounds, history=longer.history)
+        size = sum(math.prod(shape) for shape in table.shapes().values())
+        return min(longer.share, (SMALL / size) ** 2)
 
     def __str__(self) -> str:
         return f"{self.base} -> V={self.vocabulary} L={self.length}; filler {self.filler}"
@@ -98,25 +111,23 @@ def _histories(shape: Shape, answers: int) -> int:
 
 def draw(key: jax.Array, recoding: Recoding, process: DecisionSamplingProcess | None = None) -> Recoded:
     """A random instance (on a given process), relabelling and filler law."""
-    base_key, order_key, filler_key = jax.random.split(key, 3)
+    base_key, own_key = jax.random.split(key)
     base = recoding.base
     A, F = base.vocabulary**base.length, base.vocabulary**recoding.filler
-    return Recoded(
-        instances.draw(base_key, base, process),
-        jax.random.permutation(order_key, A),
-        jax.random.normal(filler_key, (base.prompts, _histories(base, A * F), A, F)),
-        recoding,
-    )
+    filler = (base.prompts, _histories(base, A * F), A, F)
+    numbers = instances.Numbers(own_key, math.prod(filler), A)
+    relabelling = jnp.argsort(numbers.uniform(A))
+    return Recoded(instances.draw(base_key, base, process), relabelling, numbers.normal(*filler), recoding)
 
 
 def _gradients(process: DecisionSamplingProcess, params: Params) -> tuple[Trajectories, ComponentGradients]:
-    policy = SaturatedPolicy.for_process(process)
+    policy = instances.saturated(process)
     traj = process.enumerate_trajectories(policy, params)
     return traj, component_gradients(policy, params, traj, reinforce)
 
 
 def _measure(process: DecisionSamplingProcess, params: Params) -> Measurement:
-    policy = SaturatedPolicy.for_process(process)
+    policy = instances.saturated(process)
     traj, gradients = _gradients(process, params)
     assert traj.old_logp is not None
     J = process.expected_return(process.tables(traj.old_logp), traj.reward)
@@ -206,10 +217,15 @@ def check(setting: Setting) -> dict[str, Measured]:
 
 def control(setting: Setting) -> dict[str, jax.Array]:
     """Filler that is read, and a metric that depends on the encoding."""
-    _, _, base, other = setting
-    norms = [euclidean(m.gradients)["norm_sample"] ** 2 for m in (other, base)]
-    errors = {CONTROLS[2].name: gap(norms[0], norms[1])}
-    for wrong, read in zip(CONTROLS[:2], ({"verifier": 0.01}, {"decider": 0.01}), strict=True):
+    recoded, _, base, other = setting
+    recoding, errors = recoded.recoding, {}
+    if recoding.length != recoding.base.length:  # else the tree is the same
+        norms = [euclidean(m.gradients)["norm_sample"] ** 2 for m in (other, base)]
+        errors[CONTROLS[2].name] = gap(norms[0], norms[1])
+    read_by = {CONTROLS[0]: {"verifier": 0.01}}
+    if recoding.base.rounds >= 2:  # else nothing is decided
+        read_by[CONTROLS[1]] = {"decider": 0.01}
+    for wrong, read in read_by.items():
         _, gradients = _gradients(*_filled(setting, **read))
         errors[wrong.name] = _largest_on_filler(setting, gradients)
     return errors
@@ -233,8 +249,14 @@ THEOREM = Theorem(
     ),
     shapes=(
         Recoding(Shape(rounds=2, length=2, vocabulary=2, graded=True, cost=True), vocabulary=4, length=1, filler=1),
-        Recoding(Shape(rounds=2, length=2, vocabulary=2, prompts=2, history="none"), vocabulary=4, length=1, filler=1),
+        Recoding(Shape(rounds=3, length=2, vocabulary=2, history="none"), vocabulary=4, length=1, filler=1),
         Recoding(Shape(rounds=2, length=1, vocabulary=4, history="none", graded=True), 2, 2, filler=1),
+        # A single token has but one tree: relabelled only.
+        Recoding(Shape(rounds=4, length=1, vocabulary=2, history="none", cost=True), 2, 1, filler=1),
+        Recoding(Shape(rounds=1, length=1, vocabulary=5, graded=True), 5, 1, filler=1),
+        Recoding(Shape(rounds=1, length=2, vocabulary=3, prompts=2), 9, 1, filler=1),
+        Recoding(Shape(rounds=1, length=4, vocabulary=2), 4, 2, filler=1),
+        Recoding(Shape(rounds=1, length=5, vocabulary=2, history="none", graded=True), 32, 1, filler=1),
     ),
     claims=CLAIMS,
     controls=CONTROLS,

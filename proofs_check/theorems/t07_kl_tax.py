@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 
 from dsjax.attribution import component_gradients
 from dsjax.objectives import Objective, SumCount, own_token_kl, reinforce
 from dsjax.policies import Params, log_probs
 from dsjax.process import DecisionSamplingProcess, Tables, Values
 from dsjax.trajectories import STOP, Trajectories
-from proofs_check.instances import Instance, Shape, enumerated
+from proofs_check.instances import Instance, Numbers, Shape, draw_with_free_decider, enumerated
 from proofs_check.numerics import SUM, gap, shortfall
 from proofs_check.requirements import MIXED_IF_BINARY, RESAMPLES
 from proofs_check.theorem import Claim, Control, Measured, Theorem
@@ -66,9 +67,9 @@ class Setting(NamedTuple):
     parts: Parts
     at_reference: Parts  # decider at its reference everywhere: no `ratio`, and a K of answers alone
     betas: jax.Array  # f[2] just below the first boundary and just above the last, decider at its reference
-    homogeneous: jax.Array  # f[Q, H_d, A] the tax in closed form for homogeneous drift
-    lengthless: jax.Array  # the same with L = 1
-    trajectory: jax.Array  # f[4, Q, H_d, A, 2] measured: general, below, above, homogeneous
+    homogeneous: jax.Array | None  # f[Q, H_d, A] the tax in closed form for homogeneous drift (tables only)
+    lengthless: jax.Array | None  # the same with L = 1
+    trajectory: jax.Array  # f[3 or 4, Q, H_d, A, 2] measured: general, below, above and, of tables, homogeneous
     own: jax.Array  # the same with own-token KL
     exact: jax.Array  # f[Q, H_d, A, 2] autodiff of J - beta KL(P || P_ref), general
 
@@ -204,8 +205,8 @@ def boundary(parts: Parts) -> jax.Array:
 
 def prepare(instance: Instance) -> Setting:
     """Both sides of every claim: closed forms from dense tables, gradients from the library's objectives."""
-    process, policy, params, shape = instance.process, instance.policy, instance.params, instance.shape
-    beta_key, sample_key, decide_key, size_key = jax.random.split(instance.key, 4)
+    process, policy, shape = instance.process, instance.policy, instance.shape
+    beta_key, homogeneous_key = jax.random.split(instance.key)
     beta = jax.random.uniform(beta_key, (), minval=0.1, maxval=1.0)
     traj, logp = enumerated(instance)
     tables = process.tables(logp)
@@ -229,20 +230,13 @@ def prepare(instance: Instance) -> Setting:
         ]
     )
 
-    k_s, k_d = jax.random.uniform(size_key, (2,), minval=0.05, maxval=0.3)
-    even_reference = {
-        "sample": tilted(jax.random.normal(sample_key, params["sample"].shape), params["sample"], k_s),
-        "decide": tilted(jax.random.normal(decide_key, params["decide"].shape), params["decide"], k_d),
-    }
-    even_logp = log_probs(policy, even_reference, traj)
-    answers, decisions = (_next(tuple(x), tables.log_sample) for x in _expected_left(process, tables))
-
-    def grown(length: int) -> jax.Array:
-        K = tuple(length * k_s * a + k_d * d for a, d in zip(answers, decisions, strict=True))
-        return _parts(instance, tables, reference, V, K).tax
-
-    references = jnp.stack([ref_logp, at_logp, at_logp, even_logp])
-    betas_N = jnp.stack([beta, betas[0], betas[1], beta])
+    references, betas_N = [ref_logp, at_logp, at_logp], [beta, betas[0], betas[1]]
+    homogeneous, lengthless = None, None
+    if shape.saturated:
+        even_logp, grown = _homogeneous(instance, traj, tables, reference, homogeneous_key)
+        references, betas_N = [*references, even_logp], [*betas_N, beta]
+        homogeneous, lengthless = grown(shape.length), grown(1)
+    stacked = jnp.stack(references), jnp.stack(betas_N)
     return Setting(
         instance,
         tables,
@@ -252,12 +246,38 @@ def prepare(instance: Instance) -> Setting:
         parts,
         at_parts,
         betas,
-        grown(shape.length),
-        grown(1),
-        _measured(instance, traj, references, betas_N, with_trajectory_kl),
-        _measured(instance, traj, references, betas_N, with_own_token_kl),
+        homogeneous,
+        lengthless,
+        _measured(instance, traj, *stacked, with_trajectory_kl),
+        _measured(instance, traj, *stacked, with_own_token_kl),
         _exact(instance, traj, ref_logp, beta),
     )
+
+
+def _homogeneous(
+    instance: Instance, traj: Trajectories, tables: Tables, reference: Tables, key: jax.Array
+) -> tuple[jax.Array, Callable[[int], jax.Array]]:
+    """(log-probs of a reference with the same KL in every context of a component, the tax it makes by answer length).
+
+    The tax is what the statement says in closed form, f[Q, H_d, A].
+    """
+    process, policy, params = instance.process, instance.policy, instance.params
+    flat, unravel = ravel_pytree(params)
+    numbers = Numbers(key, flat.size, 2)
+    direction = unravel(numbers.normal(flat.size))
+    k_s, k_d = 0.05 + 0.25 * numbers.uniform(2)
+    even_reference = {
+        "sample": tilted(direction["sample"], params["sample"], k_s),
+        "decide": tilted(direction["decide"], params["decide"], k_d),
+    }
+    even_logp = log_probs(policy, even_reference, traj)
+    answers, decisions = (_next(tuple(x), tables.log_sample) for x in _expected_left(process, tables))
+
+    def grown(length: int) -> jax.Array:
+        K = tuple(length * k_s * a + k_d * d for a, d in zip(answers, decisions, strict=True))
+        return _parts(instance, tables, reference, K, K).tax  # whatever V
+
+    return even_logp, grown
 
 
 def _stated(parts: Parts, beta: jax.Array) -> jax.Array:
@@ -278,23 +298,27 @@ def check(setting: Setting) -> dict[str, Measured]:
     parts, beta = setting.parts, setting.beta
     measured, own = setting.trajectory[GENERAL], setting.own[GENERAL]
     tax = (measured - own)[..., STOP]
-    growth = (setting.trajectory[EVEN] - setting.own[EVEN])[..., STOP] / beta
     push = _right_way(setting, setting.trajectory[BELOW][..., STOP], setting.trajectory[ABOVE][..., STOP])
-    return {
+    measures = {
         EXACT: Measured(gap(measured, setting.exact)),
         FORMULA: Measured(gap(measured[..., STOP], _stated(parts, beta))),
         NEGATIVE: Measured(gap(measured[..., 1 - STOP], -measured[..., STOP])),
         OWN: Measured(gap(own[..., STOP], parts.reward - beta * parts.ratio)),
         TAX: Measured(gap(tax, beta * parts.tax), jnp.min(tax / parts.visits)),
-        GROWTH: Measured(gap(growth, setting.homogeneous)),
         FLIP: Measured(shortfall(push), push),
     }
+    if setting.homogeneous is not None:
+        growth = (setting.trajectory[EVEN] - setting.own[EVEN])[..., STOP] / beta
+        measures[GROWTH] = Measured(gap(growth, setting.homogeneous))
+    return measures
 
 
 def control(setting: Setting) -> dict[str, jax.Array]:
     """Each term dropped or one round off, and the tax claimed for a penalty that has none."""
     instance, parts, beta = setting.instance, setting.parts, setting.beta
     process, shape, tables, reference = instance.process, instance.shape, setting.tables, setting.reference
+    if not shape.saturated:  # nothing keeps a network from being almost certain, and then wrong variants are small
+        return {}
     measured = setting.trajectory[GENERAL][..., STOP]
     V, K = _to_go(process, setting.values), kl_to_go(process, tables, reference)
 
@@ -332,8 +356,13 @@ THEOREM = Theorem(
     ),
     shapes=(
         Shape(rounds=2, length=2, vocabulary=3),
-        Shape(rounds=3, length=2, vocabulary=2, graded=True, cost=True),
+        Shape(rounds=3, length=1, vocabulary=4, graded=True, cost=True),
         Shape(rounds=4, length=1, vocabulary=2, prompts=2, history="none", cost=True),
+        Shape(rounds=2, length=1, vocabulary=5, network=True),
+        Shape(rounds=2, length=3, vocabulary=2, history="none", graded=True),
+        Shape(rounds=2, length=4, vocabulary=2, cost=True, shared=4),
+        Shape(rounds=2, length=5, vocabulary=2, history="none", graded=True, shared=4),
+        Shape(rounds=2, length=6, vocabulary=2, history="none", shared=4),
     ),
     claims=CLAIMS,
     controls=CONTROLS,
@@ -343,6 +372,7 @@ THEOREM = Theorem(
         "beta (log-ratio + K). K is a KL, so >= 0, and adds up over the factors to go. Own-token KL has no K."
     ),
     requires=(RESAMPLES, MIXED_IF_BINARY),
+    draw=draw_with_free_decider,
     prepare=prepare,
     check=check,
     control=control,

@@ -11,8 +11,8 @@ from dsjax.attribution import component_gradients
 from dsjax.objectives import Objective, reinforce, sft
 from dsjax.process import Values, Visitation
 from dsjax.trajectories import STOP, Trajectories
-from proofs_check.closed_forms import context_counts
-from proofs_check.instances import Instance, Shape, enumerated
+from proofs_check.closed_forms import by_decider, context_counts
+from proofs_check.instances import Instance, Shape, draw_with_free_decider, enumerated, normal
 from proofs_check.numerics import SUM, gap, shortfall
 from proofs_check.requirements import MIXED_IF_BINARY, RESAMPLES
 from proofs_check.theorem import Claim, Control, Measured, Theorem
@@ -63,7 +63,7 @@ def prepare(instance: Instance) -> Setting:
         traj,
         process.values(tables, traj.reward),
         process.visitation(tables),
-        jax.nn.softmax(instance.params["decide"])[..., STOP],
+        jnp.exp(by_decider(process, tables.log_stop)),
         _decider_gradient(instance, traj),
     )
 
@@ -110,7 +110,7 @@ def _swapped(traj: Trajectories) -> Trajectories:
 def _demonstrations(setting: Setting) -> tuple[Trajectories, Trajectories]:
     """(an arbitrary law on all trajectories, success-only: STOP at a first answer in proportion to its reward)."""
     instance, traj = setting.instance, setting.traj
-    anything = jax.nn.softmax(jax.random.normal(instance.key, traj.weight.shape))
+    anything = jax.nn.softmax(normal(instance.key, traj.weight.size))
     first = jnp.sum(jnp.where(traj.mask, traj.round, 0), -1) == 0
     success = jnp.where(first, anything * traj.reward, 0.0)
     return traj.replace(weight=anything), traj.replace(weight=success / jnp.sum(success))
@@ -147,6 +147,8 @@ def control(setting: Setting) -> dict[str, jax.Array]:
     """A value one round off, a missing cost, a missing round, and imitation read as if it knew the verifier."""
     instance, _, _, _, stop, gradient = setting
     process, policy, shape = instance.process, instance.policy, instance.shape
+    if not shape.saturated:  # nothing keeps a network from being almost certain, and then wrong variants are small
+        return {}
     measured = gradient[..., STOP]
     late = _pushes(setting, _next_values(setting, ahead=0), process.cost)
     errors = {CONTROLS[0].name: gap(measured, _stated(setting, late))}
@@ -178,10 +180,14 @@ THEOREM = Theorem(
         "sign: binary verifier, c = 0, visited state, 0 < V_(t+1) < 1",
     ),
     shapes=(
-        Shape(rounds=3, length=1, vocabulary=3, prompts=2),
-        Shape(rounds=2, length=2, vocabulary=3, graded=True, cost=True),
-        Shape(rounds=4, length=1, vocabulary=3, prompts=2, history="none"),
+        Shape(rounds=3, length=1, vocabulary=5),
+        Shape(rounds=2, length=3, vocabulary=2, prompts=2, graded=True, cost=True),
+        Shape(rounds=4, length=1, vocabulary=4, history="none"),
         Shape(rounds=3, length=2, vocabulary=2, history="none", graded=True, cost=True),
+        Shape(rounds=2, length=2, vocabulary=3, network=True),
+        Shape(rounds=2, length=4, vocabulary=2, graded=True),
+        Shape(rounds=2, length=5, vocabulary=2, history="none", cost=True),
+        Shape(rounds=2, length=6, vocabulary=2, history="none", shared=4),
     ),
     claims=CLAIMS,
     controls=CONTROLS,
@@ -191,6 +197,7 @@ THEOREM = Theorem(
         "contains no reward."
     ),
     requires=(RESAMPLES, MIXED_IF_BINARY),
+    draw=draw_with_free_decider,
     prepare=prepare,
     check=check,
     control=control,

@@ -13,8 +13,8 @@ from dsjax.objectives import sft
 from dsjax.policies import Params, PositionwisePolicy, log_probs
 from dsjax.process import Tables
 from dsjax.trajectories import STOP, Trajectories
-from proofs_check.closed_forms import context_counts
-from proofs_check.instances import Instance, Shape
+from proofs_check.closed_forms import by_decider, context_counts
+from proofs_check.instances import Instance, Shape, draw_with_free_decider
 from proofs_check.numerics import SUM, gap, shortfall
 from proofs_check.requirements import BINARY, FREE, MIXED, RESAMPLES
 from proofs_check.theorem import Claim, Control, Measured, Theorem
@@ -57,7 +57,13 @@ class Setting(NamedTuple):
     success: Trajectories  # nu: right first answers, STOP
     mixed: Trajectories  # nu': the same and, half of the time, a wrong answer, RESAMPLE, a right one
     shown: jax.Array  # bool[Q, A]: the answers that nu shows
-    tables: Tables  # of the policy at `params`
+    logp: jax.Array  # f[B, S] of the policy at `params`
+    tables: Tables  # of the same
+
+    @property
+    def stop(self) -> jax.Array:
+        """f[Q, H_d, A]: pi_stop by the decider's context."""
+        return jnp.exp(by_decider(self.instance.process, self.tables.log_stop))
 
 
 def prepare(instance: Instance) -> Setting:
@@ -74,13 +80,15 @@ def prepare(instance: Instance) -> Setting:
     after = process.join((nothing[0], repaired, *nothing[2:]))
     nu, wrong_first = alone / jnp.sum(alone), after / jnp.sum(after)
     params = {**instance.params, "decide": SPREAD * instance.params["decide"]}
+    logp = log_probs(instance.policy, params, support)
     return Setting(
         instance,
         params,
         support.replace(weight=nu),
         support.replace(weight=0.5 * (nu + wrong_first)),
         shown,
-        process.tables(log_probs(instance.policy, params, support)),
+        logp,
+        process.tables(logp),
     )
 
 
@@ -142,7 +150,7 @@ def _imitated_accuracy(setting: Setting) -> jax.Array:
     """f[Q]: acc_T(p, a*, b) from the policy before imitation (memoryless)."""
     right = setting.instance.process.reward_table
     answer = jnp.exp(setting.tables.log_sample[0][:, 0])
-    stop = jax.nn.softmax(setting.params["decide"][:, 0])[..., STOP]
+    stop = setting.stop[:, 0]
     p, wrong = jnp.sum(answer * right, -1), jnp.sum(answer * (1 - right), -1)
     a = jnp.sum(answer * right * jnp.where(setting.shown, 1.0, stop), -1) / p
     b = jnp.sum(answer * (1 - right) * stop, -1) / wrong
@@ -153,7 +161,7 @@ def _supremum(setting: Setting, demos: Trajectories, counts: Counts, finite: jax
     """At pi_stop = 1 on all visits the decider costs nothing, and the whole loss is less than the one given."""
     params = _certain(setting, counts.visits > 0)
     limit = loss_of(sft, log_probs(setting.instance.policy, params, demos), demos)
-    sampler = -jnp.sum(counts.sample * jax.nn.log_softmax(setting.params["sample"])) / counts.tokens
+    sampler = -jnp.sum(demos.weight * jnp.sum(jnp.where(demos.sample_mask, setting.logp, 0.0), -1)) / counts.tokens
     margin = finite - limit
     return Measured(jnp.maximum(gap(limit, sampler), shortfall(margin)), margin)
 
@@ -192,23 +200,27 @@ def check(setting: Setting) -> dict[str, Measured]:
     """Gradient, sign, zeros and supremum of the likelihood; what the limit does to accuracy; a blind decider."""
     success, process = setting.success, setting.instance.process
     counts = _counts(setting, success)
-    pi_stop = jax.nn.softmax(setting.params["decide"])[..., STOP]
+    pi_stop = setting.stop
     gradient, loss = _finite(setting, success)
     push = _push_per_visit(gradient, counts)
     accuracy = _accuracy_in_the_limit(setting, _certain(setting, counts.visits > 0))
     gain = jnp.sum(process.prompt_law * (accuracy - _accuracy(setting, setting.tables)))
-    stop_logit = setting.params["decide"][:, 0, 0, STOP]
-    blind = _blind_gradient(setting, success, stop_logit)
-    nu_Q = jnp.sum(counts.visits, (1, 2))
     measured = {
         FORMULA: Measured(gap(gradient, counts.stop * (1.0 - pi_stop) / counts.tokens)),
         SIGN: Measured(shortfall(push), push),
         ZERO: Measured(jnp.max(jnp.where(counts.visits > 0, 0.0, jnp.abs(gradient)))),
         SUPREMUM: _supremum(setting, success, counts, loss),
         RISES: Measured(shortfall(gain), gain),
-        BLIND: Measured(gap(blind, nu_Q * jax.nn.sigmoid(-stop_logit) / counts.tokens), jnp.min(blind / nu_Q)),
-        FIRST: Measured(_blind_outcome(setting, jnp.full_like(stop_logit, CERTAIN))),
     }
+    if setting.instance.shape.saturated:  # a blind decider takes the place of the policy's own
+        stop_logit = setting.params["decide"][:, 0, 0, STOP]
+        blind = _blind_gradient(setting, success, stop_logit)
+        nu_Q = jnp.sum(counts.visits, (1, 2))
+        push = blind / nu_Q
+        measured |= {
+            BLIND: Measured(gap(blind, nu_Q * jax.nn.sigmoid(-stop_logit) / counts.tokens), jnp.min(push)),
+            FIRST: Measured(_blind_outcome(setting, jnp.full_like(stop_logit, CERTAIN))),
+        }
     if setting.instance.shape.history == "none":
         measured[ACCURACY] = Measured(gap(accuracy, _imitated_accuracy(setting)))
     return measured
@@ -217,8 +229,10 @@ def check(setting: Setting) -> dict[str, Measured]:
 def control(setting: Setting) -> dict[str, jax.Array]:
     """Every claim again, of demonstrations in which wrong answers are followed by RESAMPLE."""
     mixed = setting.mixed
+    if not setting.instance.shape.saturated:  # nothing keeps a network from being almost certain
+        return {}
     counts = _counts(setting, mixed)
-    pi_stop = jax.nn.softmax(setting.params["decide"])[..., STOP]
+    pi_stop = setting.stop
     gradient, loss = _finite(setting, mixed)
     shown = _counts(setting, setting.success).visits > 0
     # The optimum of a blind decider is how often the demonstrator stops at this prompt.
@@ -250,8 +264,13 @@ THEOREM = Theorem(
         "the optimum is a limit: no finite logits reach it",
     ),
     shapes=(
-        Shape(rounds=2, length=2, vocabulary=2, prompts=2),
-        Shape(rounds=4, length=1, vocabulary=3, history="none"),
+        Shape(rounds=2, length=3, vocabulary=2, prompts=2),
+        Shape(rounds=4, length=1, vocabulary=4, history="none"),
+        Shape(rounds=3, length=1, vocabulary=5),
+        Shape(rounds=2, length=2, vocabulary=3, network=True),
+        Shape(rounds=2, length=4, vocabulary=2, history="none"),
+        Shape(rounds=2, length=5, vocabulary=2, shared=4),
+        Shape(rounds=2, length=6, vocabulary=2, history="none", shared=4),
     ),
     claims=CLAIMS,
     controls=CONTROLS,
@@ -261,6 +280,7 @@ THEOREM = Theorem(
         "only as pi_stop -> 1 there. If one logit serves all answers, it then stops at all of them."
     ),
     requires=(BINARY, FREE, RESAMPLES, MIXED),
+    draw=draw_with_free_decider,
     prepare=prepare,
     check=check,
     control=control,

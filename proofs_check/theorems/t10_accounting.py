@@ -57,8 +57,9 @@ def prepare(instance: Instance) -> Setting:
     traj, logp = enumerated(instance)
     tables = process.tables(logp)
     answer, right = jnp.exp(tables.log_sample[0][:, 0]), process.reward_table
-    # One decision table serves all rounds (history `none`), so T = 1 has a, b too, though it does not use them.
-    stop = jax.nn.softmax(instance.params["decide"][:, 0])[..., 0]
+    # T = 1 has no decider; a and b must not matter there, so any will do.
+    decides = instance.shape.rounds >= 2
+    stop = jnp.exp(tables.log_stop[0][:, 0]) if decides else jax.random.uniform(instance.key, right.shape)
     p, wrong = jnp.sum(answer * right, -1), jnp.sum(answer * (1 - right), -1)
     a, b = jnp.sum(answer * right * stop, -1) / p, jnp.sum(answer * (1 - right) * stop, -1) / wrong
     return Setting(instance, p, a, b, process.values(tables, traj.reward).V[0][:, 0], tables)
@@ -129,6 +130,8 @@ def control(setting: Setting) -> dict[str, jax.Array]:
     """A term forgotten, an exponent one off, a limit taken too early, and an average taken too early."""
     instance, p, a, b, accuracy, _ = setting
     T, mu = instance.shape.rounds, instance.process.prompt_law
+    if not instance.shape.saturated:  # nothing keeps a network from being almost certain
+        return {}
     acc, rho = final_accuracy(p, a, b, T), _rho(p, a, b)
     first = p * a * (1 - rho ** (T - 1)) / (1 - rho)
     errors = {
@@ -154,9 +157,13 @@ THEOREM = Theorem(
         "log-odds: 0 < p < 1, a > 0, b > 0",
     ),
     shapes=(
-        Shape(rounds=1, length=1, vocabulary=4, prompts=3, history="none"),
+        Shape(rounds=1, length=3, vocabulary=4, prompts=2, history="none"),
         Shape(rounds=2, length=2, vocabulary=3, prompts=3, history="none"),
-        Shape(rounds=4, length=2, vocabulary=2, prompts=2, history="none"),
+        Shape(rounds=3, length=1, vocabulary=5, prompts=2, history="none", shared=4),
+        Shape(rounds=4, length=1, vocabulary=2, prompts=3, history="none", network=True),
+        Shape(rounds=2, length=4, vocabulary=2, history="none"),
+        Shape(rounds=1, length=5, vocabulary=2, prompts=2, history="none"),
+        Shape(rounds=1, length=6, vocabulary=2, history="none"),
     ),
     claims=CLAIMS,
     controls=CONTROLS,

@@ -57,7 +57,7 @@ class Setting(NamedTuple):
     reference: Tables
     soft_value: tuple[jax.Array, ...]  # V*_t(h) to go, T arrays [Q, A^t]
     soft: Tables  # the soft-Bellman policy by rounds
-    star: Params  # the same as logits; without history, the tilts of round 1
+    star: Params | None  # the same as logits, for tables; without history, the tilts of round 1
 
 
 def soft_bellman(
@@ -128,7 +128,8 @@ def prepare(instance: Instance) -> Setting:
     reference = process.tables(ref_logp)
     soft_value, soft = soft_bellman(process, reference, beta)
     traj = traj.replace(ref_logp=ref_logp)
-    return Setting(instance, traj, beta, process.tables(logp), reference, soft_value, soft, as_logits(process, soft))
+    star = as_logits(process, soft) if instance.shape.saturated else None
+    return Setting(instance, traj, beta, process.tables(logp), reference, soft_value, soft, star)
 
 
 def _at(setting: Setting, params: Params) -> Trajectories:
@@ -196,6 +197,8 @@ def check(setting: Setting) -> dict[str, Measured]:
     process, V = instance.process, _soft_objective(setting)
     regret = jnp.sum(process.prompt_law * kl_to_go(process, tables, soft)[0][:, 0])
     measured = {REGRET: Measured(gap(V - _objective(setting, traj), beta * regret))}
+    if star is None:  # what follows needs a policy that can be put at the optimum
+        return measured
     law = _at(setting, star)
     if not expressible(instance.shape):
         short = V - _objective(setting, law)
@@ -224,6 +227,8 @@ def control(setting: Setting) -> dict[str, jax.Array]:
     """Temperature, values, components and rounds that are each slightly wrong."""
     instance, traj, beta, tables, _, _, soft, star = setting
     process, shape = instance.process, instance.shape
+    if star is None:  # nothing keeps a network from being almost certain
+        return {}
     regret = jnp.sum(process.prompt_law * kl_to_go(process, tables, soft)[0][:, 0])
     unpenalised = jnp.sum(traj.weight * traj.reward)
     errors = {CONTROLS[4].name: gap(_soft_objective(setting) - unpenalised, beta * regret)}
@@ -248,7 +253,7 @@ THEOREM = Theorem(
     statement="argmax J - beta KL(P || P_ref): pi_ref exp(advantage/beta) on every factor, to first order, whatever L",
     provenance="[N]",
     assumptions=(
-        "trajectory KL; a policy that can give each round and history its own law (saturated, history `full` or T = 1)",
+        "trajectory KL; tables with a law of its own for each round and history (saturated, history `full` or T = 1)",
         "exactly: soft advantages; to first order: those of the reference, to w^2/(8 beta^2) in log-probability",
         "w = 1 + c (T - t): range of the return to go",
         "regret = beta KL(P || P*) holds for every policy, saturated or not",
@@ -256,7 +261,12 @@ THEOREM = Theorem(
     shapes=(
         Shape(rounds=3, length=1, vocabulary=3, prompts=2, graded=True, cost=True),
         Shape(rounds=2, length=2, vocabulary=3),
-        Shape(rounds=2, length=2, vocabulary=2, prompts=3, history="none", cost=True),
+        Shape(rounds=2, length=3, vocabulary=2, prompts=3, history="none", cost=True),
+        Shape(rounds=2, length=1, vocabulary=5, graded=True, cost=True, network=True),
+        Shape(rounds=4, length=1, vocabulary=4, shared=4),
+        Shape(rounds=1, length=4, vocabulary=2, history="none", graded=True),
+        Shape(rounds=1, length=5, vocabulary=2, prompts=2),
+        Shape(rounds=1, length=6, vocabulary=2, history="none"),
     ),
     claims=CLAIMS,
     controls=CONTROLS,

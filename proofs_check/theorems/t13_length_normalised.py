@@ -12,7 +12,8 @@ from dsjax.attribution import coefficients, component_gradients
 from dsjax.objectives import Objective, grpo, reinforce
 from dsjax.process import DecisionSamplingProcess, Tables, Visitation
 from dsjax.trajectories import STOP, Trajectories
-from proofs_check.instances import Instance, Shape, enumerated
+from proofs_check.closed_forms import by_decider
+from proofs_check.instances import Instance, Shape, draw_with_free_decider, enumerated
 from proofs_check.numerics import SUM, gap, shortfall
 from proofs_check.requirements import MIXED_IF_BINARY, RESAMPLES
 from proofs_check.theorem import Claim, Control, Measured, Theorem
@@ -76,7 +77,7 @@ def prepare(instance: Instance) -> Setting:
     process = instance.process
     traj, logp = enumerated(instance)
     tables = process.tables(logp)
-    stop = jax.nn.softmax(instance.params["decide"])[..., STOP]
+    stop = jnp.exp(by_decider(process, tables.log_stop))
     baseline = jax.random.uniform(instance.key, (process.num_prompts,))
     gradient = _stop_gradient(instance, traj, baseline_Q=baseline)
     visitation = process.visitation(tables)
@@ -232,6 +233,8 @@ def control(setting: Setting) -> dict[str, jax.Array]:
     """A token too many, a part forgotten, baselines and verifiers for which signs do flip."""
     instance, traj, _, _, _, _, b, gradient = setting
     process, shape = instance.process, instance.shape
+    if not shape.saturated:  # nothing keeps a network from being almost certain, and then wrong variants are small
+        return {}
     plain, _ = _pushes(setting, process, b, traj.reward)
     errors = {
         CONTROLS[0].name: gap(gradient, _direct(setting, b, forced=1)),
@@ -271,9 +274,14 @@ THEOREM = Theorem(
         "the region: history full, so that one logit serves one round",
     ),
     shapes=(
-        Shape(rounds=4, length=1, vocabulary=2, prompts=2, history="none"),
+        Shape(rounds=4, length=1, vocabulary=4, history="none"),
         Shape(rounds=3, length=2, vocabulary=2, graded=True),
-        Shape(rounds=3, length=1, vocabulary=3, prompts=2, graded=True, cost=True),
+        Shape(rounds=3, length=1, vocabulary=5, graded=True, cost=True),
+        Shape(rounds=2, length=2, vocabulary=3, network=True),
+        Shape(rounds=2, length=3, vocabulary=2, prompts=2, history="none", cost=True),
+        Shape(rounds=2, length=4, vocabulary=2, graded=True),
+        Shape(rounds=2, length=5, vocabulary=2, history="none", graded=True, cost=True),
+        Shape(rounds=2, length=6, vocabulary=2, history="none", shared=4),
     ),
     claims=CLAIMS,
     controls=CONTROLS,
@@ -283,6 +291,7 @@ THEOREM = Theorem(
         "n grows with t. Graded: the push of T8 and this one differ in sign iff r lies between their zeros."
     ),
     requires=(RESAMPLES, MIXED_IF_BINARY),
+    draw=draw_with_free_decider,
     prepare=prepare,
     check=check,
     control=control,

@@ -24,7 +24,7 @@ from dsjax.signal_noise import SignalNoise, signal_to_noise, whitened_squares
 from dsjax.trajectories import Trajectories
 from proofs_check import instances
 from proofs_check.closed_forms import context_counts
-from proofs_check.instances import Instance, Shape
+from proofs_check.instances import Instance, Shape, Traced
 from proofs_check.numerics import ENERGY, gap, shortfall
 from proofs_check.requirements import MIXED_IF_BINARY, RESAMPLES, Requirement
 from proofs_check.theorem import Claim, Control, Measured, Theorem
@@ -79,6 +79,11 @@ class Lengthening:
         """Whether the policy is position-wise."""
         return self.reads >= 0
 
+    @property
+    def share(self) -> float:
+        """See `Shape.share`."""
+        return self.base.share
+
     def __str__(self) -> str:
         if not self.positionwise:
             return str(self.base)
@@ -101,7 +106,7 @@ class Setting(NamedTuple):
     traj: Trajectories
     payoffs: jax.Array  # f[4, B]: w = R - J, w = R, w = 1, w = R - FAR
     measured: SignalNoise  # of those payoffs: fields f[4]
-    ranks: tuple[int, int]  # (rank F_s, rank F_d)
+    ranks: tuple[int | jax.Array, int | jax.Array]  # (rank F_s, rank F_d)
     longer: SignalNoise | None = None  # with filler, w = R - J
     groups: tuple[tuple[jax.Array, jax.Array], ...] = ()  # (M_s, M_d) of groups: leave-one-out, group mean
 
@@ -112,16 +117,22 @@ def draw(key: jax.Array, sizes: Lengthening, process: DecisionSamplingProcess | 
     instance = instances.draw(base_key, sizes.base, process)
     shape = sizes.base
     if sizes.positionwise:
-        policy = PositionwisePolicy(shape.prompts, shape.vocabulary, shape.length, sizes.reads)
+        policy = Traced(PositionwisePolicy(shape.prompts, shape.vocabulary, shape.length, sizes.reads))
         instance = instance.replace(policy=policy, params=policy.init(instance.key))
     # At least one, used or not: an array without entries does not survive a file.
-    filler = jax.random.normal(filler_key, (shape.prompts, max(sizes.filler, 1), shape.vocabulary))
+    filler = instances.normal(filler_key, shape.prompts, max(sizes.filler, 1), shape.vocabulary)
     return Lengthened(instance, filler, sizes)
 
 
-def ranks(sizes: Lengthening) -> tuple[int, int]:
-    """(rank F_s, rank F_d): free directions that the component's tokens can move."""
+def ranks(sizes: Lengthening, measured: SignalNoise) -> tuple[int | jax.Array, int | jax.Array]:
+    """(rank F_s, rank F_d): free directions that the component's tokens can move.
+
+    Of a network: tr(F_c^+ F_c) as measured (w = 1). Its Fisher matrix can have any small eigenvalue, so how many count
+    as zero is a matter of the cut, and z_c is what the kept ones make it.
+    """
     shape = sizes.base
+    if shape.network:
+        return measured.moment_sample[2], measured.moment_decision[2]
     Q, L, V, T = shape.prompts, shape.length, shape.vocabulary, shape.rounds
     if sizes.positionwise:
         return Q * L * (V - 1), Q * V**sizes.reads
@@ -155,12 +166,12 @@ def prepare(lengthened: Lengthened) -> Setting:
     longer = _longer(lengthened, sizes.reads) if sizes.positionwise else None
     baselines = [partial(reinforce, baseline=name) for name in ("leave_one_out", "batch_mean")]
     groups = group_moments(instance.policy, instance.params, traj, baselines, sizes.group) if sizes.group else ()
-    return Setting(lengthened, traj, payoffs, measured, ranks(sizes), longer, groups)
+    return Setting(lengthened, traj, payoffs, measured, ranks(sizes, measured), longer, groups)
 
 
 def lengthen(
     process: DecisionSamplingProcess, params: Params, filler_logits: jax.Array, reads: int
-) -> tuple[DecisionSamplingProcess, PositionwisePolicy, Params]:
+) -> tuple[DecisionSamplingProcess, Traced, Params]:
     """(process, policy, parameters) with m filler tokens after every answer; filler_logits f[Q, m, V]."""
     Q, m, V = filler_logits.shape
     longer = process.replace(
@@ -168,7 +179,7 @@ def lengthen(
         length=process.length + m,
     )
     sample = jnp.concatenate([params["sample"], filler_logits], axis=1)
-    policy = PositionwisePolicy(Q, V, longer.length, reads)
+    policy = Traced(PositionwisePolicy(Q, V, longer.length, reads))
     # A decider that reads further than its table goes has the same law after every continuation.
     contexts = V**reads // params["decide"].shape[1]
     return longer, policy, {"sample": sample, "decide": jnp.repeat(params["decide"], contexts, axis=1)}
@@ -313,12 +324,16 @@ def group_moments(
     return tuple(zip(*found, strict=True))
 
 
-def group_noise(signal: jax.Array, moment: jax.Array, variance: jax.Array, rank: float, size: int) -> jax.Array:
+def group_noise(
+    signal: jax.Array, moment: jax.Array, variance: jax.Array, rank: float | jax.Array, size: int
+) -> jax.Array:
     """Noise of a group's leave-one-out gradient; `moment` is M_c at w = R - J, `variance` is Var(R), one prompt."""
     return (moment - signal + (variance * rank + signal) / (size - 1)) / size
 
 
-def _between(payoffs: jax.Array, found: tuple[jax.Array, jax.Array], rank: tuple[int, int]) -> Measured:
+def _between(
+    payoffs: jax.Array, found: tuple[jax.Array, jax.Array], rank: tuple[int | jax.Array, int | jax.Array]
+) -> Measured:
     """min w^2 rank <= M_c <= max w^2 rank, for both components."""
     low, high = jnp.min(payoffs**2), jnp.max(payoffs**2)
     sides = [side for M, r in zip(found, rank, strict=True) for side in (M - low * r, high * r - M)]
@@ -428,6 +443,15 @@ def _positionwise(setting: Setting) -> dict[str, Measured]:
     return measured | (_groups(setting)[0] if sizes.group else {})
 
 
+def _parabola(setting: Setting) -> jax.Array:
+    """M_c at b = FAR against the parabola through b = 0 and b = J with the rank as its curvature."""
+    m, J, errors = setting.measured, _mean(setting.traj), []
+    for r, M in zip(setting.ranks, (m.moment_sample, m.moment_decision), strict=True):
+        best = (M[1] + r * J**2 - M[0]) / (2.0 * r * J)
+        errors.append(gap(M[3], M[1] - r * best**2 + r * (FAR - best) ** 2))
+    return jnp.max(jnp.stack(errors))
+
+
 def _groups(setting: Setting) -> tuple[dict[str, Measured], dict[str, jax.Array]]:
     """Groups of G at one prompt, enumerated: (claims, controls)."""
     _, traj, _, m, rank, _, found = setting
@@ -450,10 +474,10 @@ def check(setting: Setting) -> dict[str, Measured]:
     """What holds for every policy, and the closed forms of position-wise and of saturated ones."""
     lengthened, traj, payoffs, m, rank, _, _ = setting
     shape = lengthened.sizes.base
-    measured = {
-        RANK: Measured(gap((m.moment_sample[2], m.moment_decision[2]), tuple(map(float, rank)))),
-        BETWEEN: _between(payoffs[0], (m.moment_sample[0], m.moment_decision[0]), rank),
-    }
+    measured = {BETWEEN: _between(payoffs[0], (m.moment_sample[0], m.moment_decision[0]), rank)}
+    if shape.network:
+        return measured | {BASELINE: Measured(_parabola(setting))}
+    measured[RANK] = Measured(gap((m.moment_sample[2], m.moment_decision[2]), tuple(map(float, rank))))
     if not shape.graded and not shape.cost:
         J = _mean(traj)
         odds = jnp.maximum(J / (1 - J), (1 - J) / J)
@@ -471,7 +495,7 @@ def control(setting: Setting) -> dict[str, jax.Array]:
     """Averages taken the wrong way, a decider that grows with the answer, and groups without their own noise."""
     lengthened, traj, payoffs, m, rank, long, _ = setting
     sizes, process, params = lengthened.sizes, lengthened.instance.process, lengthened.instance.params
-    if sizes.base.shared:
+    if not sizes.positionwise and not sizes.base.saturated:
         return {}
     found = (m.moment_sample[0], m.moment_decision[0])
     square = traj.weight * payoffs[0] ** 2
@@ -528,8 +552,13 @@ THEOREM = Theorem(
         Lengthening(
             Shape(rounds=3, length=1, vocabulary=2, history="none", graded=True, cost=True), reads=1, filler=1, group=2
         ),
-        Lengthening(Shape(rounds=2, length=1, vocabulary=3, graded=True, cost=True)),
-        Lengthening(Shape(rounds=2, length=2, vocabulary=2, prompts=2, shared=3)),
+        Lengthening(Shape(rounds=2, length=1, vocabulary=5, graded=True, cost=True)),
+        Lengthening(Shape(rounds=2, length=1, vocabulary=3, graded=True, network=True)),
+        Lengthening(Shape(rounds=4, length=1, vocabulary=4, shared=3)),
+        Lengthening(Shape(rounds=2, length=3, vocabulary=2, history="none", cost=True, shared=3)),
+        Lengthening(Shape(rounds=2, length=4, vocabulary=2, shared=3)),
+        Lengthening(Shape(rounds=2, length=5, vocabulary=2, history="none", graded=True, shared=3)),
+        Lengthening(Shape(rounds=2, length=6, vocabulary=2, history="none", shared=3)),
     ),
     claims=CLAIMS,
     controls=CONTROLS,

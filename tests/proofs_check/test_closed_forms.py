@@ -27,7 +27,7 @@ def test_context_counts(history):
         return instance, traj, context_counts(instance.process, traj.weight)
 
     instance, traj, counts = both(jax.random.key(0))
-    shapes = instance.policy.shapes()
+    shapes = instance.policy.base.shapes()
     sample, decide = np.zeros(shapes["sample"]), np.zeros(shapes["decide"])
     tokens = np.asarray(traj.tokens).reshape(-1, T, L + 1)
     decided = np.asarray(traj.decision_mask).reshape(-1, T, L + 1)
@@ -70,7 +70,8 @@ def test_standardised():
 
 def test_binary_table_has_right_and_wrong_answers():
     for seed in range(20):
-        table = np.asarray(binary_table(jax.random.key(seed), 3, 4))
+        coins, order = jax.random.uniform(jax.random.key(seed), (2, 3, 4))
+        table = np.asarray(binary_table(coins, order))
         assert set(np.unique(table)) == {0.0, 1.0}
         assert table.any(-1).all()
         assert not table.all(-1).any()

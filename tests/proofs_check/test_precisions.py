@@ -54,7 +54,7 @@ def test_t6_the_law_of_prompts_is_not_in_the_budget():
     shape = Shape(rounds=2, length=1, vocabulary=3, prompts=3)
 
     def law(s):
-        return s.energy[0] + s.energy[1], s.traj.weight, s.log_ratio, s.traj.prompt[:, 0]
+        return sum(s.energies[t06.TRAJECTORY]), s.traj.weight, s.log_ratio, s.traj.prompt[:, 0]
 
     for total, *rest in zip(*of_settings(t06, shape, law), strict=True):
         weight, log_ratio, prompt = (np.asarray(x) for x in rest)

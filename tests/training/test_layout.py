@@ -77,7 +77,6 @@ def assert_same_run(got, want):
     ("devices", "arguments", "split"),
     [
         (2, (), False),
-        (8, ("--microbatch", "4"), False),
         (8, ("--parameters", "fsdp", "--microbatch", "4"), True),
     ],
 )
@@ -115,8 +114,8 @@ def test_parts_have_the_same_values_and_gradients(x64):
         logp, vjp = jax.vjp(lambda p: log_probs(policy, p, traj), params)
         return logp, vjp(seed)[0]
 
-    whole = value_and_gradient(POLICY)
-    for policy in (InParts(POLICY, 5), InParts(POLICY, 2, data_mesh(2)), InParts(POLICY, 100)):
+    whole = jax.jit(lambda: value_and_gradient(POLICY))()
+    for policy in (InParts(POLICY, 5), InParts(POLICY, 2, data_mesh(2))):
         parts = jax.jit(lambda policy=policy: value_and_gradient(policy))()
         # Sums over 12 x 8 tokens in another order, of terms of order one.
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-12), parts, whole)
