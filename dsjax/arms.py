@@ -25,6 +25,8 @@ class Arm:
       options: of the objective.
       component: `both`, or the only component that learns.
       value_weight: of the critic's loss next to the objective's; above 0 the arm needs a policy with a critic.
+      length_power: the weight of the decision token in an SFT loss is L^length_power (times `decision_weight`, if
+        `options` has it) for answers of L tokens: 1 gives the decision as much weight as the whole answer.
     """
 
     source: str
@@ -33,6 +35,7 @@ class Arm:
     options: Mapping[str, Any] = field(default_factory=dict)
     component: str = "both"
     value_weight: float = 0.0
+    length_power: float = 0.0
 
     def __post_init__(self) -> None:
         require(self.source in SOURCES, "source", self.source, SOURCES)
@@ -41,7 +44,16 @@ class Arm:
         require(0 <= self.value_weight < float("inf"), "value_weight", self.value_weight, ">= 0 and finite")
         valued = self.value_weight == 0 or self.source == "on-policy"
         require(valued, "source", self.source, "on-policy, whose trajectories carry values, for a critic")
-        resolve(self.objective, self.options)
+        weighted = self.length_power == 0 or self.family == "sft"
+        require(weighted, "length_power", self.length_power, "0, unless the family is sft")
+        resolve(self.objective, self.options_at(1))
+
+    def options_at(self, length: int) -> dict[str, Any]:
+        """The options of the objective for answers of this many tokens."""
+        if self.length_power == 0:
+            return dict(self.options)
+        weight = self.options.get("decision_weight", 1.0) * length**self.length_power
+        return {**self.options, "decision_weight": weight}
 
     @property
     def value_options(self) -> dict[str, Any]:
@@ -49,15 +61,24 @@ class Arm:
         return {k: v for k, v in self.options.items() if k in ("discount", "gae_lambda", "reward_kl")}
 
 
+KL = 0.1  # beta of the arms with a KL penalty
+
 ARMS: dict[str, Arm] = {
     "sft-success": Arm("success", "sft", "sft"),
     "sft-synthetic": Arm("synthetic", "sft", "sft"),
     "sft-self": Arm("base-answers", "sft", "sft"),
+    "sft-self-sqrt-l": Arm("base-answers", "sft", "sft", length_power=0.5),
+    "sft-self-l": Arm("base-answers", "sft", "sft", length_power=1.0),
     "sft-online": Arm("own-answers", "sft", "sft"),
+    "rft": Arm("on-policy", "rft", "sft"),
     "reinforce": Arm("on-policy", "reinforce", "reward", {"baseline": "batch_mean"}),
     "rloo": Arm("on-policy", "rloo", "reward"),
     "grpo": Arm("on-policy", "grpo", "reward"),
+    "dr-grpo": Arm("on-policy", "dr_grpo", "reward"),
+    "grpo-trajectory-kl": Arm("on-policy", "grpo", "reward", {"reward_kl": KL}),
+    "grpo-token-kl": Arm("on-policy", "grpo", "reward", {"token_kl": KL, "kl_estimator": "k2"}),
     "ppo": Arm("on-policy", "ppo", "reward", value_weight=0.5),
+    "random-reward": Arm("on-policy-shuffled", "rloo", "reward"),
     "only-decider": Arm("on-policy", "rloo", "reward", component="decision"),
     "only-sampler": Arm("on-policy", "rloo", "reward", component="sample"),
 }

@@ -1,11 +1,16 @@
 """Measures of the two components on fixed held-out problems.
 
-Attempts are drawn at temperature 1 for all T rounds; decisions are then averaged exactly, by their probabilities,
-instead of being drawn (Rao-Blackwell). This needs history `none`, where attempts do not depend on decisions.
+Attempts are drawn at temperature 1 for all T rounds, as if every decision before had been RESAMPLE; decisions are then
+averaged exactly, by their probabilities, instead of being drawn (Rao-Blackwell). That is exact with either history: a
+round is only ever seen after RESAMPLE.
+
+Without history all attempts at a problem have one law, and p, a, b and AUROC use all of them. With history `full` they
+are about the first attempt and the decision on it, which every episode comes to.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -17,7 +22,7 @@ from dsjax import accounting
 from dsjax.errors import require
 from dsjax.policies.base import Params, Policy
 from dsjax.rollout import sample_attempts
-from dsjax.statistics import auroc, difference, estimate, ratio_of_sums, roc_curve
+from dsjax.statistics import Statistic, auroc, difference, estimate, ratio_of_sums, roc_curve
 from dsjax.tasks import AdditionTask, Problems
 from dsjax.trajectories import STOP
 
@@ -66,43 +71,53 @@ def _kept(value_NxT: np.ndarray, stop_NxT: np.ndarray) -> np.ndarray:
     return np.sum(alive * stop * value_NxT, axis=1)
 
 
-def component_statistics(right: np.ndarray, stop: np.ndarray) -> dict[str, Any]:
+def attempts_that_count(history: str, *arrays_NxT: np.ndarray) -> list[np.ndarray]:
+    """The attempts that p, a, b and AUROC are about: all, or with history the first."""
+    return [x if history == "none" else x[:, :1] for x in arrays_NxT]
+
+
+def component_statistics(right: np.ndarray, stop: np.ndarray, history: str = "none") -> dict[str, Any]:
     """Statistics (functions of problem weights, see `statistics`) of one sampler with one decider.
 
-    p = P(right), a = P(STOP | right), b = P(STOP | wrong) over all attempts, AUROC of the STOP probability, final
-    accuracy at T, gain = accuracy - p, mean rounds.
+    p = P(right), a = P(STOP | right), b = P(STOP | wrong), AUROC of the STOP probability, all over
+    `attempts_that_count`; Youden's index a - b; final accuracy at T, gain = accuracy - p, mean rounds.
     """
-    n, T = right.shape
-    ok = right.astype(float)
-    ones = np.ones(n)
-    p = ratio_of_sums(ok.sum(1), ones * T)
+    ones = np.ones(len(right))
+    counted, decided = attempts_that_count(history, right, stop)
+    ok = counted.astype(float)
+    p = ratio_of_sums(ok.sum(1), ones * ok.shape[1])
     accuracy = ratio_of_sums(expected_accuracy(right, stop), ones)
+    a = ratio_of_sums((ok * decided).sum(1), ok.sum(1))
+    b = ratio_of_sums(((1 - ok) * decided).sum(1), (1 - ok).sum(1))
     return {
         "p": p,
-        "a": ratio_of_sums((ok * stop).sum(1), ok.sum(1)),
-        "b": ratio_of_sums(((1 - ok) * stop).sum(1), (1 - ok).sum(1)),
-        "auroc": auroc(stop, right),
+        "a": a,
+        "b": b,
+        "youden": difference(a, b),
+        "auroc": auroc(decided, counted),
         "accuracy": accuracy,
         "gain": difference(accuracy, p),
         "rounds": ratio_of_sums(expected_rounds(stop), ones),
     }
 
 
-def component_estimates(right: np.ndarray, log_stop: np.ndarray, resamples: int, seed: int = 0) -> dict[str, Any]:
+def component_estimates(
+    right: np.ndarray, log_stop: np.ndarray, resamples: int, seed: int = 0, history: str = "none"
+) -> dict[str, Any]:
     """Each statistic of `component_statistics` with its interval, and the decider's ROC curve."""
     stop = np.exp(log_stop.astype(float))
-    out: dict[str, Any] = {
-        name: estimate(s, len(right), resamples, seed) for name, s in component_statistics(right, stop).items()
-    }
-    out["roc"] = roc_curve(stop, right)
+    statistics = component_statistics(right, stop, history)
+    out: dict[str, Any] = {name: estimate(s, len(right), resamples, seed) for name, s in statistics.items()}
+    counted, decided = attempts_that_count(history, right, stop)
+    out["roc"] = roc_curve(decided, counted)
     return out
 
 
-def quick_measures(right: np.ndarray, log_stop: np.ndarray) -> dict[str, float | None]:
+def quick_measures(right: np.ndarray, log_stop: np.ndarray, history: str = "none") -> dict[str, float | None]:
     """Point values only, for training curves."""
     stop = np.exp(log_stop.astype(float))
     one = np.ones((1, len(right)))
-    values = {name: s(one)[0] for name, s in component_statistics(right, stop).items()}
+    values = {name: s(one)[0] for name, s in component_statistics(right, stop, history).items()}
     return {name: float(v) if np.isfinite(v) else None for name, v in values.items()}
 
 
@@ -125,35 +140,36 @@ def cross_swap(
     return matrix
 
 
-def gain_accounting(
-    pools: dict[str, Pool],
-    verdicts: dict[tuple[str, str], np.ndarray],
-    arm: str,
-    base: str,
-    resamples: int,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """What sampler and decider each bring to an arm's gain over base: log-odds and accuracy, with intervals.
+def accounting_statistics(
+    right: Mapping[str, np.ndarray], verdicts: Mapping[tuple[str, str], np.ndarray], arm: str, base: str
+) -> dict[str, dict[str, Statistic]]:
+    """What sampler and decider each bring to the difference arm - base, as statistics of problem weights.
 
-    Shapley over swapping the two components one at a time, on measured final accuracies; for comparison the T -> inf
-    identity logit(p) + log(a/b) from pooled p, a, b, whose residual against the measured log-odds holds finite T and
-    the heterogeneity of prompts.
+    `log_odds` and `accuracy`: the Shapley parts `sampler` and `decider` of swapping the two components one at a time,
+    on final accuracies, and their `total`.
+
+    Args:
+      right: verifier's verdicts bool[N, T] by sampler.
+      verdicts: log pi_d(STOP) f[N, T] by (sampler, decider).
+      arm: the model with the gain.
+      base: the model that it is a gain over.
     """
-    n = len(pools[base].right)
-    kept_right, kept_wrong = {}, {}
-    for key in ((s, d) for s in (base, arm) for d in (base, arm)):
-        right, stop = np.asarray(pools[key[0]].right), np.exp(verdicts[key].astype(float))
-        kept_right[key], kept_wrong[key] = expected_accuracy(right, stop), expected_accuracy(~right, stop)
+    kept = {}
+    for sampler, decider in ((s, d) for s in (base, arm) for d in (base, arm)):
+        stop = np.exp(verdicts[sampler, decider].astype(float))
+        kept[sampler, decider] = [expected_accuracy(ok, stop) for ok in (right[sampler], ~right[sampler])]
+    n = len(right[base])
 
     def accuracy(weights: np.ndarray, sampler: str, decider: str) -> np.ndarray:
-        return ratio_of_sums(kept_right[sampler, decider], np.ones(n))(weights)
+        return ratio_of_sums(kept[sampler, decider][0], np.ones(n))(weights)
 
     def log_odds(weights: np.ndarray, sampler: str, decider: str) -> np.ndarray:
         # From both sums, not from the accuracy: 1 - accuracy would be rounding dust where nothing wrong is kept.
+        good, bad = kept[sampler, decider]
         with np.errstate(divide="ignore", invalid="ignore"):
-            return np.log(weights @ kept_right[sampler, decider]) - np.log(weights @ kept_wrong[sampler, decider])
+            return np.log(weights @ good) - np.log(weights @ bad)
 
-    def split(part: str, measure: Any) -> Any:
+    def split(part: str, measure: Any) -> Statistic:
         def statistic(weights: np.ndarray) -> np.ndarray:
             def value(sampler: str, decider: str) -> np.ndarray:
                 return measure(weights, sampler, decider)
@@ -163,24 +179,66 @@ def gain_accounting(
 
         return statistic
 
-    def identity(weights: np.ndarray, name: str) -> np.ndarray:
-        s = component_statistics(np.asarray(pools[name].right), np.exp(verdicts[name, name].astype(float)))
-        p, a, b = (s[k](weights) for k in ("p", "a", "b"))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.stack([np.log(p) - np.log1p(-p), np.log(a / b)])
+    def total(measure: Any) -> Statistic:
+        def statistic(weights: np.ndarray) -> np.ndarray:
+            with np.errstate(invalid="ignore"):
+                return measure(weights, arm, arm) - measure(weights, base, base)
 
-    def point(f: Any) -> float | None:
-        value = float(f(np.ones((1, n)))[0])
+        return statistic
+
+    return {
+        name: {**{part: split(part, measure) for part in ("sampler", "decider")}, "total": total(measure)}
+        for name, measure in (("log_odds", log_odds), ("accuracy", accuracy))
+    }
+
+
+def log_odds_statistic(right: np.ndarray, log_stop: np.ndarray) -> Statistic:
+    """Log-odds of the final accuracy of one sampler with one decider, nats."""
+    stop = np.exp(log_stop.astype(float))
+    good, bad = (expected_accuracy(ok, stop) for ok in (right, ~right))
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        with np.errstate(divide="ignore"):
+            return np.log(weights @ good) - np.log(weights @ bad)
+
+    return statistic
+
+
+def gain_accounting(
+    pools: dict[str, Pool],
+    verdicts: dict[tuple[str, str], np.ndarray],
+    arm: str,
+    base: str,
+    resamples: int,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """`accounting_statistics` with intervals, for attempts without history.
+
+    For comparison the T -> inf identity logit(p) + log(a/b) from pooled p, a, b, whose residual against the measured
+    log-odds holds finite T and the heterogeneity of prompts.
+    """
+    right = {name: np.asarray(pools[name].right) for name in (base, arm)}
+    n = len(right[base])
+    one = np.ones((1, n))
+    parts = accounting_statistics(right, verdicts, arm, base)
+
+    def interval_of(statistic: Statistic) -> Estimate:
+        return estimate(statistic, n, resamples, seed)
+
+    def point(name: str) -> float | None:
+        value = float(log_odds_statistic(right[name], verdicts[name, name])(one)[0])
         return value if np.isfinite(value) else None
 
-    base_terms, arm_terms = (identity(np.ones((1, n)), name)[:, 0] for name in (base, arm))
+    base_terms, arm_terms = (
+        identity_terms(component_statistics(right[name], np.exp(verdicts[name, name].astype(float))))(one)[:, 0]
+        for name in (base, arm)
+    )
     identity_ok = bool(np.isfinite([*base_terms, *arm_terms]).all())
     return {
-        "base_log_odds": point(lambda w: log_odds(w, base, base)),
-        "arm_log_odds": point(lambda w: log_odds(w, arm, arm)),
-        "log_odds": {part: estimate(split(part, log_odds), n, resamples, seed) for part in ("sampler", "decider")},
-        "accuracy": {part: estimate(split(part, accuracy), n, resamples, seed) for part in ("sampler", "decider")},
-        "total_accuracy": estimate(lambda w: accuracy(w, arm, arm) - accuracy(w, base, base), n, resamples, seed),
+        "base_log_odds": point(base),
+        "arm_log_odds": point(arm),
+        **{name: {part: interval_of(parts[name][part]) for part in ("sampler", "decider")} for name in parts},
+        "total_accuracy": interval_of(parts["accuracy"]["total"]),
         "limit_identity": {
             "sampler": float(arm_terms[0] - base_terms[0]),
             "decider": float(arm_terms[1] - base_terms[1]),
@@ -188,6 +246,17 @@ def gain_accounting(
         if identity_ok
         else None,
     }
+
+
+def identity_terms(statistics: Mapping[str, Statistic]) -> Statistic:
+    """logit(p) and log(a/b) of `component_statistics`, the two terms of T10's limit, f[2, R]."""
+
+    def terms(weights: np.ndarray) -> np.ndarray:
+        p, a, b = (statistics[k](weights) for k in ("p", "a", "b"))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.stack([np.log(p) - np.log1p(-p), np.log(a / b)])
+
+    return terms
 
 
 def evaluation_sets(task: AdditionTask, splits: tuple[str, ...], problems: int) -> dict[str, Problems]:

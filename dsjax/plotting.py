@@ -38,7 +38,8 @@ STYLE = {
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F3C8D", "#8C8C00", "#666666")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.3)), (0, (6, 1.5, 1.2, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
-INTERVALS = "bars: 95 % intervals over problems; one seed"
+INTERVALS = "95 % intervals over problems; one seed"
+CURVES = "point values without intervals; one seed"
 DPI = 150
 
 
@@ -47,7 +48,8 @@ def draw_figures(results: Results, directory: Path) -> list[Path]:
 
     Args:
       results: of a study; `lengths`, `config`, `curves`, `evaluation`, `swap` and `accounting` are read. A number that
-        is None or not finite is left out, or called not defined.
+        is None or not finite is left out, or called not defined. `intervals_are` and `curves_are` say what intervals
+        and curves show where it is not one seed.
       directory: made if it is not there.
 
     Returns:
@@ -163,7 +165,7 @@ def training_curves(results: Results) -> Figure:
     footer(
         figure,
         "share: of one batch's gradient (signal and noise), Euclidean in parameter space; "
-        "grey line: AUROC of a blind decider; point values without intervals; one seed",
+        f"grey line: AUROC of a blind decider; {results.get('curves_are', CURVES)}",
     )
     return figure
 
@@ -203,7 +205,7 @@ def components(results: Results) -> Figure:
     dots, lines = (ax.get_legend_handles_labels() for ax in panels[0])
     if dots[0] or lines[0]:
         figure.legend(dots[0] + lines[0], dots[1] + lines[1], loc="outside right center", handlelength=3.2)
-    footer(figure, f"{INTERVALS}; diagonal: a blind decider")
+    footer(figure, f"bars: {_intervals(results)}; diagonal: a blind decider")
     return figure
 
 
@@ -253,7 +255,7 @@ def cross_swap(results: Results) -> Figure:
     if image is not None:
         label = f"final accuracy at T = {results['config']['rounds']}"
         figure.colorbar(image, ax=list(panels), label=label, fraction=0.05, pad=0.02)
-    footer(figure, "small type: 95 % intervals over problems; one colour scale for all panels; one seed")
+    footer(figure, f"small type: {_intervals(results)}; one colour scale for all panels")
     return figure
 
 
@@ -280,7 +282,7 @@ def log_odds(results: Results) -> Figure:
         Patch(facecolor="#fdbe85", edgecolor="black", hatch="....", label="decider (Shapley)"),
     ]
     figure.legend(handles=handles, loc="outside right upper")
-    footer(figure, f"{INTERVALS}; percentages: final accuracy; 0 nats = 50 %")
+    footer(figure, f"bars: {_intervals(results)}; percentages: final accuracy; 0 nats = 50 %")
     return figure
 
 
@@ -326,6 +328,11 @@ def _waterfall(ax: Any, entry: Mapping[str, Any] | None, arm: str) -> None:
             zorder=6,
         )
     ax.axhline(0, color="black", linewidth=0.6, zorder=1)
+
+
+def _intervals(results: Results) -> str:
+    """What the intervals of these results are."""
+    return results.get("intervals_are", INTERVALS)
 
 
 def new_figure(width: float, height: float, title: str) -> Figure:

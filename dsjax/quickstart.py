@@ -291,7 +291,7 @@ def _train(
         params,
         base_params=params,
         source=SOURCES[arm.source],
-        objective=resolve(arm.objective, arm.options),
+        objective=resolve(arm.objective, arm.options_at(config.task.length)),
         optimizer=adam(learning_rate, config.clip_norm),
         updates=updates,
         points=config.points,

@@ -5,13 +5,18 @@ Attempts at one problem are not independent, so problems are resampled, not atte
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.special import stdtr, stdtrit
 
 RESAMPLES = 2000
 LEVEL = 0.95
+
+Statistic = Callable[[np.ndarray], np.ndarray]  # weights of N problems f[R, N] -> values f[R]
 
 
 def bootstrap_weights(problems: int, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
@@ -29,9 +34,7 @@ def interval(samples: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def estimate(
-    statistic: Callable[[np.ndarray], np.ndarray], problems: int, resamples: int = RESAMPLES, seed: int = 0
-) -> dict[str, float | None]:
+def estimate(statistic: Statistic, problems: int, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, float | None]:
     """Point value and interval of a statistic that is a function of problem weights.
 
     Args:
@@ -48,11 +51,77 @@ def estimate(
     return {"value": _or_none(value), "low": _or_none(low), "high": _or_none(high)}
 
 
+@dataclass(frozen=True)
+class Replicated:
+    """One measure in S trainings that are all measured on the same N problems: its values, and resampled over problems.
+
+    Differences of two are paired: by training, and by resample if both were made with the same weights.
+    """
+
+    values: np.ndarray  # f[S]
+    samples: np.ndarray  # f[S, R]
+
+    @classmethod
+    def of(cls, statistics: Sequence[Statistic], weights_RxN: np.ndarray) -> Replicated:
+        """Of a statistic of each training, with the weights of `bootstrap_weights`."""
+        one = np.ones((1, weights_RxN.shape[1]))
+        values = np.array([float(s(one)[0]) for s in statistics])
+        return cls(values, np.stack([s(weights_RxN) for s in statistics]))
+
+    def __sub__(self, other: Replicated) -> Replicated:
+        return Replicated(self.values - other.values, self.samples - other.samples)
+
+    def estimate(self, seed: int = 0) -> dict[str, Any]:
+        """The mean over trainings with an interval over trainings and problems.
+
+        The bootstrap draws trainings and, crossed with them, problems. With S trainings it sees (S - 1)/S of the
+        variance between them, so Student's interval of the trainings' values alone is given too: wide for few of them.
+
+        Returns:
+          {"value", "low", "high", "t_low", "t_high", "p", "seeds": [value a training]}; p is of `t_test`. None where a
+          number does not exist.
+        """
+        S, R = self.samples.shape
+        drawn_SxR = np.random.default_rng(seed + 1).multinomial(S, np.full(S, 1.0 / S), size=R).T
+        # A training that was not drawn must not spoil a mean where its own value does not exist.
+        with np.errstate(invalid="ignore"):
+            total = np.where(drawn_SxR > 0, self.samples * drawn_SxR, 0.0).sum(axis=0)
+        low, high = interval(total / S)
+        t_low, t_high, p = t_test(self.values)
+        numbers = {"value": self.values.mean(), "low": low, "high": high, "t_low": t_low, "t_high": t_high, "p": p}
+        return {**{k: _or_none(v) for k, v in numbers.items()}, "seeds": [_or_none(v) for v in self.values]}
+
+
+def t_test(values: np.ndarray, level: float = LEVEL) -> tuple[float, float, float]:
+    """Student's interval for the mean and the two-sided p of mean 0; NaN for fewer than two values or a NaN."""
+    if len(values) < 2 or not np.isfinite(values).all():
+        return float("nan"), float("nan"), float("nan")
+    mean, error = float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))
+    degrees = len(values) - 1
+    reach = float(stdtrit(degrees, (1 + level) / 2)) * error
+    p = 2 * float(stdtr(degrees, -abs(mean) / error)) if error > 0 else float(mean == 0)
+    return mean - reach, mean + reach, p
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's adjusted p-values; rejecting those <= alpha errs anywhere with probability <= alpha. NaN stays NaN.
+
+    Valid whatever the dependence between the tests. Holm (1979).
+    """
+    m = len(p_values)
+    adjusted, running = [math.nan] * m, 0.0
+    order = sorted((i for i in range(m) if not math.isnan(p_values[i])), key=lambda i: p_values[i])
+    for rank, i in enumerate(order):
+        running = max(running, (m - rank) * p_values[i])
+        adjusted[i] = min(1.0, running)
+    return adjusted
+
+
 def _or_none(x: Any) -> float | None:
     return float(x) if np.isfinite(x) else None
 
 
-def ratio_of_sums(numerator_N: np.ndarray, denominator_N: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+def ratio_of_sums(numerator_N: np.ndarray, denominator_N: np.ndarray) -> Statistic:
     """Statistic sum_i w_i n_i / sum_i w_i d_i; NaN where the denominator is 0."""
 
     def statistic(weights_RxN: np.ndarray) -> np.ndarray:
@@ -62,14 +131,12 @@ def ratio_of_sums(numerator_N: np.ndarray, denominator_N: np.ndarray) -> Callabl
     return statistic
 
 
-def difference(
-    a: Callable[[np.ndarray], np.ndarray], b: Callable[[np.ndarray], np.ndarray]
-) -> Callable[[np.ndarray], np.ndarray]:
+def difference(a: Statistic, b: Statistic) -> Statistic:
     """Statistic a - b on the same resample: a paired comparison."""
     return lambda weights: a(weights) - b(weights)
 
 
-def auroc(score_NxT: np.ndarray, right_NxT: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+def auroc(score_NxT: np.ndarray, right_NxT: np.ndarray) -> Statistic:
     """Statistic P(score of a right attempt > score of a wrong one) + P(equal)/2; NaN if a class is empty.
 
     NaN too if a score is NaN: it has no rank.

@@ -31,7 +31,7 @@ from dsjax.tasks import AdditionTask
 
 # Sums of at most 2^5 products of at most 5 factors, all of size <= 1 (rounds: <= 5).
 EXACT = 1e-13
-MEASURES = ("p", "a", "b", "auroc", "accuracy", "gain", "rounds")
+MEASURES = ("p", "a", "b", "youden", "auroc", "accuracy", "gain", "rounds")
 
 
 def enumerated(right, stop) -> tuple[np.ndarray, np.ndarray]:
@@ -80,13 +80,14 @@ def test_measures_at_hand_computed_values():
     """
     right = np.array([[True, False], [False, True]])
     stop = np.array([[0.9, 0.2], [0.5, 0.5]])
-    expected = {"p": 0.5, "a": 0.7, "b": 0.35, "auroc": 0.875, "accuracy": 0.7, "gain": 0.2, "rounds": 1.3}
+    expected = {"p": 0.5, "a": 0.7, "b": 0.35, "youden": 0.35, "auroc": 0.875}
+    expected |= {"accuracy": 0.7, "gain": 0.2, "rounds": 1.3}
     assert quick_measures(right, np.log(stop)) == pytest.approx(expected, abs=EXACT)
     got = component_estimates(right, np.log(stop), 50)
     assert {k: got[k]["value"] for k in MEASURES} == pytest.approx(expected, abs=EXACT)
     # Problem 1 twice: a is 0.5, gain 0.5 - 0.5.
     doubled = {k: s(np.array([[0.0, 2.0]]))[0] for k, s in component_statistics(right, stop).items()}
-    again = {"p": 0.5, "a": 0.5, "b": 0.5, "auroc": 0.5, "accuracy": 0.5, "gain": 0.0, "rounds": 1.5}
+    again = {"p": 0.5, "a": 0.5, "b": 0.5, "youden": 0.0, "auroc": 0.5, "accuracy": 0.5, "gain": 0.0, "rounds": 1.5}
     assert doubled == pytest.approx(again, abs=EXACT)
 
 

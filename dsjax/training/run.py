@@ -66,7 +66,7 @@ class Program:
         self.config = config
         self.layout = config.layout()
         self.optimizer = adam(config.learning_rate, config.clip_norm)
-        self.source, self.objective = SOURCES[arm.source], resolve(arm.objective, arm.options)
+        self.source, self.objective = SOURCES[arm.source], resolve(arm.objective, arm.options_at(config.task.length))
         self.policy = computed(config.setting, config.policy, self.layout)
         self.chunk = self.steps(config.chunk)
         self.measure = make_gradient_measure(config.setting, config.policy, self.source, self.objective, self.layout)
@@ -271,7 +271,7 @@ class _Run:
         for split, problems in self.sets.items():
             arguments = (self.config.policy, params, self.config.task, problems, self.config.key("evaluation"))
             pool, log_stop = draw_pool(*arguments, self.config.rounds)
-            measured[split] = quick_measures(np.asarray(pool.right), np.asarray(log_stop))
+            measured[split] = quick_measures(np.asarray(pool.right), np.asarray(log_stop), self.config.history)
             self._record({"kind": "evaluation", "step": self.step, "split": split, **measured[split]})
         accuracy = measured[IN_DISTRIBUTION]["accuracy"]
         best = self.facts["best"]

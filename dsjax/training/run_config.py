@@ -54,7 +54,8 @@ class TrainConfig:
       heads: of the transformer.
       history: what a later round sees of earlier ones, `none` or `full`.
       separate_trunks: one trunk per component instead of a shared one.
-      arm: what to train: a name of `dsjax.arms.ARMS`, or `base`: demonstrations with one-digit errors.
+      arm: what to train: a name of `dsjax.arms.ARMS`, or `base`: demonstrations with one-digit errors, in all rows or,
+        with history `full`, in half of them.
       init_from: directory of another run: its parameters are the start and the frozen base; None: random parameters.
       init_checkpoint: which checkpoint of that run: `best` in distribution, or `last`.
       decision_weight: weight of the decision token in the loss of `base`.
@@ -70,6 +71,7 @@ class TrainConfig:
       temperature: of sampling in training; evaluation samples at 1.
       cost: of a resample, c.
       imitate_errors: whether SFT copies the wrong answers that its demonstrations show.
+      longer_share: part of the problems of each update that have longer operands (the split `longer`), below 1.
       evaluation_problems: fixed held-out problems a split.
       tensorboard: also write TensorBoard event files (needs the extra `tensorboard`).
       devices: that share an update; None is all there are.
@@ -104,6 +106,7 @@ class TrainConfig:
     temperature: float = 1.0
     cost: float = 0.0
     imitate_errors: bool = False
+    longer_share: float = 0.0
     evaluation_problems: int = 256
     tensorboard: bool = False
     devices: int | None = 1
@@ -144,13 +147,16 @@ class TrainConfig:
             require_int("devices", self.devices, 1)
         if self.microbatch is not None:
             require_int("microbatch", self.microbatch, 0, "0 is the whole batch")
-        self.task  # noqa: B018  the task checks digits and width
+        exists = self.longer_share == 0 or "longer" in self.task.splits
+        allowed = "0 <= longer_share < 1; above 0 only with width > digits"
+        require(0 <= self.longer_share < 1 and exists, "longer_share", self.longer_share, allowed)
 
     @property
     def objective_of(self) -> Arm:
         """Source, objective and component that train."""
         if self.arm == BASE:
-            return Arm("synthetic", "sft", "sft", {"decision_weight": self.decision_weight})
+            source = "synthetic" if self.history == "none" else "synthetic-half"
+            return Arm(source, "sft", "sft", {"decision_weight": self.decision_weight})
         return arm_of(self.arm)
 
     @property
@@ -181,7 +187,14 @@ class TrainConfig:
     def setting(self) -> Setting:
         """What training shares."""
         return Setting(
-            self.task, self.rounds, self.prompts, self.group, self.temperature, self.cost, self.imitate_errors
+            self.task,
+            self.rounds,
+            self.prompts,
+            self.group,
+            self.temperature,
+            self.cost,
+            self.imitate_errors,
+            self.longer_share,
         )
 
     def layout(self) -> Layout:

@@ -25,6 +25,16 @@ class Setting(NamedTuple):
     temperature: float = 1.0
     cost: float = 0.0
     imitate_errors: bool = False  # whether demonstrations ask to copy the wrong answers they show
+    longer_share: float = 0.0  # of the problems, from the split `longer` instead of `in`
+
+    def problems(self, key: jax.Array) -> Problems:
+        """The problems of one update."""
+        longer = round(self.longer_share * self.prompts)
+        problems = self.task.training_problems(key, self.prompts - longer)
+        if longer == 0:
+            return problems
+        more = self.task.training_problems(jax.random.fold_in(key, 1), longer, "longer")
+        return jax.tree.map(lambda x, y: jnp.concatenate([x, y]), problems, more)
 
 
 Source = Callable[[Setting, Policy, Params, Params, Problems, jax.Array], Trajectories]
@@ -81,6 +91,21 @@ def synthetic(
     return _demonstrations(setting, problems, group, wrong, jnp.zeros(len(group), bool))
 
 
+def synthetic_half(
+    setting: Setting, policy: Policy, params: Params, base_params: Params, problems: Problems, key: jax.Array
+) -> Trajectories:
+    """As `synthetic` for half of the rows, drawn by lot; the others are gold, STOP.
+
+    For policies that see the round: where every first answer is wrong they learn that, and not to judge it.
+    """
+    del policy, params, base_params
+    problems, group = _groups(setting, problems, setting.group)
+    wrong = setting.task.corrupt(key, problems.answer)
+    right = jax.random.bernoulli(jax.random.fold_in(key, 1), 0.5, group.shape)
+    first = jnp.where(right[:, None], problems.answer, wrong)
+    return _demonstrations(setting, problems, group, first, right)
+
+
 def own_answers(
     setting: Setting, policy: Policy, params: Params, base_params: Params, problems: Problems, key: jax.Array
 ) -> Trajectories:
@@ -122,10 +147,20 @@ def on_policy(
     return traj
 
 
+def on_policy_shuffled(
+    setting: Setting, policy: Policy, params: Params, base_params: Params, problems: Problems, key: jax.Array
+) -> Trajectories:
+    """As `on_policy`, with the rewards of the batch dealt out at random: a control that must teach nothing."""
+    traj = on_policy(setting, policy, params, base_params, problems, key)
+    return traj.replace(reward=jax.random.permutation(jax.random.fold_in(key, 1), traj.reward))
+
+
 SOURCES: dict[str, Source] = {
     "success": success,
     "synthetic": synthetic,
+    "synthetic-half": synthetic_half,
     "base-answers": base_answers,
     "own-answers": own_answers,
     "on-policy": on_policy,
+    "on-policy-shuffled": on_policy_shuffled,
 }

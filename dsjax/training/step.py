@@ -62,7 +62,7 @@ def draw(
     layout: Layout = ONE_DEVICE,
 ) -> Trajectories:
     """The trajectories of update `state.step`: a function of the two keys, the step and the parameters alone."""
-    problems = setting.task.training_problems(jax.random.fold_in(state.problem_key, state.step), setting.prompts)
+    problems = setting.problems(jax.random.fold_in(state.problem_key, state.step))
     key = jax.random.fold_in(state.draw_key, state.step)
     traj = source(setting, policy, state.params, base_params, layout.split_batch(problems), key)
     return layout.split_batch(traj)

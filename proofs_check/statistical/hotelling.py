@@ -6,7 +6,6 @@ Everything is float64 NumPy on the host; only the incomplete beta function comes
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
@@ -76,20 +75,6 @@ def detectable(level: float, degrees: int, residual: int, power: float = 0.9) ->
         middle = (low + high) / 2
         low, high = (middle, high) if rejects(middle) < power else (low, middle)
     return high
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjusted p-values; rejecting those <= alpha errs anywhere with probability <= alpha. NaN stays NaN.
-
-    Valid whatever the dependence between the tests. Holm (1979).
-    """
-    m = len(p_values)
-    adjusted, running = [math.nan] * m, 0.0
-    order = sorted((i for i in range(m) if not math.isnan(p_values[i])), key=lambda i: p_values[i])
-    for rank, i in enumerate(order):
-        running = max(running, (m - rank) * p_values[i])
-        adjusted[i] = min(1.0, running)
-    return adjusted
 
 
 @dataclass(frozen=True)

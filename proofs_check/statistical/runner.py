@@ -15,10 +15,11 @@ import numpy as np
 
 from dsjax.compilation import compile_quickly
 from dsjax.errors import require
+from dsjax.statistics import holm
 from proofs_check.numerics import SUM
 from proofs_check.runner import COMPILERS, Progress
 from proofs_check.statistical.estimators import BATCH, ESTIMATORS, Estimator
-from proofs_check.statistical.hotelling import MeanTest, detectable, holm, mean_test
+from proofs_check.statistical.hotelling import MeanTest, detectable, mean_test
 from proofs_check.statistical.report import Row, StatisticalReport
 from proofs_check.statistical.settings import SETTINGS, Setting
 

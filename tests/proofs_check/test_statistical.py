@@ -22,9 +22,10 @@ from dsjax.errors import InputError
 from dsjax.objectives import reinforce
 from dsjax.policies import SaturatedPolicy
 from dsjax.process import DecisionSamplingProcess
+from dsjax.statistics import holm
 from proofs_check.statistical import LEVEL, Row, StatisticalReport, run_statistical, runner
 from proofs_check.statistical.estimators import ESTIMATORS
-from proofs_check.statistical.hotelling import detectable, f_critical, f_tail, holm, mean_test
+from proofs_check.statistical.hotelling import detectable, f_critical, f_tail, mean_test
 from proofs_check.statistical.settings import SETTINGS
 
 SAMPLES, BLOCK = 8192, 512  # batches of the run, and of one small replication

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
+from dsjax.arms import ARMS, Arm
 from dsjax.errors import InputError
 from dsjax.objectives import resolve
 from dsjax.policies import log_probs
@@ -44,7 +46,7 @@ def drawn(setting: Setting, name: str, seed: int = 0, params=PARAMS, base=BASE) 
     return SOURCES[name](setting, POLICY, params, base, problems, jax.random.key(seed)), problems.answer
 
 
-DEMONSTRATED = ("success", "synthetic", "base-answers", "own-answers")
+DEMONSTRATED = ("success", "synthetic", "synthetic-half", "base-answers", "own-answers")
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +71,8 @@ def test_a_source_yields_valid_trajectories(batches, name):
     right = (tokens[..., :L] == np.repeat(np.asarray(gold), size, axis=0)[:, None]).all(-1)
     went_on = (tokens[:, 0, L] == RESAMPLE) & decision[:, 0, L]
     kept = np.where(went_on, right[:, -1], right[:, 0])
-    np.testing.assert_allclose(traj.reward, kept - 0.125 * went_on, rtol=1e-6)
+    if name != "on-policy-shuffled":
+        np.testing.assert_allclose(traj.reward, kept - 0.125 * went_on, rtol=1e-6)
     assert decision[:, 0, L].all()
     if name in DEMONSTRATED:
         assert kept.all()
@@ -82,6 +85,43 @@ def test_a_source_yields_valid_trajectories(batches, name):
     if name == "synthetic":
         assert went_on.all()
         np.testing.assert_array_equal((tokens[:, 0, :L] != tokens[:, 1, :L]).sum(-1), 1)
+
+
+def test_shuffled_rewards_are_those_of_the_batch_in_another_order(batches):
+    shuffled, straight = (batches[name][0] for name in ("on-policy-shuffled", "on-policy"))
+    np.testing.assert_array_equal(np.sort(shuffled.reward), np.sort(straight.reward))
+    assert (np.asarray(shuffled.reward) != np.asarray(straight.reward)).any()
+    chex.assert_trees_all_equal(shuffled.replace(reward=straight.reward), straight)
+
+
+def test_half_of_the_rows_begin_right():
+    """Of 256 fair draws: within 4 standard deviations, 32, of one half; with `synthetic` none."""
+    setting = SETTING._replace(prompts=256, group=1)
+    ended = {name: np.asarray(drawn(setting, name)[0].reward) == 1.0 for name in ("synthetic", "synthetic-half")}
+    assert not ended["synthetic"].any()
+    assert 96 <= ended["synthetic-half"].sum() <= 160
+
+
+def test_a_part_of_the_problems_has_longer_operands():
+    task = AdditionTask(digits=2, width=3)
+    problems = Setting(task, T, prompts=20, group=1, longer_share=0.25).problems(jax.random.key(0))
+    operands = np.stack([problems.prompt[:, :3], problems.prompt[:, 4:7]], axis=1)
+    assert (operands[:15, :, 0] == 0).all()
+    assert (operands[15:, :, 0] > 0).all()
+    alone = Setting(task, T, prompts=20, group=1).problems(jax.random.key(0))
+    chex.assert_trees_all_equal(alone, task.training_problems(jax.random.key(0), 20))
+
+
+def test_the_decision_weight_grows_with_the_length():
+    weights = [
+        ARMS[name].options_at(9).get("decision_weight", 1.0) for name in ("sft-self", "sft-self-sqrt-l", "sft-self-l")
+    ]
+    assert weights == [1.0, 3.0, 9.0]
+    assert Arm("success", "sft", "sft", {"decision_weight": 2.0}, length_power=1).options_at(4) == {
+        "decision_weight": 8.0
+    }
+    with pytest.raises(InputError, match="length_power"):
+        Arm("on-policy", "rloo", "reward", length_power=1.0)
 
 
 def test_a_right_first_answer_is_kept_and_copied():
