@@ -62,6 +62,9 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if origin is typing.Literal:
         require(value in args, where, value, [str(a) for a in args])
         return value
+    if origin is dict:
+        require(isinstance(value, dict), where, value, "an object with named fields")
+        return dict(value)
     if origin is tuple:
         require(isinstance(value, list | tuple), where, value, "a list")
         return tuple(_convert(args[0], item, where) for item in value)

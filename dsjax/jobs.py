@@ -345,15 +345,15 @@ class Definition:
       presets: settings by name; the first is the default.
       settings: every other field of the file: settings of all presets, each of which may change them.
       hypotheses: what the study tests, written down before it runs.
-      report: None, or `module:function` called as `function(merged, directory)` with `merge`'s dictionary and the
-        study's directory; what it returns is stored as `report` in `results.json`.
+      report: None, or `module:function` called as `function(merged, directory, definition)` with `merge`'s
+        dictionary, the study's directory and this definition; what it returns is stored as `report` in `results.json`.
     """
 
     name: str
     jobs: str
     presets: Mapping[str, Mapping[str, Any]]
     settings: Mapping[str, Any]
-    hypotheses: tuple[str, ...] = ()
+    hypotheses: tuple[Any, ...] = ()
     report: str | None = None
 
     @classmethod

@@ -73,7 +73,7 @@ def jobs(settings):
     return out
 
 
-def report(merged, directory):
+def report(merged, directory, definition):
     """Means over seeds."""
     assert json.loads((directory / "jobs.json").read_text())["study"] == merged["study"]
     return {"jobs": len(merged["jobs"]), "missing": len(merged["missing"])}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 from rich.text import Text
 
+from dsjax.commands.devices import keep_compiled_programs
 from dsjax.commands.terminal import parse_settings, writing
 from dsjax.errors import require
 
@@ -125,6 +127,9 @@ def _run(command: Run, console: Console) -> int:
         require(both.count(None) == 1, "workers and address", both, "one of them, for engine dask")
         require(command.workers is None or command.workers >= 1, "workers", command.workers, "an integer >= 1")
     study = jobs.Definition.read(command.path).study(command.preset, command.out)
+    folder = keep_compiled_programs()
+    if folder is not None:
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)  # for workers that the run starts
     study.start()
     with _bar(study, console) as notice:
         if command.engine == "here":
@@ -190,7 +195,7 @@ def _report(command: Report, console: Console) -> int:
         **merged,
     }
     if definition.report is not None:
-        results["report"] = import_function("report of the study", definition.report)(merged, study.path)
+        results["report"] = import_function("report of the study", definition.report)(merged, study.path, definition)
     file = study.path / "results.json"
     with writing("out", file):
         write_json(file, results)

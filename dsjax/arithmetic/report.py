@@ -1,0 +1,248 @@
+"""Every number behind every figure and sentence of the study, from the files that its jobs left."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dsjax.arithmetic.jobs import CHOICE, RUN
+from dsjax.arithmetic.measures import Evaluated, Measures
+from dsjax.arms import arm_of
+from dsjax.deciders import reliability
+from dsjax.errors import InputError, require
+from dsjax.jobs import Definition
+from dsjax.statistics import Replicated, holm, roc_curve, t_test
+from dsjax.training.run_config import BASE
+
+FORMAT = 1
+RESAMPLES = 1000
+LEVEL = 0.05
+MEASURES = ("p", "a", "b", "youden", "auroc", "auroc_on_base", "brier", "accuracy", "accuracy_at_base_rate")
+MEASURES += ("gain", "rounds")
+RULES = ("majority", "best", "random", "oracle")
+PARTS = ("sampler", "decider", "total")
+SCALES = ("log_odds", "accuracy")
+DIRECTIONS = {"positive": 1, "negative": -1}
+EXPECTED = (*DIRECTIONS, "equivalent")
+TRAINING = "training"  # the "split" of a hypothesis about gradients along the training
+
+Rows = list[Mapping[str, Any]]
+Find = Callable[[Mapping[str, Any]], Replicated]
+
+
+def report(merged: Mapping[str, Any], directory: Path, definition: Definition) -> dict[str, Any]:
+    """The numbers of a study that is done, or of those histories of it whose evaluations all are.
+
+    Args:
+      merged: of `dsjax.jobs.merge`.
+      directory: of the study.
+      definition: with the hypotheses and the comparisons that were written down before the runs.
+    """
+    done = merged["jobs"]
+    pairs = [(arm, against) for arm, against in definition.settings.get("comparisons", [])]
+    evaluations: dict[str, list[str]] = {}
+    for name in [*done, *merged["missing"]]:
+        if name.endswith("/evaluation"):
+            evaluations.setdefault(name.split("/")[0], []).append(name.rsplit("/", 1)[0])
+    out: dict[str, Any] = {
+        "format": FORMAT,
+        "sweep": done[CHOICE]["result"] if CHOICE in done else None,
+        "histories": {},
+    }
+    find: dict[tuple[str, str], Find] = {}
+    for history, parents in evaluations.items():
+        if all(f"{parent}/evaluation" in done for parent in parents):
+            parents.sort(key=_seed)
+            out["histories"][history] = _of_history(history, parents, done, directory / "jobs", pairs, find)
+    models = {history: set(entry["models"]) for history, entry in out["histories"].items()}
+    out["hypotheses"] = judged(definition.hypotheses, find, models)
+    return out
+
+
+def _seed(parent: str) -> int:
+    return int(parent.rsplit("-", 1)[1])
+
+
+def _of_history(
+    history: str,
+    parents: Sequence[str],
+    done: Mapping[str, Any],
+    folder: Path,
+    pairs: Sequence[tuple[str, str]],
+    find: dict[tuple[str, str], Find],
+) -> dict[str, Any]:
+    """All numbers of one history; `find` gets what hypotheses about it are looked up with."""
+    first = done[f"{parents[0]}/evaluation"]["result"]
+    models = first["models"]
+    jobs = {m: [f"{p}/{BASE}" if m == BASE else f"{p}/arms/{m}" for p in parents] for m in models}
+    rows = {m: [_rows(folder / name / RUN / "metrics.jsonl") for name in jobs[m]] for m in models}
+    find[history, TRAINING] = partial(_of_gradients, {m: [_gradients(r) for r in rows[m]] for m in models})
+    splits = {}
+    for split in first["splits"]:
+        trainings = [Evaluated.read(folder / p / "evaluation" / f"{split}.npz", models) for p in parents]
+        measures = Measures(trainings, history, RESAMPLES)
+        find[history, split] = measures.named
+        splits[split] = _of_split(measures, models, pairs)
+    return {
+        "config": first["config"],
+        "seeds": [_seed(p) for p in parents],
+        "models": models,
+        "trainings": {m: [_training(done[name]["result"]) for name in jobs[m]] for m in models},
+        "curves": {m: _curves(rows[m]) for m in models},
+        "splits": splits,
+    }
+
+
+def _rows(file: Path) -> Rows:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def _gradients(rows: Rows) -> dict[str, float]:
+    """Means over the training: the decisions' `share` of the gradient, and its signal-to-noise by component.
+
+    Signal and noise are summed over the measurements before they are divided: one measurement's signal is an unbiased
+    estimate that may be negative.
+    """
+    found = [row for row in rows if row["kind"] == "gradient"]
+    shares = [row["share"] for row in found if row["share"] is not None]
+    out = {"share": float(np.mean(shares)) if shares else float("nan")}
+    for name in ("sample", "decision"):
+        signal, noise = (sum(row[f"{what}_{name}"] or 0.0 for row in found) for what in ("signal", "noise"))
+        out[f"signal_to_noise_{name}"] = signal / noise if noise > 0 else float("nan")
+    out["signal_to_noise_difference"] = out["signal_to_noise_decision"] - out["signal_to_noise_sample"]
+    return out
+
+
+def _of_gradients(found: Mapping[str, Sequence[Mapping[str, float]]], data: Mapping[str, Any]) -> Replicated:
+    """A measure of the gradient of one arm, or of that of one arm less that of another; no problems to resample."""
+
+    def of(arm: str) -> Replicated:
+        values = np.array([training[data["measure"]] for training in found[arm]])
+        return Replicated(values, np.repeat(values[:, None], RESAMPLES, axis=1))
+
+    return of(data["arm"]) - of(data["against"]) if "against" in data else of(data["arm"])
+
+
+def _training(result: Mapping[str, Any]) -> dict[str, Any]:
+    config = result["config"]
+    fields = {name: config[name] for name in ("learning_rate", "prompts", "group", "updates")}
+    return {**fields, "tokens_trained": result["tokens_trained"], "tokens_sampled": result["tokens_sampled"]}
+
+
+def _of_split(measures: Measures, models: Sequence[str], pairs: Iterable[Sequence[str]]) -> dict[str, Any]:
+    """All numbers of one history and split."""
+    compared = [*((m, BASE) for m in models if m != BASE), *(pair for pair in pairs if {*pair} <= {*models})]
+    found: dict[str, Any] = {
+        "measures": {m: {k: measures.of_model(k, m).estimate() for k in (*MEASURES, "log_odds")} for m in models},
+        "roc": {m: roc_curve(*measures.pooled(m)) for m in models},
+        "reliability": {m: reliability(*measures.pooled(m)) for m in models},
+        "swap": {s: {d: _short(measures.swapped(s, d).estimate()) for d in models} for s in models},
+        "accounting": {
+            f"{arm} - {against}": {
+                scale: {part: measures.part(scale, part, arm, against).estimate() for part in PARTS} for scale in SCALES
+            }
+            for arm, against in compared
+        },
+        "differences": {
+            f"{arm} - {against}": {
+                k: (measures.of_model(k, arm) - measures.of_model(k, against)).estimate() for k in MEASURES
+            }
+            for arm, against in compared
+        },
+    }
+    if measures.history == "none":
+        found["rules"] = {m: measures.curves(m) for m in models}
+        found["against_rules"] = {m: {r: measures.against_rule(r, m).estimate() for r in RULES} for m in models}
+    return found
+
+
+def _short(estimate: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: estimate[name] for name in ("value", "low", "high")}
+
+
+def _curves(trainings: Sequence[Rows]) -> dict[str, Rows]:
+    """Rows along the training, by kind; each number as [mean, least, greatest] of the trainings."""
+    grouped: dict[tuple[str, str, int], Rows] = {}
+    for rows in trainings:
+        for row in rows:
+            grouped.setdefault((row["kind"], row.get("split", ""), row["step"]), []).append(row)
+    out: dict[str, Rows] = {}
+    for (kind, split, step), found in grouped.items():
+        values: dict[str, Any] = {"step": step, **({"split": split} if split else {})}
+        for name in found[0]:
+            if name not in ("kind", "split", "step"):
+                numbers = [row[name] for row in found if row[name] is not None]
+                values[name] = [float(np.mean(numbers)), min(numbers), max(numbers)] if numbers else None
+        out.setdefault(kind, []).append(values)
+    return out
+
+
+def judged(
+    hypotheses: Iterable[Any], find: Mapping[tuple[str, str], Find], models: Mapping[str, set[str]]
+) -> list[dict[str, Any]]:
+    """Each predeclared hypothesis with its estimate, its p-value of Student's t test over trainings, and Holm's.
+
+    A hypothesis that expects `positive` or `negative` is supported if Holm's p is at most 5 % and the sign is that one,
+    contradicted if the sign is the other one, else open. One that expects `equivalent` has the larger p of the two
+    one-sided tests that the mean is beyond +- `margin`; it is supported if Holm's is at most 5 %, contradicted if
+    Student's 95 % interval lies outside of the margin, else open.
+
+    Args:
+      hypotheses: as the study has them.
+      find: by history and split, a function from a hypothesis to what it is about.
+      models: by history; hypotheses about other ones are left out.
+
+    Raises:
+      InputError: for a hypothesis that cannot be read.
+    """
+    rows = []
+    for data in hypotheses:
+        require(isinstance(data, Mapping), "hypotheses", data, "objects with named fields")
+        for name in ("id", "text", "history", "split", "measure", "arm", "expect"):
+            require(name in data, f"hypothesis {data.get('id', '')}", sorted(data), f"the field {name}")
+        expect = data["expect"]
+        require(expect in EXPECTED, f"expect of {data['id']}", expect, EXPECTED)
+        names = {data[name] for name in ("arm", "against") if name in data}
+        for name in names - {BASE}:
+            arm_of(name)
+        key = data["history"], data["split"]
+        if key not in find or not names <= models[data["history"]]:
+            continue  # not in this preset
+        try:
+            found = find[key](data)
+        except KeyError as error:
+            raise InputError(f"hypothesis {data['id']}", str(error), "a measure of the study") from error
+        row = {**data, "estimate": found.estimate()}
+        if expect == "equivalent":
+            row["p"] = max(_beyond(found.values, sign * data["margin"], sign) for sign in (1, -1))
+        else:
+            row["p"] = row["estimate"]["p"]
+        rows.append(row)
+    for row, p in zip(rows, holm([float("nan") if row["p"] is None else row["p"] for row in rows]), strict=True):
+        row["p_holm"] = p if np.isfinite(p) else None
+        row["verdict"] = _verdict(row)
+    return rows
+
+
+def _beyond(values: np.ndarray, margin: float, sign: int) -> float:
+    """One-sided p of the mean lying beyond the margin, above it for sign 1 and below it for -1."""
+    p = t_test(values - margin)[2]
+    return p / 2 if sign * (values.mean() - margin) < 0 else 1 - p / 2
+
+
+def _verdict(row: Mapping[str, Any]) -> str:
+    value, p, expect = row["estimate"]["value"], row["p_holm"], row["expect"]
+    if value is None or p is None:
+        return "not defined"
+    if expect == "equivalent":
+        low, high = row["estimate"]["t_low"], row["estimate"]["t_high"]
+        apart = low is not None and (low > row["margin"] or high < -row["margin"])
+        return "supported" if p <= LEVEL else "contradicted" if apart else "open"
+    if p > LEVEL:
+        return "open"
+    return "supported" if value * DIRECTIONS[expect] > 0 else "contradicted"
