@@ -23,7 +23,7 @@ from dsjax.errors import require
 from dsjax.policies.base import Params, Policy
 from dsjax.rollout import sample_attempts
 from dsjax.statistics import Statistic, auroc, difference, estimate, ratio_of_sums, roc_curve
-from dsjax.tasks import AdditionTask, Problems
+from dsjax.tasks import Problems, Task
 from dsjax.trajectories import STOP
 
 Estimate = dict[str, float | None]
@@ -39,7 +39,7 @@ class Pool(struct.PyTreeNode):
 
 @partial(jax.jit, static_argnames=("task", "rounds"))
 def draw_pool(
-    policy: Policy, params: Params, task: AdditionTask, problems: Problems, key: jax.Array, rounds: int
+    policy: Policy, params: Params, task: Task, problems: Problems, key: jax.Array, rounds: int
 ) -> tuple[Pool, jax.Array]:
     """A sampler's attempts at the problems, and the same policy's log pi_d(STOP) for each, f[N, T] nats."""
     drawn = sample_attempts(policy, params, problems.prompt, key, rounds=rounds)
@@ -259,7 +259,7 @@ def identity_terms(statistics: Mapping[str, Statistic]) -> Statistic:
     return terms
 
 
-def evaluation_sets(task: AdditionTask, splits: tuple[str, ...], problems: int) -> dict[str, Problems]:
+def evaluation_sets(task: Task, splits: tuple[str, ...], problems: int) -> dict[str, Problems]:
     """The fixed problems of each split."""
     for split in splits:
         require(split in task.splits, "split", split, task.splits)

@@ -48,8 +48,8 @@ def draw_figures(results: Results, directory: Path) -> list[Path]:
 
     Args:
       results: of a study; `lengths`, `config`, `curves`, `evaluation`, `swap` and `accounting` are read. A number that
-        is None or not finite is left out, or called not defined. `intervals_are` and `curves_are` say what intervals
-        and curves show where it is not one seed.
+        is None or not finite is left out, or called not defined. `split_names` has the names of its task's splits,
+        where it is not addition; `intervals_are` and `curves_are` say what they show where it is not one seed.
       directory: made if it is not there.
 
     Returns:
@@ -123,7 +123,8 @@ def training_curves(results: Results) -> Figure:
     arms = list(results["config"]["arms"])
     curves = results["curves"]
     rounds = results["config"]["rounds"]
-    splits = _splits({row["split"] for arm in arms for row in curves.get(arm, {}).get("evaluation", [])})
+    present = {row["split"] for arm in arms for row in curves.get(arm, {}).get("evaluation", [])}
+    splits = _splits(results, present)
     figure = new_figure(11.0, 2.4 * (len(splits) + 1) + 0.8, "Training curves")
     grid = figure.add_gridspec(len(splits) + 1, 3)
     measures = {
@@ -145,7 +146,7 @@ def training_curves(results: Results) -> Figure:
                 ax.axhline(0.5, color="0.6", linewidth=0.7, zorder=1)
             ax.set(ylabel=label, xlabel="update")
             if c == 1:
-                ax.set_title(SPLITS.get(split, split), fontweight="bold")
+                ax.set_title(_split_name(results, split), fontweight="bold")
             _time_axis(ax)
     ax = figure.add_subplot(grid[len(splits), :])
     for i, arm in enumerate(arms):
@@ -173,7 +174,7 @@ def training_curves(results: Results) -> Figure:
 def components(results: Results) -> Figure:
     """F5: p, a and b of every model with intervals, and the ROC curves of STOP."""
     evaluation = results["evaluation"]
-    splits = _splits(evaluation)
+    splits = _splits(results, evaluation)
     models = list(dict.fromkeys(model for split in splits for model in evaluation[split]))
     width = max(4.6, 0.75 * len(models) + 1.2)
     figure = new_figure(width + 5.4, 3.3 * max(len(splits), 1) + 0.6, "The two components after training")
@@ -192,7 +193,7 @@ def components(results: Results) -> Figure:
         turn = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if len(models) > 4 else {}
         left.set_xticks(range(len(models)), models, **turn)
         left.set(ylabel="probability", xlim=(-0.5, len(models) - 0.5), ylim=(-0.03, 1.03))
-        left.set_title(SPLITS.get(split, split), fontweight="bold")
+        left.set_title(_split_name(results, split), fontweight="bold")
         for i, model in enumerate(models):
             roc = evaluation[split].get(model, {}).get("roc")
             if roc:
@@ -212,7 +213,7 @@ def components(results: Results) -> Figure:
 def cross_swap(results: Results) -> Figure:
     """F6: final accuracy of every sampler with every decider."""
     swap = results["swap"]
-    splits = _splits(swap)
+    splits = _splits(results, swap)
     samplers = list(dict.fromkeys(s for split in splits for s in swap[split]))
     deciders = list(dict.fromkeys(d for split in splits for s in swap[split] for d in swap[split][s]))
     values = {
@@ -250,7 +251,7 @@ def cross_swap(results: Results) -> Figure:
         ax.tick_params(length=0)
         ax.spines[:].set_visible(False)
         ax.set(xlabel="decider")
-        ax.set_title(SPLITS.get(split, split), fontweight="bold")
+        ax.set_title(_split_name(results, split), fontweight="bold")
     panels[0].set_ylabel("sampler")
     if image is not None:
         label = f"final accuracy at T = {results['config']['rounds']}"
@@ -262,7 +263,7 @@ def cross_swap(results: Results) -> Figure:
 def log_odds(results: Results) -> Figure:
     """F7: what sampler and decider each bring to the log-odds of final accuracy."""
     accounting = results["accounting"]
-    splits = _splits(accounting)
+    splits = _splits(results, accounting)
     arms = list(dict.fromkeys(arm for split in splits for arm in accounting[split]))
     rows, columns = max(len(splits), 1), max(len(arms), 1)
     figure = new_figure(
@@ -274,7 +275,7 @@ def log_odds(results: Results) -> Figure:
     for r, split in enumerate(splits):
         for c, arm in enumerate(arms):
             _waterfall(panels[r, c], accounting[split].get(arm), arm)
-        panels[r, 0].set_ylabel(f"{_wrapped(split)}\nlog-odds (nats)")
+        panels[r, 0].set_ylabel(f"{_wrapped(results, split)}\nlog-odds (nats)")
         panels[r, 0].margins(y=0.15)
     handles = [
         Patch(facecolor="0.8", edgecolor="black", label="base, arm"),
@@ -363,15 +364,20 @@ def _model_style(i: int) -> dict[str, Any]:
     return {"color": "black", "linestyle": "-", "linewidth": 2.2} if i == 0 else line_style(i - 1)
 
 
-def _splits(present: Iterable[str]) -> list[str]:
+def _split_name(results: Results, split: str) -> str:
+    """What a split of the results' task is, in words."""
+    return results.get("split_names", SPLITS).get(split, split)
+
+
+def _splits(results: Results, present: Iterable[str]) -> list[str]:
     """Known splits in their usual order, then the others by name."""
-    names = set(present)
-    return [s for s in SPLITS if s in names] + sorted(names - set(SPLITS))
+    names, known = set(present), results.get("split_names", SPLITS)
+    return [s for s in known if s in names] + sorted(names - set(known))
 
 
-def _wrapped(split: str) -> str:
+def _wrapped(results: Results, split: str) -> str:
     """A split's label on two lines."""
-    return SPLITS.get(split, split).replace(" (", "\n(")
+    return _split_name(results, split).replace(" (", "\n(")
 
 
 def _ok(value: Any) -> bool:

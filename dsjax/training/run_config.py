@@ -13,7 +13,7 @@ from dsjax.errors import require
 from dsjax.policies.base import History
 from dsjax.policies.transformer import Dtype, TransformerPolicy
 from dsjax.rollout import require_temperature
-from dsjax.tasks import AdditionTask
+from dsjax.tasks import TASKS, AdditionTask, MultiplicationTask, Operation
 from dsjax.training.layout import Layout, ParameterSharding, data_mesh
 from dsjax.training.sources import Setting
 
@@ -46,6 +46,7 @@ class TrainConfig:
 
     Attributes:
       seed: of everything random but the evaluation problems, which are fixed.
+      operation: the task: `addition` or `multiplication`.
       digits: D of the task.
       width: digits written per operand; 0 means D.
       rounds: T.
@@ -82,6 +83,7 @@ class TrainConfig:
     """
 
     seed: int = 0
+    operation: Operation = "addition"
     digits: int = 3
     width: int = 0
     rounds: int = 3
@@ -131,6 +133,7 @@ class TrainConfig:
             value = getattr(self, name)
             require(0 <= value < float("inf"), name, value, ">= 0 and finite")
         for name, kind in (
+            ("operation", Operation),
             ("history", History),
             ("init_checkpoint", Which),
             ("parameter_sharding", ParameterSharding),
@@ -160,9 +163,9 @@ class TrainConfig:
         return arm_of(self.arm)
 
     @property
-    def task(self) -> AdditionTask:
+    def task(self) -> AdditionTask | MultiplicationTask:
         """The task."""
-        return AdditionTask(self.digits, self.width)
+        return TASKS[self.operation](self.digits, self.width)
 
     @property
     def policy(self) -> TransformerPolicy:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from dsjax.policies.base import Params, Policy, log_probs
 from dsjax.rollout import sample_attempts, to_trajectories
-from dsjax.tasks import AdditionTask, Problems
+from dsjax.tasks import Problems, Task
 from dsjax.training.critic import CriticPolicy, token_values
 from dsjax.trajectories import Trajectories
 
@@ -18,7 +18,7 @@ from dsjax.trajectories import Trajectories
 class Setting(NamedTuple):
     """What all arms of a run share; hashable."""
 
-    task: AdditionTask
+    task: Task
     rounds: int  # T
     prompts: int  # problems an update
     group: int  # G episodes a problem

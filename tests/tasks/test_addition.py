@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 
 import jax
@@ -11,33 +12,17 @@ import pytest
 
 from dsjax.errors import InputError
 from dsjax.tasks import AdditionTask
-from dsjax.tasks.addition import EQUALS, PLUS, add_digits, is_held_out
+from dsjax.tasks.addition import add_digits
+from dsjax.tasks.base import EQUALS, OPERATOR
+from tests.tasks.digits import as_operands, number, operands_of, spelled
 
 TASK = AdditionTask(digits=3, width=4)
-
-
-def number(digits) -> int:
-    return int("".join(str(int(d)) for d in digits))
-
-
-def spelled(x: int, width: int) -> list[int]:
-    return [int(d) for d in str(x).zfill(width)]
 
 
 def carry_chain(a: int, b: int, width: int) -> int:
     """Longest run of columns that carry out; column i carries iff the low i + 1 digits add up to 10^(i + 1)."""
     carries = "".join("c" if a % 10 ** (i + 1) + b % 10 ** (i + 1) >= 10 ** (i + 1) else " " for i in range(width))
     return max(map(len, carries.split()), default=0)
-
-
-def operands_of(task: AdditionTask, prompt) -> list[tuple[int, int]]:
-    W = task.width
-    return [(number(row[:W]), number(row[W + 1 : 2 * W + 1])) for row in np.asarray(prompt)]
-
-
-def as_operands(task: AdditionTask, prompt) -> jax.Array:
-    W = task.width
-    return jnp.stack([prompt[:, :W], prompt[:, W + 1 : 2 * W + 1]], axis=1)
 
 
 def test_all_two_digit_sums():
@@ -81,11 +66,11 @@ def test_problems_belong_to_their_split_and_training_never_meets_evaluation(spli
         pairs = operands_of(TASK, problems.prompt)
         assert all(in_split(TASK, split, a, b) for a, b in pairs)
         assert [number(row) for row in np.asarray(problems.answer)] == [a + b for a, b in pairs]
-        assert (np.asarray(problems.prompt[:, TASK.width]) == PLUS).all()
+        assert (np.asarray(problems.prompt[:, TASK.width]) == OPERATOR).all()
         assert (np.asarray(problems.prompt[:, -1]) == EQUALS).all()
         assert bool(TASK.belongs(as_operands(TASK, problems.prompt), split).all())
-    assert bool(is_held_out(as_operands(TASK, evaluation.prompt)).all())
-    assert not bool(is_held_out(as_operands(TASK, training.prompt)).any())
+    assert bool(TASK.is_held_out(as_operands(TASK, evaluation.prompt)).all())
+    assert not bool(TASK.is_held_out(as_operands(TASK, training.prompt)).any())
     assert not set(operands_of(TASK, evaluation.prompt)) & set(operands_of(TASK, training.prompt))
 
 
@@ -101,9 +86,41 @@ def test_a_problem_is_in_at_most_one_split():
 
 def test_about_one_problem_in_sixteen_is_held_out():
     pairs = list(itertools.product(range(100), repeat=2))
-    held = is_held_out(jnp.asarray([[spelled(a, 2), spelled(b, 2)] for a, b in pairs], jnp.int32))
+    held = TASK.is_held_out(jnp.asarray([[spelled(a, 2), spelled(b, 2)] for a, b in pairs], jnp.int32))
     # Binomial(10 000, 1/16) has standard deviation 24; six of them on either side.
     assert abs(int(held.sum()) - 625) < 150
+
+
+# Text of three problems, and digests of more, drawn in several rounds: another problem set is another experiment.
+STORED = {
+    "in": (
+        ["0226+0517=00743", "0205+0624=00829", "0627+0006=00633"],
+        ["0035+0349=00384", "0018+0367=00385", "0801+0481=01282"],
+        ("e6db09f1c18ef09b", "a6127d3fdaf42c24"),
+    ),
+    "carry": (
+        ["0894+0829=01723", "0784+0366=01150", "0577+0679=01256"],
+        ["0878+0785=01663", "0737+0279=01016", "0569+0766=01335"],
+        ("d72f3829a711418c", "74a14c6f6b7d33c5"),
+    ),
+    "longer": (
+        ["2265+1720=03985", "5624+1513=07137", "1581+4141=05722"],
+        ["4552+1031=05583", "8097+7542=15639", "9405+2240=11645"],
+        ("3866daa3036ef7f6", "fc730eaad7a35fbb"),
+    ),
+}
+
+
+@pytest.mark.parametrize("split", ["in", "carry", "longer"])
+def test_the_problems_of_a_seed_never_change(split):
+    training, evaluation, digests = STORED[split]
+    for problems, want in (
+        (TASK.training_problems(jax.random.key(0), 3, split), training),
+        (TASK.evaluation_problems(split, 3), evaluation),
+    ):
+        assert [TASK.text(p, a) for p, a in zip(problems.prompt, problems.answer, strict=True)] == want
+    more = TASK.training_problems(jax.random.key(7), 300, split), TASK.evaluation_problems(split, 256)
+    assert tuple(hashlib.sha256(np.asarray(x.prompt).tobytes()).hexdigest()[:16] for x in more) == digests
 
 
 def test_evaluation_sets_are_fixed_and_distinct():
@@ -113,13 +130,23 @@ def test_evaluation_sets_are_fixed_and_distinct():
     np.testing.assert_array_equal(TASK.evaluation_problems("in", 12).prompt, problems.prompt[:12])
 
 
-def test_more_evaluation_problems_than_exist():
-    small = AdditionTask(digits=1)
-    with pytest.raises(InputError, match="evaluation problems") as error:
-        small.evaluation_problems("in", 50)  # there are 100 problems in all
-    held = int(is_held_out(jnp.asarray([[[a], [b]] for a in range(10) for b in range(10)], jnp.int32)).sum())
-    assert f"at most {held} " in str(error.value)
-    assert small.evaluation_problems("in", held).prompt.shape == (held, 4)
+@pytest.mark.parametrize(("task", "split"), [(AdditionTask(1), "in"), (AdditionTask(3), "carry")])
+def test_a_small_split_gives_all_it_has_and_no_draw_is_made_for_more(task, split, monkeypatch):
+    D = task.digits
+    pairs = np.asarray([spelled(x, 2 * D) for x in range(10 ** (2 * D))], np.int32).reshape(-1, 2, D)
+    held = int((task.belongs(pairs, split) & task.is_held_out(jnp.asarray(pairs))).sum())
+    if held < 100:
+        assert len(set(operands_of(task, task.evaluation_problems(split, held).prompt))) == held
+    monkeypatch.setattr(AdditionTask, "_draw", None)
+    for n in (held + 1, 10**9, 10**30):
+        with pytest.raises(InputError, match=f"at most {held} .held out in split '{split}'"):
+            task.evaluation_problems(split, n)
+
+
+def test_far_too_many_evaluation_problems_of_a_large_split(monkeypatch):
+    monkeypatch.setattr(AdditionTask, "_draw", None)
+    with pytest.raises(InputError, match="evaluation problems: received 1000001; allowed: at most 1000000 "):
+        AdditionTask(5).evaluation_problems("in", 1_000_001)
 
 
 def test_training_problems_follow_their_key():
