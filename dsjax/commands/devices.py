@@ -20,17 +20,26 @@ def cores() -> int:
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
-def use_processor_cores(devices: int | None) -> None:
+def use_processor_cores(devices: int | None, processes: int | None = None) -> None:
     """Make a device of each processor core, or as many as asked for; has no effect on accelerators.
 
     One stream of work per core keeps them busier than one stream whose products are split over them. Must come before
     the first computation of the process.
 
+    Args:
+      devices: of all processes; None: one of each core.
+      processes: that share them; 0: a number that only the cluster knows; None: this one alone.
+
     Raises:
-      InputError: for a number that is not positive.
+      InputError: for a number that is not positive, or cannot be shared.
     """
     if devices is not None:
         require_int("devices", devices, 1)
+        if processes:
+            require(devices % processes == 0, "devices", devices, f"a multiple of --processes {processes}, or null")
+            devices //= processes
+    if processes == 0:
+        devices = None
     if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return
     try:

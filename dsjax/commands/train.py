@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,9 +18,11 @@ from rich.table import Table
 from dsjax.commands.devices import keep_compiled_programs, use_processor_cores
 from dsjax.commands.terminal import parse_settings
 from dsjax.configuration import from_dict, load, to_dict
-from dsjax.tasks.addition import SPLITS
+from dsjax.errors import InputError
 from dsjax.training.checkpoints import StorageError
+from dsjax.training.loop import DivergedError
 from dsjax.training.metrics import Row
+from dsjax.training.processes import CONTINUES, LostProcessError, check_options, first, join, leave, part
 from dsjax.training.run import Stopped, run
 from dsjax.training.run_config import TrainConfig
 
@@ -77,10 +80,10 @@ def _progress(console: Console, updates: int) -> Iterator[tuple[Progress, Callab
             progress.stop()
 
 
-def _table(result: dict[str, Any], directory: Path, console: Console) -> None:
+def _table(config: TrainConfig, result: dict[str, Any], directory: Path, console: Console) -> None:
     best, evaluations = result["best"], result["evaluations"]
     steps = {"start": 0, "best": best["step"] if best else 0, "last": result["updates"]}
-    for split, name in SPLITS.items():
+    for split, name in config.task.split_names.items():
         if split not in evaluations["last"]:
             continue
         table = Table(title=name)
@@ -95,7 +98,17 @@ def _table(result: dict[str, Any], directory: Path, console: Console) -> None:
     console.print(f"Run: {directory}", highlight=False)
 
 
-def train(file: Path, directory: Path, settings: Sequence[str], overrides: Sequence[str], console: Console) -> int:
+Processes = tuple[str | None, int | None, int | None]  # coordinator, how many, which: see `processes.check_options`
+
+
+def train(
+    file: Path,
+    directory: Path,
+    settings: Sequence[str],
+    overrides: Sequence[str],
+    console: Console,
+    processes: Processes = (None, None, None),
+) -> int:
     """Run `dsjax train`; returns the exit status.
 
     Raises:
@@ -104,8 +117,37 @@ def train(file: Path, directory: Path, settings: Sequence[str], overrides: Seque
     """
     override = parse_settings(overrides)
     config = from_dict(TrainConfig, {**to_dict(load(TrainConfig, file)), **parse_settings(settings), **override})
+    check_options(*processes)
     keep_compiled_programs()
-    use_processor_cores(config.devices)
+    use_processor_cores(config.devices, processes[1])
+    if processes[1] is None:
+        return _train(config, directory, tuple(override), console)
+    try:
+        join(*processes)
+        console.quiet = not first()
+        status = _train(config, directory, tuple(override), console)
+    except (InputError, DivergedError) as error:  # the same in every process
+        if first():
+            print(f"dsjax: {error}", file=sys.stderr)
+        part()
+        return 2 if isinstance(error, InputError) else 1
+    # What follows may be of this process alone: it must not wait for the others, nor they for it.
+    except KeyboardInterrupt:
+        print(f"dsjax: interrupted; {CONTINUES}", file=sys.stderr)
+        leave(128 + signal.SIGINT)
+    except LostProcessError as error:
+        print(f"dsjax: {error}", file=sys.stderr)
+        leave(1)
+    except BaseException:
+        traceback.print_exc()
+        leave(1)
+    if status == 1:
+        leave(1)
+    part()
+    return status
+
+
+def _train(config: TrainConfig, directory: Path, override: tuple[str, ...], console: Console) -> int:
     try:
         with (
             _progress(console, config.updates) as (progress, advance),
@@ -114,16 +156,17 @@ def train(file: Path, directory: Path, settings: Sequence[str], overrides: Seque
             result = run(
                 config,
                 directory,
-                override=tuple(override),
+                override=override,
                 advance=advance,
                 say=lambda text: progress.console.print(text, highlight=False),
                 stop=stop,
             )
     except Stopped as stopped:
-        print(f"dsjax: {stopped}", file=sys.stderr)
+        if first():
+            print(f"dsjax: {stopped}", file=sys.stderr)
         return 128 + stopped.signal
     except StorageError as error:
         print(f"dsjax: {error}; with room to write, the same command continues", file=sys.stderr)
         return 1
-    _table(result, directory, console)
+    _table(config, result, directory, console)
     return 0

@@ -1,6 +1,8 @@
 """Training on disk: one MessagePack file of parameters, or a series of Orbax checkpoints of everything.
 
-Whatever is written appears whole or not at all, and nothing from a file is ever executed.
+Whatever is written appears whole or not at all, and nothing from a file is ever executed. Of several processes
+(`dsjax.training.processes`) each writes and reads its part of the arrays, the first all other files: every process must
+call `save_checkpoint`, `load_checkpoint` and the methods of `Checkpoints`.
 
 A checkpoint is a folder:
 
@@ -32,6 +34,7 @@ from flax import serialization
 from dsjax.configuration import differences
 from dsjax.errors import InputError, require
 from dsjax.policies.base import Params
+from dsjax.training.processes import LostProcessError, agreed, by_first, first, losses_told
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -76,6 +79,7 @@ ARRAYS, FACTS, MANIFEST = "arrays", "facts.json", "manifest.json"
 SMALL_FILES = 2**18  # bytes: metadata of a checkpoint
 Facts = dict[str, Any]
 Trees = dict[str, Any]
+Usable = Callable[[Facts], str | None]
 
 
 class StorageError(OSError):
@@ -170,12 +174,13 @@ def save_checkpoint(folder: Path, trees: Trees, facts: Facts) -> None:
         name: {k: jax.random.key_data(x) if _is_key(x) else x for k, x in _named(tree).items()}
         for name, tree in trees.items()
     }
-    try:
+
+    def prepare() -> None:
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(parents=True)
         _require_room(new, plain)
-        with _quiet():
-            ocp.save_checkpointables(str(new / ARRAYS), plain)
+
+    def finish() -> None:
         write_atomically(new / FACTS, json.dumps(facts, allow_nan=False).encode())
         files = sorted(p for p in new.rglob("*") if p.is_file())
         sizes = {p.relative_to(new).as_posix(): [p.stat().st_size, _digest(p)] for p in files}
@@ -189,8 +194,18 @@ def save_checkpoint(folder: Path, trees: Trees, facts: Facts) -> None:
         new.rename(folder)
         _sync(folder.parent)
         shutil.rmtree(_old(folder), ignore_errors=True)
+
+    try:
+        by_first(prepare)
+        with _quiet(), losses_told():
+            ocp.save_checkpointables(str(new / ARRAYS), plain)
+        agreed(None)  # all have written their part
+        by_first(finish)
+    except LostProcessError:
+        raise
     except Exception as error:  # a full disk is an OSError here, and one of several other classes inside of Orbax
-        shutil.rmtree(new, ignore_errors=True)
+        if first():
+            shutil.rmtree(new, ignore_errors=True)
         reason = " ".join(str(error).split())
         raise StorageError(f"{folder.name} could not be written ({reason[:300]})") from error
 
@@ -220,31 +235,49 @@ def check_files(folder: Path) -> dict[str, dict[str, str]]:
     return arrays
 
 
-def load_checkpoint(folder: Path, like: Trees) -> tuple[Trees, Facts]:
+def _examine(folder: Path, kinds: dict[str, dict[str, str]], usable: Usable) -> tuple[Facts, str | None]:
+    """The facts of a checkpoint, and why it cannot be used, if so."""
+    try:
+        there = check_files(folder)
+    except DamagedError as error:
+        return {}, str(error)
+    for name, tree in kinds.items():
+        for leaf, old, new in differences(there.get(name, {}), tree):
+            return {}, f"it holds another state than this configuration has: {name}.{leaf} {old} -> {new}"
+    facts = json.loads((folder / FACTS).read_text())
+    return facts, usable(facts)
+
+
+def load_checkpoint(folder: Path, like: Trees, usable: Usable = lambda facts: None) -> tuple[Trees, Facts]:
     """Read the named pytrees and the facts of a checkpoint.
 
     Args:
       folder: of the checkpoint.
       like: the pytrees to read, with arrays or `jax.ShapeDtypeStruct` that have a sharding; PRNG keys must be arrays.
         Arrays are restored to that sharding, whatever it was when they were saved.
+      usable: says from its facts why a checkpoint cannot be used.
 
     Raises:
-      DamagedError: if a file differs from the manifest, or holds other arrays than `like`.
+      DamagedError: if a file differs from the manifest, or holds other arrays than `like`, or it cannot be used.
     """
     from orbax.checkpoint import v1 as ocp
 
-    there = check_files(folder)
     abstract = {name: jax.tree.map(_abstract, _named(tree)) for name, tree in like.items()}
-    for name, tree in abstract.items():
-        for leaf, old, new in differences(there.get(name, {}), _kinds(tree)):
-            raise DamagedError(f"it holds another state than this configuration has: {name}.{leaf} {old} -> {new}")
-    facts = json.loads((folder / FACTS).read_text())
+    kinds = {name: _kinds(tree) for name, tree in abstract.items()}
+    facts, reason = by_first(lambda: _examine(folder, kinds, usable))
+    if reason is not None:
+        raise DamagedError(reason)
     arrays = str(folder.absolute() / ARRAYS)
+    stored: Trees = {}
     try:
-        stored = {name: ocp.load(arrays, tree, checkpointable_name=name) for name, tree in abstract.items()}
+        with losses_told():
+            stored = {name: ocp.load(arrays, tree, checkpointable_name=name) for name, tree in abstract.items()}
+    except LostProcessError:
+        raise
     except Exception as error:  # whole files, so it is another version of Orbax, which has no one class for that
-        reason = " ".join(str(error).split())
-        raise DamagedError(f"Orbax cannot read it ({reason[:300]})") from error
+        reason = f"Orbax cannot read it ({' '.join(str(error).split())[:300]})"
+    if agreed(1 if reason else None):
+        raise DamagedError(reason or "another process cannot read it")
     trees = {}
     for name, tree in like.items():
         leaves = [
@@ -277,17 +310,25 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Those on disk, oldest first."""
-        names = [p.name for p in self.path.iterdir()] if self.path.is_dir() else []
-        return sorted(int(name) for name in names if name.isdecimal())
+
+        def there() -> list[int]:
+            names = [p.name for p in self.path.iterdir()] if self.path.is_dir() else []
+            return sorted(int(name) for name in names if name.isdecimal())
+
+        return by_first(there)
 
     def clean(self) -> None:
-        """Finish or undo what a killed process left half done; only for the process that holds the run."""
-        for path in self.path.glob(".*") if self.path.is_dir() else ():
-            name = path.name.removeprefix(".").removesuffix(".old")
-            if path.suffix == ".old" and name.isdecimal() and not self.folder(int(name)).exists():
-                path.rename(self.folder(int(name)))
-            else:
-                shutil.rmtree(path, ignore_errors=True)
+        """Finish or undo what a killed process left half done; only for the job that holds the run."""
+
+        def settle() -> None:
+            for path in self.path.glob(".*") if self.path.is_dir() else ():
+                name = path.name.removeprefix(".").removesuffix(".old")
+                if path.suffix == ".old" and name.isdecimal() and not self.folder(int(name)).exists():
+                    path.rename(self.folder(int(name)))
+                else:
+                    shutil.rmtree(path, ignore_errors=True)
+
+        by_first(settle)
 
     def save(self, step: int, trees: Trees, facts: Facts, best: int | None) -> None:
         """Write a checkpoint, then remove those that are neither new enough nor the best.
@@ -296,11 +337,10 @@ class Checkpoints:
           StorageError: see `save_checkpoint`.
         """
         save_checkpoint(self.folder(step), trees, facts)
-        for old in self.steps()[: -self.keep]:
-            if old != best:
-                _remove(self.folder(old))
+        old = [self.folder(old) for old in self.steps()[: -self.keep] if old != best]
+        by_first(lambda: [_remove(folder) for folder in old])
 
-    def restore(self, like: Trees, usable: Callable[[Facts], str | None] = lambda facts: None) -> Restored | None:
+    def restore(self, like: Trees, usable: Usable = lambda facts: None) -> Restored | None:
         """The newest checkpoint that can be used, or None where there is none.
 
         Newer ones that cannot are moved aside to STEP.damaged.
@@ -313,19 +353,20 @@ class Checkpoints:
           InputError: if there are checkpoints, but none can be used; they are left as they are.
         """
         skipped: dict[int, str] = {}
-        for step in reversed(self.steps()):
-            try:
-                trees, facts = load_checkpoint(self.folder(step), like)
-                reason = usable(facts)
-            except DamagedError as error:
-                trees, facts, reason = {}, {}, str(error)
-            if reason is not None:
-                skipped[step] = reason
-                continue
+
+        def put_aside() -> None:
             for bad in skipped:
                 aside = self.path / f"{self.folder(bad).name}.damaged"
                 shutil.rmtree(aside, ignore_errors=True)
                 self.folder(bad).rename(aside)
+
+        for step in reversed(self.steps()):
+            try:
+                trees, facts = load_checkpoint(self.folder(step), like, usable)
+            except DamagedError as error:
+                skipped[step] = str(error)
+                continue
+            by_first(put_aside)
             return Restored(step, trees, facts, [f"update {bad}: {why}" for bad, why in skipped.items()])
         if skipped:
             reasons = "; ".join(f"update {step}: {why}" for step, why in skipped.items())

@@ -38,8 +38,10 @@ from dsjax.study import RunDirectory, provenance, write_json
 from dsjax.tasks import Problems
 from dsjax.training.checkpoints import Checkpoints, Facts, Restored, StorageError, Trees
 from dsjax.training.divergence import FILE, all_finite, not_finite, save_batch
+from dsjax.training.layout import Layout
 from dsjax.training.loop import DivergedError, adam
 from dsjax.training.metrics import EventFiles, Row, RowFile, require_tensorboard
+from dsjax.training.processes import agreed, by_first, losses_told, own_copy, require_same
 from dsjax.training.run_config import BASE, MAY_CHANGE, TrainConfig
 from dsjax.training.sources import SOURCES
 from dsjax.training.start import KIND, read_params, start_params
@@ -82,7 +84,9 @@ class Program:
         """The state before the first update; arms with one seed share the stream of problems."""
         arm = self.config.arm
         keys = self.config.key("base problems" if arm == BASE else "problems"), self.config.key(arm)
-        return self.layout.place(TrainState.create(jax.tree.map(jnp.copy, params), self.optimizer, *keys))
+        # One program instead of one for each shape; copied, because training uses its state up.
+        create = jax.jit(lambda p, *keys: TrainState.create(jax.tree.map(jnp.copy, p), self.optimizer, *keys))
+        return self.layout.place(create(params, *keys))
 
 
 def trees_of(state: TrainState) -> Trees:
@@ -116,31 +120,48 @@ def run(
 ) -> dict[str, Any]:
     """Start the run of this directory, or continue it, until it is done; returns what `result.json` holds.
 
+    Of several processes each must call it, with the same configuration and directory.
+
     Args:
       config: settings.
       directory: of the run.
       override: fields of `config` whose value may replace the one that the run had; of `MAY_CHANGE`.
       advance: called with the number of updates done and the metrics of the last chunk, if any.
       say: called with a line for the user, as about a damaged checkpoint.
-      stop: called between chunks; anything but None (the number of a signal) saves and leaves.
+      stop: called between chunks; anything but None (the number of a signal), in any process, saves and leaves.
 
     Raises:
       InputError: for a configuration that cannot be used, here or at all; see also `RunDirectory.open`.
       Stopped: after a checkpoint, when `stop` says so.
       DivergedError: if loss, gradient or parameters are not finite.
       StorageError: if something cannot be written, as when the disk is full.
+      LostProcessError: if another process is gone.
     """
     for name in override:
         require(name in MAY_CHANGE, "override", name, MAY_CHANGE)
-    require(jax.process_count() == 1, "processes", jax.process_count(), "1")
+    require_same({**to_dict(config), "run": str(Path(directory).absolute()), "override": sorted(override)})
     if config.tensorboard:
-        require_tensorboard()
+        by_first(require_tensorboard)
     # All that can be refused is refused first: a directory belongs to the configuration that opened it.
     program = Program(config)
     sets = evaluation_sets(config.task, config.task.splits, config.evaluation_problems)
     start = Path(directory) / "start"
-    given = read_params(config) if config.init_from is not None and not start.exists() else None
+    new = config.init_from is not None and not by_first(start.exists)
+    given = read_params(config, program.layout) if new else None
     run_directory = RunDirectory(directory, KIND, to_dict(config), override)
+    by_first(lambda: _open(run_directory))
+    try:
+        with losses_told():
+            base_params = start_params(config, start, given, program.layout)
+            return _Run(program, run_directory.path, sets, base_params, advance, say, stop).go()
+    except OSError as error:
+        raise error if isinstance(error, StorageError) else StorageError(f"{directory}: {error}") from error
+    finally:
+        run_directory.close()
+
+
+def _open(run_directory: RunDirectory) -> None:
+    """Open it; an error says how to override what may change."""
     try:
         run_directory.open()
     except InputError as error:
@@ -148,13 +169,6 @@ def run(
             raise
         allowed = f"{error.allowed}; or --override {error.field}={json.dumps(error.received)}"
         raise InputError(error.field, error.received, allowed) from error
-    try:
-        base_params = program.layout.place(start_params(config, start, given))
-        return _Run(program, run_directory.path, sets, base_params, advance, say, stop).go()
-    except OSError as error:
-        raise error if isinstance(error, StorageError) else StorageError(f"{directory}: {error}") from error
-    finally:
-        run_directory.close()
 
 
 class _Run:
@@ -179,16 +193,21 @@ class _Run:
         del state  # its arrays are freed before others take their place
         self.step, self.facts, self.saved = 0, copy.deepcopy(FRESH), (-1, -1)
         self._resume()
-        self.metrics = RowFile(path / "metrics.jsonl", self.facts["metrics_bytes"])
-        self.timings = RowFile(path / "timings.jsonl", self.facts["timings_bytes"])
-        self.events = EventFiles(path / "tensorboard", self.metrics.rows()) if self.config.tensorboard else None
+        self.metrics = self.timings = self.events = None  # but in the first process
+        by_first(self._open_files)
         self._clock = (time.perf_counter(), self.step)
+
+    def _open_files(self) -> None:
+        self.metrics = RowFile(self.path / "metrics.jsonl", self.facts["metrics_bytes"])
+        self.timings = RowFile(self.path / "timings.jsonl", self.facts["timings_bytes"])
+        if self.config.tensorboard:
+            self.events = EventFiles(self.path / "tensorboard", self.metrics.rows())
 
     def _restore(self) -> Restored | None:
         file = self.path / "metrics.jsonl"
-        size = file.stat().st_size if file.exists() else 0
 
         def usable(facts: Facts) -> str | None:
+            size = file.stat().st_size if file.exists() else 0
             lost = facts["metrics_bytes"] - size
             return f"metrics.jsonl lacks the last {lost} bytes that belong to it" if lost > 0 else None
 
@@ -198,7 +217,7 @@ class _Run:
         restored = self._restore()
         if restored is None:
             self.state = self.program.state(self.base_params)
-            self._note_start([])
+            by_first(lambda: self._note_start([]))
             return
         self.step, self.facts, self.state = restored.step, restored.facts, state_of(restored.trees)
         self.saved = (self.step, self.facts["measured"])
@@ -207,7 +226,7 @@ class _Run:
         for reason in restored.skipped:
             self.say(f"Checkpoint skipped: {reason}.")
         self.say(f"Continuing after update {self.step} of {self.config.updates}.")
-        self._note_start(restored.skipped)
+        by_first(lambda: self._note_start(restored.skipped))
 
     def _note_start(self, skipped: list[str]) -> None:
         file = self.path / "starts.json"
@@ -225,7 +244,7 @@ class _Run:
         try:
             self.advance(self.step, {})
             while True:
-                signal = self.stop()
+                signal = agreed(self.stop())
                 best = self.facts["best"]
                 if signal is None and self.step % self.config.evaluate_every == 0:
                     self._measure()
@@ -244,7 +263,8 @@ class _Run:
                     file.close()
 
     def _record(self, row: Row) -> None:
-        self.metrics.record(row)
+        if self.metrics is not None:
+            self.metrics.record(row)
         if self.events is not None:
             self.events.record(row)
 
@@ -266,13 +286,8 @@ class _Run:
         values = {k: float(v) for k, v in self.program.measure(self.state, self.base_params).items()}
         values = {k: v if np.isfinite(v) else None for k, v in values.items()}
         self._record({"kind": "gradient", "step": self.step, **values})
-        params = jax.device_put(self.state.params, jax.devices()[0])
-        measured = {}
-        for split, problems in self.sets.items():
-            arguments = (self.config.policy, params, self.config.task, problems, self.config.key("evaluation"))
-            pool, log_stop = draw_pool(*arguments, self.config.rounds)
-            measured[split] = quick_measures(np.asarray(pool.right), np.asarray(log_stop), self.config.history)
-            self._record({"kind": "evaluation", "step": self.step, "split": split, **measured[split]})
+        params = own_copy(self.state.params, Layout(self.program.layout.mesh).place)
+        measured = by_first(lambda: self._evaluate(params))  # by one alone: which is the best must not differ
         accuracy = measured[IN_DISTRIBUTION]["accuracy"]
         best = self.facts["best"]
         evaluations = {**self.facts["evaluations"], "last": measured}
@@ -282,19 +297,34 @@ class _Run:
             evaluations["best"] = measured
         self.facts = {**self.facts, "measured": self.step, "best": best, "evaluations": evaluations}
 
-    def _save(self) -> None:
-        """A checkpoint of this update, unless there is one; the metrics it counts on are on disk before it."""
-        if self.saved == (self.step, self.facts["measured"]):
-            return
-        if not all_finite(self.state.params):
-            self._diverged(self.step - 1)
+    def _evaluate(self, params: Params) -> dict[str, Row]:
+        measured = {}
+        for split, problems in self.sets.items():
+            arguments = (self.config.policy, params, self.config.task, problems, self.config.key("evaluation"))
+            pool, log_stop = draw_pool(*arguments, self.config.rounds)
+            measured[split] = quick_measures(np.asarray(pool.right), np.asarray(log_stop), self.config.history)
+            self._record({"kind": "evaluation", "step": self.step, "split": split, **measured[split]})
+        return measured
+
+    def _rows_on_disk(self) -> dict[str, int]:
+        """Where they end now."""
+        assert self.metrics is not None
+        assert self.timings is not None
         now = time.perf_counter()
         seconds, updates = now - self._clock[0], self.step - self._clock[1]
         if updates:
             rate = {"seconds": round(seconds, 3), "updates_per_second": round(updates / seconds, 3)}
             self.timings.record({"step": self.step, "time": time.time(), **rate})
         self._clock = (now, self.step)
-        self.facts |= {"metrics_bytes": self.metrics.sync(), "timings_bytes": self.timings.sync()}
+        return {"metrics_bytes": self.metrics.sync(), "timings_bytes": self.timings.sync()}
+
+    def _save(self) -> None:
+        """A checkpoint of this update, unless there is one; the metrics it counts on are on disk before it."""
+        if self.saved == (self.step, self.facts["measured"]):
+            return
+        if not all_finite(self.state.params):
+            self._diverged(self.step - 1)
+        self.facts |= by_first(self._rows_on_disk)
         best = self.facts["best"]
         try:
             self.checkpoints.save(self.step, trees_of(self.state), self.facts, best["step"] if best else None)
@@ -323,7 +353,8 @@ class _Run:
         policy, setting = self.program.policy, self.config.setting
         redraw = jax.jit(lambda s, b: draw(setting, policy, self.program.source, s, b, self.program.layout))
         traj = redraw(state, self.base_params)
-        save_batch(self.path / FILE, traj, step)
+        batch = own_copy(traj, Layout(self.program.layout.mesh).place)
+        by_first(lambda: save_batch(self.path / FILE, batch, step))
         arm = self.config.objective_of
         value_options = arm.value_options if arm.value_weight > 0 else None
         bad = not_finite(policy, state, traj, self.program.objective, value_options)
@@ -334,6 +365,9 @@ class _Run:
         )
 
     def _result(self) -> dict[str, Any]:
+        return by_first(self._write_result)
+
+    def _write_result(self) -> dict[str, Any]:
         file = self.path / "result.json"
         if file.exists():
             stored = json.loads(file.read_text())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -11,10 +12,12 @@ from dsjax.configuration import from_dict
 from dsjax.errors import InputError, require
 from dsjax.policies.base import Params
 from dsjax.training.checkpoints import Checkpoints, DamagedError, load_checkpoint, save_checkpoint
+from dsjax.training.layout import ONE_DEVICE, Layout
+from dsjax.training.processes import by_first
 from dsjax.training.run_config import TrainConfig
 
 KIND = "train"
-SAME = ("layers", "model_width", "heads", "rounds", "history", "separate_trunks")
+SAME = ("operation", "layers", "model_width", "heads", "rounds", "history", "separate_trunks")
 
 
 def random_params(config: TrainConfig) -> Params:
@@ -24,17 +27,23 @@ def random_params(config: TrainConfig) -> Params:
 
 def _config_of(directory: Path) -> TrainConfig:
     allowed = "the directory of a run of `dsjax train`"
-    try:
-        stored = json.loads((directory / "config.json").read_text())
-        kind, data = stored["kind"], stored["config"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError("init_from", str(directory), f"{allowed} ({error})") from error
+
+    def read() -> list[Any]:
+        try:
+            stored = json.loads((directory / "config.json").read_text())
+            return [stored["kind"], stored["config"]]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError("init_from", str(directory), f"{allowed} ({error})") from error
+
+    kind, data = by_first(read)
     require(kind == KIND, "init_from", str(directory), f"{allowed}, not of {kind}")
     return from_dict(TrainConfig, data)
 
 
-def read_params(config: TrainConfig) -> Params:
+def read_params(config: TrainConfig, layout: Layout = ONE_DEVICE) -> Params:
     """The parameters of `config.init_from`, for the policy of `config`; a critic that they lack is random.
+
+    They lie where the layout puts them.
 
     Raises:
       InputError: if there is no such run, it has no readable checkpoint, or its policy is another one.
@@ -46,7 +55,7 @@ def read_params(config: TrainConfig) -> Params:
         require(value == there, name, value, f"{there!r}, as in init_from = {directory}")
     width = other.task.width
     require(config.task.width == width, "width", config.task.width, f"{width}, as in init_from = {directory}")
-    like = {"params": random_params(other)}
+    like = {"params": layout.place(random_params(other))}
     checkpoints = Checkpoints(directory / "checkpoints", other.keep)
     reasons = []
     for step in reversed(checkpoints.steps()):
@@ -58,28 +67,29 @@ def read_params(config: TrainConfig) -> Params:
         except DamagedError as error:
             reasons.append(f"update {step}: {error}")
             continue
-        return {**random_params(config), **trees["params"]}
+        return {**layout.place(random_params(config)), **trees["params"]}
     raise InputError("init_from", str(directory), f"a run with a readable checkpoint ({'; '.join(reasons) or 'none'})")
 
 
-def start_params(config: TrainConfig, folder: Path, given: Params | None) -> Params:
-    """The start of a run, which is also its frozen base.
+def start_params(config: TrainConfig, folder: Path, given: Params | None, layout: Layout = ONE_DEVICE) -> Params:
+    """The start of a run, which is also its frozen base, where the layout puts it.
 
     Args:
       config: of the run.
       folder: where the parameters of `init_from` are kept, since the other run may go on or disappear.
       given: those parameters at the first start, to be stored; None later.
+      layout: of the run.
 
     Raises:
       InputError: if they are damaged.
       StorageError: if they cannot be stored.
     """
     if config.init_from is None:
-        return random_params(config)
+        return layout.place(random_params(config))
     if given is not None:
         save_checkpoint(folder, {"params": given}, {"from": config.init_from})
         return given
     try:
-        return load_checkpoint(folder, {"params": random_params(config)})[0]["params"]
+        return load_checkpoint(folder, {"params": layout.place(random_params(config))})[0]["params"]
     except DamagedError as error:
         raise InputError("start", str(folder), f"the parameters that this run started from ({error})") from error

@@ -1,4 +1,4 @@
-"""Work of `test_run` for processes of their own: small, because they are started often."""
+"""Work of `test_run` and `test_processes` for processes of their own: small, because they are started often."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from orbax.checkpoint import v1  # noqa: F401  loaded once, in the server that the processes are forked from
 
 import dsjax.cli
 import dsjax.commands.train
+import dsjax.training.run
 from dsjax.objectives import resolve
 from dsjax.training.checkpoints import Checkpoints
 from dsjax.training.run import run
@@ -35,6 +37,26 @@ def command(arguments: list[str], errors: str) -> None:
     """The command line, with its error messages in a file."""
     _cached()
     with open(errors, "w") as file:
+        os.dup2(file.fileno(), 2)
+        sys.exit(dsjax.cli.main(arguments))
+
+
+def small_measure(*_: Any) -> Any:
+    """In the place of `make_gradient_measure`: cheap, and of parameters that may be split over processes."""
+    return jax.jit(lambda state, base_params: {"norm": optax.tree.norm(state.params)})
+
+
+def one_of_several(arguments: list[str], output: str, environment: dict[str, str]) -> None:
+    """The command line with all that it prints in a file; a task of Slurm has a core of its own, so one device."""
+    os.environ |= environment
+    os.environ["XLA_FLAGS"] = os.environ["XLA_FLAGS"].replace("--xla_force_host_platform_device_count=2", "")
+    if "SLURM_PROCID" in environment:
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[int(environment["SLURM_PROCID"]) % len(cores)]})
+    dsjax.training.run.make_gradient_measure = small_measure
+    _cached()
+    with open(output, "w") as file:
+        os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
         sys.exit(dsjax.cli.main(arguments))
 

@@ -521,7 +521,7 @@ def test_settings_are_checked(fields, words):
     ("arguments", "words"),
     [
         (["none.json"], ["configuration file", "'none.json'", "No such file"]),
-        (["tiny.json", "--set", "bogus=1"], ["configuration field", "'bogus'", "seed, digits"]),
+        (["tiny.json", "--set", "bogus=1"], ["configuration field", "'bogus'", "allowed: seed, "]),
         (["tiny.json", "--set", "arm=sgd"], ["arm", "'sgd'", "base, sft-success"]),
         (["tiny.json", "--override", "seed=1"], ["override", "'seed'", "updates, checkpoint_every, keep"]),
         (["tiny.json", "--set", "devices=99"], ["devices", "99", "at most 2"]),
