@@ -72,6 +72,12 @@ class Train:
     """Settings instead of those of the file, as name=value."""
     override: tuple[str, ...] = field(default=())
     """Settings that replace those the run had so far, as name=value; only those that may change."""
+    coordinator: str | None = None
+    """HOST:PORT of process 0, where several processes train together (docs/scaling.md)."""
+    processes: int | None = None
+    """How many processes train together; 0: as the environment of the cluster (Slurm, Open MPI) says."""
+    process: int | None = None
+    """Number of this process, from 0."""
 
 
 @dataclass(frozen=True)
@@ -128,10 +134,14 @@ class Bench:
 
 @dataclass(frozen=True)
 class Figures:
-    """Draw the figures of a finished run again, from its results.json."""
+    """Draw every figure of a finished run or study again, from its stored numbers."""
 
-    run: Path = Path("runs/quickstart")
-    """Run directory."""
+    run: Annotated[Path, tyro.conf.Positional] = Path("runs/quickstart")
+    """Directory with results.json, or that file."""
+    out: Path | None = None
+    """Where to; next to the results by default."""
+    arms: tuple[str, ...] = ()
+    """Arms in the figures of a study, in this order; all by default."""
 
 
 def _own_process(name: str | None) -> Any:
@@ -240,7 +250,8 @@ def train(command: Train, console: Console) -> int:
     """Run `dsjax train`."""
     from dsjax.commands.train import train as job
 
-    return job(command.config, command.run, command.set, command.override, console)
+    processes = (command.coordinator, command.processes, command.process)
+    return job(command.config, command.run, command.set, command.override, console, processes)
 
 
 def atlas(command: Atlas, console: Console) -> int:
@@ -282,20 +293,25 @@ def bench(command: Bench, console: Console) -> int:
 
 def figures(command: Figures, console: Console) -> int:
     """Run `dsjax figures`."""
-    from dsjax.plotting import draw_figures
+    from dsjax.commands.figures import figures as job
+    from proofs_check.boundaries.t07_kl_tax import draw
 
-    file = command.run / "results.json"
-    try:
-        results = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError("run", str(command.run), f"the directory of a finished run ({error})") from error
-    drawn = ("config", "lengths", "curves", "evaluation", "swap", "accounting")
-    missing = [name for name in drawn if name not in results] if isinstance(results, dict) else list(drawn)
-    allowed = f"the directory of a finished run (results.json has no {', '.join(missing)})"
-    require(not missing, "run", str(command.run), allowed)
-    for path in draw_figures(results, command.run):
-        console.print(str(path), highlight=False)
-    return 0
+    return job(command.run, command.out, command.arms, console, draw)
+
+
+def joined(arguments: Sequence[str]) -> list[str]:
+    """The arguments with `--set` and `--override` once each: the parser would take the last one alone."""
+    out, values, flag = [], {}, None
+    for item in arguments:
+        if item in ("--set", "--override"):
+            flag = item
+            values.setdefault(flag, [])
+        elif flag is not None and not item.startswith("--"):
+            values[flag].append(item)
+        else:
+            flag = None
+            out.append(item)
+    return out + [item for name, given in values.items() for item in (name, *given)]
 
 
 Command = (
@@ -325,6 +341,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console()
     if str(Path.cwd()) not in sys.path:  # module:function of the user's own, as with python -m
         sys.path.append(str(Path.cwd()))
+    arguments = joined(sys.argv[1:] if arguments is None else arguments)
     command = tyro.cli(Command, args=arguments, prog="dsjax", description="Who gets the gradient: answer or decision?")
     try:
         return RUN[type(command)](command, console)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from dsjax.cli import main
+from dsjax.cli import joined, main
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ from dsjax.cli import main
         (["atlas", "--objective", "sft", "--set", "w=1"], ["option of objective sft", "'w'", "decision_weight"]),
         (["atlas", "--length", "0"], ["length", "0", "1..1024"]),
         (["attribute", "none.npz"], ["none.npz"]),
-        (["figures", "--run", "no-such-run"], ["run", "no-such-run", "finished run"]),
+        (["figures", "no-such-run"], ["run", "no-such-run", "finished run"]),
     ],
 )
 def test_bad_input_names_field_value_and_allowed(arguments, words, capsys, tmp_path, monkeypatch):
@@ -134,9 +134,15 @@ def test_too_many_problems_leave_the_directory_free(tmp_path, capsys):
 @pytest.mark.parametrize("content", [b"{}", b"[]", b"", b"\xff", b'{"config": {}, "lengths": [], "swap": {}}'])
 def test_results_of_something_else_are_not_drawn(content, tmp_path, capsys):
     (tmp_path / "results.json").write_bytes(content)
-    error = refused(["figures", "--run", str(tmp_path)], capsys)
+    error = refused(["figures", str(tmp_path)], capsys)
     assert all(w in error for w in ("run: received", str(tmp_path), "finished run")), error
     assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_repeated_settings_are_all_taken():
+    asked = ["train", "f", "--set", "a=1", "b=2", "--run", "d", "--set", "c=3", "--override", "d=4"]
+    assert joined(asked) == ["train", "f", "--run", "d", "--set", "a=1", "b=2", "c=3", "--override", "d=4"]
+    assert joined(["check", "--quick"]) == ["check", "--quick"]
 
 
 def test_unknown_command_exits_with_2():

@@ -8,7 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dsjax.statistics import auroc, bootstrap_weights, difference, estimate, interval, ratio_of_sums, roc_curve
+from dsjax.statistics import (
+    Replicated,
+    auroc,
+    bootstrap_weights,
+    difference,
+    estimate,
+    interval,
+    ratio_of_sums,
+    roc_curve,
+    t_test,
+)
 
 # Sums of at most 200 terms of size <= 1, and one quotient.
 EXACT = 1e-12
@@ -179,3 +189,54 @@ def test_the_roc_curve_at_hand_computed_values():
     }
     for one_class in (np.zeros(4, bool), np.ones(4, bool)):
         assert roc_curve(score, one_class) is None
+
+
+def replicated(values, n=50, spread=0.1, seed=0):
+    """A mean over n problems in trainings with these values."""
+    rng = np.random.default_rng(seed)
+    noise = rng.normal(size=(1, n)) * spread
+    noise -= noise.mean()
+    weights = bootstrap_weights(n, 400)
+    return Replicated.of([ratio_of_sums(v + noise[0], np.ones(n)) for v in values], weights)
+
+
+def test_trainings_and_problems_both_widen_the_interval():
+    alone = replicated([0.5, 0.5, 0.5]).estimate()
+    assert alone["value"] == pytest.approx(0.5, abs=EXACT)
+    assert alone["seeds"] == pytest.approx([0.5] * 3, abs=EXACT)
+    # Problems alone: 1.96 x 0.1/sqrt(50) = 0.028 to each side, from 400 resamples.
+    assert 0.018 < alone["value"] - alone["low"] < 0.04
+    apart = replicated([0.3, 0.5, 0.7]).estimate()
+    assert apart["high"] - apart["low"] > 2 * (alone["high"] - alone["low"])
+
+
+def test_differences_of_trainings_are_paired():
+    x, y = replicated([0.4, 0.6, 0.9]), replicated([0.3, 0.5, 0.8])
+    found = (x - y).estimate()
+    assert (found["low"], found["high"]) == pytest.approx((0.1, 0.1), abs=EXACT)
+    assert found["p"] < 1e-12
+    assert x.estimate()["p"] > 0.01
+
+
+def test_a_training_without_a_value_gives_none():
+    found = replicated([0.4, np.nan, 0.5]).estimate()
+    assert found["value"] is None
+    assert found["p"] is None
+    assert found["seeds"][1] is None
+    json.dumps(found, allow_nan=False)
+
+
+def test_student_by_hand():
+    """Values 1, 2, 3: mean 2, standard error 1/sqrt(3), t = 2 sqrt(3) with 2 degrees, t_0.975 = 4.302653.
+
+    With two degrees the tail is closed: P(T > t) = (1 - t/sqrt(2 + t^2))/2.
+    """
+    low, high, p = t_test(np.array([1.0, 2.0, 3.0]))
+    t = 2 * np.sqrt(3)
+    assert (low, high) == pytest.approx(
+        (2 - 4.302652729911275 / np.sqrt(3), 2 + 4.302652729911275 / np.sqrt(3)), rel=1e-9
+    )
+    assert p == pytest.approx(1 - t / np.sqrt(2 + t * t), rel=1e-9)
+    assert all(np.isnan(t_test(np.array(v))).all() for v in ([1.0], [1.0, np.nan]))
+    assert t_test(np.zeros(3))[2] == 1
+    assert t_test(np.ones(3))[2] == 0

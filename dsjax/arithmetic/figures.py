@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 
 from dsjax import plotting
 from dsjax.arms import ARMS
+from dsjax.atlas_figures import DRAWN, draw_atlas
 from dsjax.training.checkpoints import write_atomically
 from dsjax.training.run_config import BASE
 
@@ -33,15 +34,21 @@ GRADIENTS = {
 }
 
 
-def draw(report: Report, directory: Path, shown: Sequence[str] | None = None) -> list[Path]:
-    """Draw every figure of every history that the report has; returns the files.
+def draw(
+    report: Report,
+    directory: Path,
+    shown: Sequence[str] = (),
+    kl_tax: Callable[[dict[str, Any], Figure], None] | None = None,
+) -> list[Path]:
+    """Draw F1 to F3 and every figure of every history, as far as the report has them; returns the files.
 
     Args:
       report: of `dsjax.arithmetic.report`.
       directory: where; made if it is not there.
       shown: arms in the figures, in this order; all by default. The CSV files always have all.
+      kl_tax: puts the numbers of F3 on an empty figure; without it F3 is left out.
     """
-    written = []
+    written = _theory(report["theory"], directory, kl_tax)
     for history, entry in report["histories"].items():
         arms = [m for m in entry["models"] if m != BASE]
         some = [arm for arm in (shown or arms) if arm in arms]
@@ -61,6 +68,33 @@ def draw(report: Report, directory: Path, shown: Sequence[str] | None = None) ->
         written += plotting.save_figures({name: f for name, (f, _) in named.items()}, results, directory)
         for name, (_, rows) in named.items():
             written.append(_save_rows(directory / f"{name}.csv", rows))
+    return written
+
+
+def _theory(
+    theory: Mapping[str, Any], directory: Path, kl_tax: Callable[[dict[str, Any], Figure], None] | None
+) -> list[Path]:
+    written = []
+    if "atlas" in theory:
+        written += draw_atlas(theory["atlas"], directory)
+        rows = [
+            {"objective": row["name"], "length": length}
+            | {k: row[f"{k}s"][length] for k in ("share", "euclidean_share")}
+            for row in theory["atlas"]["objectives"]
+            for length in row["shares"]
+        ]
+        drawn = [row for row in rows if row["objective"] in DRAWN]
+        written += [_save_rows(directory / "F1_share_against_length.csv", drawn)]
+        written += [_save_rows(directory / "F2_atlas.csv", rows)]
+    if "kl_tax" in theory and kl_tax is not None:
+
+        def figure(data: dict[str, Any]) -> Figure:
+            empty = plotting.new_figure(9.6, 5.2, "T7: where a KL penalty turns the push on STOP at a wrong answer")
+            kl_tax(data, empty)
+            return empty
+
+        written += plotting.save_figures({"F3_kl_tax": figure}, theory["kl_tax"], directory)
+        written += [_save_rows(directory / "F3_kl_tax.csv", theory["kl_tax"]["lattice"])]
     return written
 
 
@@ -103,6 +137,7 @@ def _results(entry: Report, arms: Sequence[str]) -> dict[str, Any]:
             split: {s: {d: found["swap"][s][d] for d in models} for s in models} for split, found in splits.items()
         },
         "accounting": accounting,
+        "split_names": entry["split_names"],
         "intervals_are": f"95 % intervals over {seeds} trainings and their problems",
         "curves_are": f"means of {seeds} trainings, without intervals",
     }
@@ -182,7 +217,7 @@ def decision_weight(entry: Report) -> Figure:
                     ax.axhspan(level["low"], level["high"], color=style["color"], alpha=0.12, linewidth=0)
             ax.set(xlabel="weight of the decision token w", ylabel=label)
             if r == 0:
-                ax.set_title(plotting.SPLITS.get(split, split), fontweight="bold")
+                ax.set_title(entry["split_names"].get(split, split), fontweight="bold")
             ax.grid(True, color="0.92", linewidth=0.6)
     handles, labels = panels[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper")

@@ -1,5 +1,6 @@
 """The jobs of the study: sweep, bases, arms, evaluations.
 
+theory/NAME                   the numbers of a figure about theory
 sweep/base, sweep/FAMILY/..   the trainings that step size and problems an update are chosen by
 sweep/choice                  what they chose, on fresh in-distribution problems
 HISTORY/seed-S/base           a base
@@ -42,7 +43,8 @@ def jobs(settings: Mapping[str, Any]) -> list[Job]:
       InputError: for settings that cannot be used.
     """
     asked = Settings.read(settings)
-    out = _sweep(asked)
+    out = [Job(f"theory/{name}", kind) for name, kind in asked.theory.items()]
+    out += _sweep(asked)
     for history in asked.histories:
         for seed in range(asked.first_seed, asked.first_seed + asked.seeds):
             folder = f"{history}/seed-{seed}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,12 @@ import numpy as np
 from dsjax.arithmetic.jobs import CHOICE, RUN
 from dsjax.arithmetic.measures import Evaluated, Measures
 from dsjax.arms import arm_of
+from dsjax.configuration import from_dict
 from dsjax.deciders import reliability
 from dsjax.errors import InputError, require
 from dsjax.jobs import Definition
 from dsjax.statistics import Replicated, holm, roc_curve, t_test
-from dsjax.training.run_config import BASE
+from dsjax.training.run_config import BASE, TrainConfig
 
 FORMAT = 1
 RESAMPLES = 1000
@@ -52,6 +53,7 @@ def report(merged: Mapping[str, Any], directory: Path, definition: Definition) -
     out: dict[str, Any] = {
         "format": FORMAT,
         "sweep": done[CHOICE]["result"] if CHOICE in done else None,
+        "theory": {n.split("/")[1]: done[n]["result"] for n in done if n.startswith("theory/")},
         "histories": {},
     }
     find: dict[tuple[str, str], Find] = {}
@@ -90,6 +92,7 @@ def _of_history(
         splits[split] = _of_split(measures, models, pairs)
     return {
         "config": first["config"],
+        "split_names": dict(from_dict(TrainConfig, first["config"]).task.split_names),
         "seeds": [_seed(p) for p in parents],
         "models": models,
         "trainings": {m: [_training(done[name]["result"]) for name in jobs[m]] for m in models},
@@ -183,7 +186,7 @@ def _curves(trainings: Sequence[Rows]) -> dict[str, Rows]:
 
 
 def judged(
-    hypotheses: Iterable[Any], find: Mapping[tuple[str, str], Find], models: Mapping[str, set[str]]
+    hypotheses: Iterable[Any], find: Mapping[tuple[str, str], Find], models: Mapping[str, Collection[str]]
 ) -> list[dict[str, Any]]:
     """Each predeclared hypothesis with its estimate, its p-value of Student's t test over trainings, and Holm's.
 
@@ -211,7 +214,7 @@ def judged(
         for name in names - {BASE}:
             arm_of(name)
         key = data["history"], data["split"]
-        if key not in find or not names <= models[data["history"]]:
+        if key not in find or not names <= set(models[data["history"]]):
             continue  # not in this preset
         try:
             found = find[key](data)

@@ -59,6 +59,7 @@ class Settings:
       sweep: how step sizes are chosen.
       evaluation_problems: fixed held-out problems a split, after training (`train` has those along the training).
       attempts: at each problem, for rules that use more than T attempts; history `none`.
+      theory: jobs without needs that give the numbers of figures about theory, `module:function` by name.
       comparisons: pairs of models whose differences are reported, besides each arm's to the base.
     """
 
@@ -72,6 +73,7 @@ class Settings:
     sweep: Sweep = field(default_factory=Sweep)
     evaluation_problems: int = 1000
     attempts: int = 8
+    theory: dict[str, Any] = field(default_factory=dict)
     comparisons: tuple[tuple[str, ...], ...] = ()
 
     def __post_init__(self) -> None:
