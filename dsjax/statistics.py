@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.special import stdtr, stdtrit
 
 RESAMPLES = 2000
 LEVEL = 0.95
@@ -94,6 +93,8 @@ class Replicated:
 
 def t_test(values: np.ndarray, level: float = LEVEL) -> tuple[float, float, float]:
     """Student's interval for the mean and the two-sided p of mean 0; NaN for fewer than two values or a NaN."""
+    from scipy.special import stdtr, stdtrit  # late: it loads a BLAS, whose threads `proofs_check.runner` limits first
+
     if len(values) < 2 or not np.isfinite(values).all():
         return float("nan"), float("nan"), float("nan")
     mean, error = float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))

@@ -2,7 +2,10 @@
 
 import io
 import json
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -192,3 +195,9 @@ def test_printed_table(toy):
     text = printed(toy(instances=100, check=broken))
     assert "FAILED" in text
     assert "error 1e-09, tolerance 1e-12" in text
+
+
+def test_nothing_loads_a_blas_before_the_runner_limits_its_threads():
+    """Idle threads of SciPy's BLAS wait by spinning; their number is read when it is loaded."""
+    code = "import sys, proofs_check, dsjax.cli, dsjax.quickstart; sys.exit('scipy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode == 0
