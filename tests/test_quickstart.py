@@ -8,6 +8,8 @@ import pytest
 
 from dsjax import quickstart as job
 from dsjax.errors import InputError
+from dsjax.training import loop
+from tests.compiled_once import share_programs
 
 TINY = job.QuickstartConfig(
     instances=1,
@@ -42,6 +44,7 @@ class Killed(BaseException):
 
 def test_whole_job_resumes_after_a_kill_and_gives_the_same_results(tmp_path, monkeypatch, lengths):
     monkeypatch.setattr(job, "share_against_length", lambda progress: lengths)
+    share_programs(monkeypatch, job, loop)
     report = {"ok": True, "theorems": []}
     calls = []
 

@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import dsjax.training.run
 from dsjax.arithmetic.jobs import chosen_of, jobs
 from dsjax.arithmetic.report import report
 from dsjax.arithmetic.settings import Settings
 from dsjax.engines import run_here
 from dsjax.errors import InputError
 from dsjax.jobs import Definition, Study, merge
+from tests.compiled_once import share_programs
 
 STUDY = Path(__file__).parents[2] / "experiments" / "arithmetic"
 TINY = {
@@ -53,7 +55,12 @@ def test_hypotheses_name_arms_of_the_study_and_have_their_own_ids():
     assert all("margin" in h for h in definition.hypotheses if h["expect"] == "equivalent")
 
 
-def test_a_tiny_study_runs_to_its_report(tmp_path):
+def test_a_tiny_study_runs_to_its_report(tmp_path, monkeypatch):
+    gradient = {"share": 0.25, "norm_sample": 1.0, "norm_decision": 0.5, "cosine": 0.0}
+    gradient |= {"signal_sample": 1.0, "noise_sample": 2.0, "signal_decision": 1.0, "noise_decision": 4.0}
+    # The slowest program to compile, which has tests of its own.
+    monkeypatch.setattr(dsjax.training.run, "make_gradient_measure", lambda *_: lambda state, base: gradient)
+    share_programs(monkeypatch, dsjax.training.run)
     study = Study(tmp_path / "study", "tiny", "only", jobs(TINY))
     study.start()
     run_here(study, lambda name, state, fraction: None)

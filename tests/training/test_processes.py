@@ -45,6 +45,7 @@ TINY = TrainConfig(
     evaluation_problems=3,
     devices=2,
 )
+SLOW = "a dozen starts of processes; test_layout has two that compute the same"
 WAIT_S = 100  # far more than anything here takes, on a busy machine too
 
 
@@ -183,6 +184,7 @@ def lose(job: Job, lost: int) -> None:
     assert "Traceback" not in "".join(job.printed())
 
 
+@pytest.mark.skipif("DSJAX_KILLS" not in os.environ, reason=SLOW)
 @pytest.mark.usefixtures("small_measure")
 def test_two_processes_of_which_one_was_lost_end_as_one_does(start, tmp_path):
     write_json(tmp_path / "config.json", to_dict(TINY))
@@ -199,7 +201,7 @@ def test_two_processes_of_which_one_was_lost_end_as_one_does(start, tmp_path):
     assert {row["kind"] for row in rows(disturbed)} == {"train", "gradient", "evaluation"}
 
 
-@pytest.mark.skipif("DSJAX_KILLS" not in os.environ, reason="slow; test_layout compares split parameters too")
+@pytest.mark.skipif("DSJAX_KILLS" not in os.environ, reason=SLOW)
 @pytest.mark.usefixtures("small_measure")
 def test_split_parameters_outlive_a_signal_and_the_loss_of_the_first_process(start, tmp_path):
     config = dataclasses.replace(TINY, parameter_sharding="fsdp")
