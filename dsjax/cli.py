@@ -167,6 +167,7 @@ def _own_process(name: str | None) -> Any:
 def check(command: Check, console: Console) -> int:
     """Run `dsjax check`."""
     import proofs_check
+    from dsjax.commands.devices import cores
     from dsjax.study import write_json
 
     require_writable("json", command.json)
@@ -198,9 +199,12 @@ def check(command: Check, console: Console) -> int:
             result = evidence.numeric
         else:
             process = _own_process(command.process)
-            result = proofs_check.run(
-                ids, instances, command.seed, hook("numeric"), quick=command.quick, process=process
-            )
+            if process is not None:
+                result = proofs_check.run(ids, instances, command.seed, hook("numeric"), process=process)
+            else:
+                result = proofs_check.run_in_workers(
+                    ids, instances, command.seed, hook("numeric"), quick=command.quick, workers=cores()
+                )
     result.print(console)
     ok = result.ok
     if command.report is not None:
@@ -214,8 +218,12 @@ def check(command: Check, console: Console) -> int:
 
 def _check_theorems(instances: int, seed: int, progress: Any) -> dict[str, Any]:
     import proofs_check
+    from dsjax.commands.devices import cores
 
-    return proofs_check.run(None, instances, seed, lambda p: progress(p.done / p.total)).to_json()
+    def hook(p: proofs_check.Progress) -> None:
+        progress(p.done / p.total)
+
+    return proofs_check.run_in_workers(None, instances, seed, hook, workers=cores()).to_json()
 
 
 def _overrides(command: Quickstart) -> dict[str, Any]:

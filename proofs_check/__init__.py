@@ -8,6 +8,7 @@ from proofs_check.report import Report
 from proofs_check.runner import DEFAULT_INSTANCES, QUICK_INSTANCES, Progress, run
 from proofs_check.statistical import run_statistical
 from proofs_check.symbolic import run_symbolic
+from proofs_check.workers import run_in_workers
 
 __all__ = [
     "DEFAULT_INSTANCES",
@@ -19,6 +20,7 @@ __all__ = [
     "check_instance",
     "gather",
     "run",
+    "run_in_workers",
     "run_statistical",
     "run_symbolic",
     "write_page",

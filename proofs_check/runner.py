@@ -220,6 +220,12 @@ def _plan(
     return _jobs(theorem, shapes, instances, seed, process)
 
 
+def require_numbers(instances: int, seed: int) -> None:
+    """Raise `InputError` for numbers that `run` cannot use."""
+    require(instances >= 1, "instances", instances, "at least 1")
+    require(0 <= seed < 2**32, "seed", seed, "0..2^32-1")
+
+
 def run(
     ids: Sequence[str] | None = None,
     instances: int = DEFAULT_INSTANCES,
@@ -228,6 +234,7 @@ def run(
     *,
     quick: bool = False,
     process: DecisionSamplingProcess | None = None,
+    threads: int = COMPILERS,
 ) -> Report:
     """Check theorems on random instances.
 
@@ -239,13 +246,13 @@ def run(
       quick: only the first shape of each theorem, which saves most of the compilation.
       process: check on this process, with random policies, the theorems whose requirements it meets. Controls are
         then reported but not required: a process can be too special to tell a wrong variant from a right one.
+      threads: that compile.
 
     Raises:
       InputError: for an unknown theorem, instances < 1, a seed outside of 0..2^32-1 or a process that is too large.
     """
     theorems = select(ids)
-    require(instances >= 1, "instances", instances, "at least 1")
-    require(0 <= seed < 2**32, "seed", seed, "0..2^32-1")
+    require_numbers(instances, seed)
     skipped: dict[str, tuple[str, ...]] = {}
     if process is not None:
         require(
@@ -259,7 +266,7 @@ def run(
     results, done = [], 0
     start = time.perf_counter()
     _load_blas()
-    with _rare_collections(), ThreadPoolExecutor(COMPILERS) as pool:
+    with _rare_collections(), ThreadPoolExecutor(threads) as pool:
         try:
             plan: list[tuple[Theorem, list[tuple[_Job, Future]]]] = [
                 (

@@ -16,7 +16,6 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 from rich.text import Text
 
-from dsjax.commands.devices import keep_compiled_programs
 from dsjax.commands.terminal import parse_settings, writing
 from dsjax.errors import require
 
@@ -112,6 +111,7 @@ def _bar(study: jobs.Study, console: Console) -> Iterator[Callable[[str, str, fl
 
 def _run(command: Run, console: Console) -> int:
     from dsjax import jobs
+    from dsjax.commands.devices import keep_compiled_programs
     from dsjax.engines import run_here, run_on_dask
 
     resources = parse_settings(command.resources)

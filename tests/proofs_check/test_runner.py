@@ -201,3 +201,19 @@ def test_nothing_loads_a_blas_before_the_runner_limits_its_threads():
     """Idle threads of SciPy's BLAS wait by spinning; their number is read when it is loaded."""
     code = "import sys, proofs_check, dsjax.cli, dsjax.quickstart; sys.exit('scipy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode == 0
+
+
+def test_workers_give_the_numbers_of_one_process():
+    seen = []
+    arguments = (("T10", "T9", "T3"), 4, 5)
+    found = proofs_check.run_in_workers(*arguments, seen.append, quick=True)
+    one = proofs_check.run(*arguments, quick=True)
+
+    def numbers(report):
+        clocks = ("seconds", "compile_seconds", "instances_per_second")
+        return [{k: v for k, v in t.items() if k not in clocks} for t in report.to_json()["theorems"]]
+
+    assert numbers(found) == numbers(one)
+    assert [p.done for p in seen] == [4, 8, 12]
+    with pytest.raises(InputError, match="instances: received 0"):
+        proofs_check.run_in_workers(None, 0)
