@@ -6,7 +6,6 @@ import csv
 import io
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +61,7 @@ def draw(
                 lambda _, entry=entry, some=some: gradients(entry, some),
                 _curve_rows(entry, "gradient", (*GRADIENTS, *_SIGNALS)),
             ),
-            "F9_decision_weight": (partial(_weights_of, entry), _weight_rows(entry)),
+            "F9_decision_weight": (lambda _, entry=entry: decision_weight(entry), _weight_rows(entry)),
         }
         named = {f"{name}_{history}": one for name, one in figures.items()}
         written += plotting.save_figures({name: f for name, (f, _) in named.items()}, results, directory)
@@ -182,10 +181,6 @@ def gradients(entry: Report, arms: Sequence[str]) -> Figure:
         " product of two batches' gradients, noise: what is left of the square of one; summed over the training",
     )
     return figure
-
-
-def _weights_of(entry: Report, _: Any) -> Figure:
-    return decision_weight(entry)
 
 
 def decision_weight(entry: Report) -> Figure:

@@ -10,6 +10,8 @@ HISTORY/seed-S/evaluation     attempts of all of these models, and what each dec
 
 from __future__ import annotations
 
+import io
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -24,7 +26,6 @@ from dsjax.evaluation import draw_pool, evaluation_sets, judge, quick_measures
 from dsjax.jobs import Done, Job, Progress
 from dsjax.policies.base import Params
 from dsjax.study import RunDirectory
-from dsjax.tasks import Problems
 from dsjax.training.checkpoints import write_atomically
 from dsjax.training.run import run
 from dsjax.training.run_config import BASE, TrainConfig
@@ -100,12 +101,14 @@ def train(options: Mapping[str, Any], directory: RunDirectory, needs: Mapping[st
     return {"config": to_dict(config), "updates": result["updates"], **_tokens(config, directory.path / RUN)}
 
 
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a training's metrics."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
 def _tokens(config: TrainConfig, folder: Path) -> dict[str, int]:
     """Tokens that the loss saw, and tokens sampled to make its data, in the whole training."""
-    import json
-
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    trained = sum(row["tokens_trained"] for row in rows if row["kind"] == "train") * config.chunk
+    trained = sum(row["tokens_trained"] for row in rows_of(folder) if row["kind"] == "train") * config.chunk
     source = config.objective_of.source
     attempts = {"base-answers": 1, "own-answers": 1}.get(source, config.rounds if "policy" in source else 0)
     sampled = config.updates * config.prompts * config.group * attempts * config.task.length
@@ -168,7 +171,7 @@ def evaluate(options: Mapping[str, Any], directory: RunDirectory, needs: Mapping
     for split, problems in sets.items():
         arrays: dict[str, list[Any]] = {"right": [], "answers": [], "own": [], "log_stop": []}
         for name in models:
-            pool, own = _pool(policy, params[name], task, problems, key, attempts)
+            pool, own = draw_pool(policy, params[name], task, problems, key, attempts)
             first = jax.tree.map(lambda x: x[:, : config.rounds], pool).replace(prompt=pool.prompt)
             verdicts = [
                 own[:, : config.rounds] if other == name else judge(policy, params[other], first) for other in models
@@ -183,14 +186,8 @@ def evaluate(options: Mapping[str, Any], directory: RunDirectory, needs: Mapping
     return {"config": to_dict(config), "models": list(models), "splits": list(sets)}
 
 
-def _pool(policy: Any, params: Params, task: Any, problems: Problems, key: jax.Array, attempts: int) -> Any:
-    return draw_pool(policy, params, task, problems, key, attempts)
-
-
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Arrays as a compressed file, written atomically."""
-    import io
-
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **arrays)
     write_atomically(path, buffer.getvalue())

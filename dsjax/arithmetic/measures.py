@@ -74,6 +74,7 @@ class Measures:
         self.models = trainings[0].models
         self._weights = bootstrap_weights(trainings[0].problems, resamples)
         self._kept: dict[tuple[str, ...], Replicated] = {}
+        self._used: dict[str, list[dict[str, list[dict[str, np.ndarray]]]]] = {}
 
     def _of(self, key: tuple[str, ...], statistic: Callable[[Evaluated], Statistic]) -> Replicated:
         if key not in self._kept:
@@ -126,22 +127,25 @@ class Measures:
 
         return self._of((scale, part, arm, against), statistic)
 
+    def _rules(self, model: str) -> list[dict[str, list[dict[str, np.ndarray]]]]:
+        """`deciders.rules` of a model in each training; worked out once."""
+        if model not in self._used:
+            indexed = [(t, t.index(model)) for t in self.trainings]
+            self._used[model] = [rules(t.answers[i], t.right[i], np.exp(t.own[i].astype(float))) for t, i in indexed]
+        return self._used[model]
+
     def against_rule(self, rule: str, model: str) -> Replicated:
         """Final accuracy at T less that of a rule of `deciders.rules` at equal cost; history `none`."""
 
         def statistic(t: Evaluated) -> Statistic:
-            i = t.index(model)
-            used = rules(t.answers[i], t.right[i], np.exp(t.own[i].astype(float)))
+            used = self._rules(model)[self.trainings.index(t)]
             return at_equal_cost(used[rule], used["decider"][t.rounds - 1])
 
         return self._of(("against", rule, model), statistic)
 
     def curves(self, model: str) -> dict[str, list[dict[str, float]]]:
         """Mean accuracy and attempts of each rule of `deciders.rules` for k = 1..K; history `none`."""
-        found = []
-        for t in self.trainings:
-            i = t.index(model)
-            found.append(rules(t.answers[i], t.right[i], np.exp(t.own[i].astype(float))))
+        found = self._rules(model)
         return {
             rule: [
                 {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dsjax.arithmetic.jobs import CHOICE, RUN
+from dsjax.arithmetic.jobs import CHOICE, RUN, rows_of
 from dsjax.arithmetic.measures import Evaluated, Measures
 from dsjax.arms import arm_of
 from dsjax.configuration import from_dict
@@ -32,7 +31,7 @@ DIRECTIONS = {"positive": 1, "negative": -1}
 EXPECTED = (*DIRECTIONS, "equivalent")
 TRAINING = "training"  # the "split" of a hypothesis about gradients along the training
 
-Rows = list[Mapping[str, Any]]
+Rows = list[dict[str, Any]]
 Find = Callable[[Mapping[str, Any]], Replicated]
 
 
@@ -82,7 +81,7 @@ def _of_history(
     first = done[f"{parents[0]}/evaluation"]["result"]
     models = first["models"]
     jobs = {m: [f"{p}/{BASE}" if m == BASE else f"{p}/arms/{m}" for p in parents] for m in models}
-    rows = {m: [_rows(folder / name / RUN / "metrics.jsonl") for name in jobs[m]] for m in models}
+    rows = {m: [rows_of(folder / name / RUN) for name in jobs[m]] for m in models}
     find[history, TRAINING] = partial(_of_gradients, {m: [_gradients(r) for r in rows[m]] for m in models})
     splits = {}
     for split in first["splits"]:
@@ -99,10 +98,6 @@ def _of_history(
         "curves": {m: _curves(rows[m]) for m in models},
         "splits": splits,
     }
-
-
-def _rows(file: Path) -> Rows:
-    return [json.loads(line) for line in file.read_text().splitlines()]
 
 
 def _gradients(rows: Rows) -> dict[str, float]:

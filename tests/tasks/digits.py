@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,3 +27,14 @@ def operands_of(task: TwoNumbers, prompt) -> list[tuple[int, int]]:
 def as_operands(task: TwoNumbers, prompt) -> jax.Array:
     W = task.width
     return jnp.stack([prompt[:, :W], prompt[:, W + 1 : 2 * W + 1]], axis=1)
+
+
+def assert_problems_are(task, split, training, evaluation, digests):
+    """Text of three problems of each kind, and digests of more, which are drawn in several rounds."""
+    for problems, want in (
+        (task.training_problems(jax.random.key(0), 3, split), training),
+        (task.evaluation_problems(split, 3), evaluation),
+    ):
+        assert [task.text(p, a) for p, a in zip(problems.prompt, problems.answer, strict=True)] == want
+    more = task.training_problems(jax.random.key(7), 300, split), task.evaluation_problems(split, 256)
+    assert tuple(hashlib.sha256(np.asarray(x.prompt).tobytes()).hexdigest()[:16] for x in more) == digests
