@@ -28,7 +28,7 @@ from dsjax.objectives import resolve
 from dsjax.policies.base import History
 from dsjax.policies.transformer import Dtype, TransformerPolicy
 from dsjax.rollout import sample_attempts
-from dsjax.study import provenance
+from dsjax.run_directory import provenance
 from dsjax.tasks import Problems
 from dsjax.training.layout import Layout, ParameterSharding, data_mesh
 from dsjax.training.loop import adam

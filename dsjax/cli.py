@@ -168,7 +168,7 @@ def check(command: Check, console: Console) -> int:
     """Run `dsjax check`."""
     import proofs_check
     from dsjax.commands.devices import cores
-    from dsjax.study import write_json
+    from dsjax.files import write_json
 
     require_writable("json", command.json)
     require_directory("report", command.report)

@@ -6,7 +6,7 @@ Layout of a study's directory:
     jobs.json                   the list of jobs
     jobs/NAME/config.json       what the job is; another one under the same name is refused
     jobs/NAME/.lock             held by the process that works on it, freed by the system when that process ends
-    jobs/NAME/stages/..         what the job keeps for itself (`dsjax.study.RunDirectory`)
+    jobs/NAME/stages/..         what the job keeps for itself (`dsjax.run_directory.RunDirectory`)
     jobs/NAME/progress.json     {"fraction", "seconds"}
     jobs/NAME/error.json        the last attempt failed; tried again by the next run
     jobs/NAME/result.json       {"result", "seconds", "provenance"}; its presence means that the job is done
@@ -25,8 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from dsjax.errors import InputError, require
+from dsjax.files import write_json
 from dsjax.objectives import import_function
-from dsjax.study import RunDirectory, opened, provenance, write_json
+from dsjax.run_directory import RunDirectory, opened, provenance
 
 FORMAT = 1
 DONE, RUNNING, FAILED, WAITING, TODO = "done", "running", "failed", "waiting", "todo"

@@ -27,13 +27,14 @@ from dsjax.evaluation import (
     judge,
     quick_measures,
 )
+from dsjax.files import write_atomically, write_json
 from dsjax.objectives import resolve
 from dsjax.policies.base import Params
 from dsjax.policies.transformer import TransformerPolicy
 from dsjax.rollout import require_temperature
-from dsjax.study import RunDirectory, StageWriter, opened, provenance, write_json
+from dsjax.run_directory import RunDirectory, StageWriter, opened, provenance
 from dsjax.tasks import AdditionTask
-from dsjax.training.checkpoints import load_params, save_params, write_atomically
+from dsjax.training.checkpoints import load_params, save_params
 from dsjax.training.loop import adam, train
 from dsjax.training.run_config import purpose_key
 from dsjax.training.sources import SOURCES, Setting
@@ -148,13 +149,9 @@ class QuickstartConfig:
     @property
     def policy(self) -> TransformerPolicy:
         """The policy, memoryless."""
-        task = self.task
-        return TransformerPolicy(
-            prompt_vocabulary=task.prompt_vocabulary,
-            prompt_length=task.prompt_length,
-            vocabulary=task.vocabulary,
-            length=task.length,
-            rounds=self.rounds,
+        return TransformerPolicy.for_task(
+            self.task,
+            self.rounds,
             layers=self.layers,
             width=self.model_width,
             heads=self.heads,

@@ -1,6 +1,8 @@
 """The command line: exit statuses and messages; nothing is overwritten on bad input."""
 
 import json
+import runpy
+import sys
 
 import pytest
 
@@ -161,7 +163,7 @@ def test_foreign_directory_is_refused_and_kept(tmp_path, capsys):
 def test_other_configuration_is_refused_and_kept(tmp_path, capsys):
     from dsjax.configuration import to_dict
     from dsjax.quickstart import QuickstartConfig
-    from dsjax.study import RunDirectory
+    from dsjax.run_directory import RunDirectory
 
     directory = RunDirectory(tmp_path / "run", "quickstart", to_dict(QuickstartConfig(seed=3)))
     directory.open()
@@ -182,3 +184,10 @@ def test_check_writes_its_report_and_fails_on_a_broken_theorem(tmp_path, capsys,
     right = t10_accounting.final_accuracy
     monkeypatch.setattr(t10_accounting, "final_accuracy", lambda p, a, b, rounds: right(p, a, b, rounds) * 1.001)
     assert main(["check", "--theorem", "T10", "--instances", "4"]) == 1
+
+
+def test_the_module_is_the_command(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["dsjax", "check", "--instances", "0"])
+    with pytest.raises(SystemExit, match="2"):
+        runpy.run_module("dsjax", run_name="__main__")
+    assert "instances" in capsys.readouterr().err

@@ -16,7 +16,7 @@ import pytest
 from dsjax.engines import run_here, run_on_dask
 from dsjax.errors import InputError
 from dsjax.jobs import DONE, FAILED, TODO, WAITING, Job, Study, merge
-from dsjax.study import RunDirectory
+from dsjax.run_directory import RunDirectory
 from tests.test_jobs import EXAMPLE, ROOT, drawing, lines, staged, started, states, wait_for
 
 distributed = pytest.importorskip("distributed")

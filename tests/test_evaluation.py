@@ -229,9 +229,7 @@ def test_a_decider_that_never_keeps_a_wrong_answer_has_no_identity():
 
 
 TASK = AdditionTask(digits=1)
-POLICY = TransformerPolicy(
-    TASK.prompt_vocabulary, TASK.prompt_length, 10, TASK.length, 2, layers=1, width=8, heads=2, mlp_ratio=1
-)
+POLICY = TransformerPolicy.for_task(TASK, 2, layers=1, width=8, heads=2, mlp_ratio=1)
 
 
 def test_pools_are_scored_and_judged_by_the_policy():

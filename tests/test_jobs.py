@@ -21,7 +21,7 @@ from dsjax.commands.study import Report, Run, State
 from dsjax.engines import run_here
 from dsjax.errors import InputError
 from dsjax.jobs import DONE, FAILED, RUNNING, TODO, WAITING, Definition, Job, Study, merge
-from dsjax.study import RunDirectory
+from dsjax.run_directory import RunDirectory
 from tests import jobs_example
 
 ROOT = Path(__file__).parent.parent

@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from dsjax import plotting
 from dsjax.arms import ARMS
 from dsjax.atlas_figures import DRAWN, draw_atlas
-from dsjax.training.checkpoints import write_atomically
+from dsjax.files import write_atomically
 from dsjax.training.run_config import BASE
 
 Report = Mapping[str, Any]

@@ -10,7 +10,6 @@ HISTORY/seed-S/evaluation     attempts of all of these models, and what each dec
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,10 +22,10 @@ from dsjax.arithmetic.settings import Settings
 from dsjax.arms import Family, arm_of
 from dsjax.configuration import from_dict, to_dict
 from dsjax.evaluation import draw_pool, evaluation_sets, judge, quick_measures
+from dsjax.files import write_arrays
 from dsjax.jobs import Done, Job, Progress
 from dsjax.policies.base import Params
-from dsjax.study import RunDirectory
-from dsjax.training.checkpoints import write_atomically
+from dsjax.run_directory import RunDirectory
 from dsjax.training.run import run
 from dsjax.training.run_config import BASE, TrainConfig
 from dsjax.training.start import read_params
@@ -182,12 +181,5 @@ def evaluate(options: Mapping[str, Any], directory: RunDirectory, needs: Mapping
             arrays["log_stop"].append(np.stack([np.asarray(v) for v in verdicts]))
             done += 1
             progress(done, len(sets) * len(models))
-        save_arrays(directory.path / f"{split}.npz", {k: np.stack(v) for k, v in arrays.items()})
+        write_arrays(directory.path / f"{split}.npz", {k: np.stack(v) for k, v in arrays.items()})
     return {"config": to_dict(config), "models": list(models), "splits": list(sets)}
-
-
-def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Arrays as a compressed file, written atomically."""
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **arrays)
-    write_atomically(path, buffer.getvalue())

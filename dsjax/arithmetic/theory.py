@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dsjax.jobs import Done, Progress
-from dsjax.study import RunDirectory
+from dsjax.run_directory import RunDirectory
 
 
 def atlas(options: Mapping[str, Any], directory: RunDirectory, needs: Mapping[str, Done], progress: Progress) -> Any:

@@ -11,8 +11,7 @@ from rich.console import Console
 from dsjax import atlas, atlas_report
 from dsjax.commands.terminal import writing
 from dsjax.errors import require
-from dsjax.study import write_json
-from dsjax.training.checkpoints import write_atomically
+from dsjax.files import write_atomically, write_json
 
 COMPARISON = ("REINFORCE", "GRPO", "SFT", "KL loss, k2")
 

@@ -13,8 +13,8 @@ from rich.text import Text
 
 from dsjax.diagnosis import Diagnosis, from_rollouts
 from dsjax.errors import InputError
+from dsjax.files import write_json
 from dsjax.rollouts_file import read
-from dsjax.study import write_json
 
 CONVENTIONS = {"factor": "(i) per factor", "token": "(ii) per token", "block": "(iii) block, per trajectory"}
 GRADIENT_ROWS = {

@@ -12,7 +12,7 @@ from rich.table import Table
 from dsjax.bench import FORMAT, MEASURES, SWEEPS, BenchConfig, measure, report, slope, sweep
 from dsjax.commands.terminal import bars, require_directory, require_writable
 from dsjax.errors import InputError, require
-from dsjax.training.checkpoints import write_atomically
+from dsjax.files import write_json
 
 LABELS = {
     "forward": "forward, teacher-forced",
@@ -48,7 +48,7 @@ def bench(
     if stored is not None:
         show_comparison(result, stored, console)
     if json_file is not None:
-        write_atomically(json_file, (json.dumps(result, indent=1, allow_nan=False) + "\n").encode())
+        write_json(json_file, result)
         console.print(f"Numbers: {json_file}")
     if figures is not None:
         from dsjax.bench_figures import draw_scaling

@@ -179,8 +179,8 @@ def _status(command: State, console: Console) -> int:
 
 def _report(command: Report, console: Console) -> int:
     from dsjax import jobs
+    from dsjax.files import write_json
     from dsjax.objectives import import_function
-    from dsjax.study import write_json
 
     definition = jobs.Definition.read(command.path)
     study = _load(command, definition)

@@ -21,6 +21,7 @@ from flax import struct
 
 from dsjax.errors import require
 from dsjax.policies.base import History, Params
+from dsjax.tasks.base import Task
 
 Dtype = Literal["float32", "bfloat16"]
 PROMPT = -1  # the "round" of prompt tokens
@@ -223,6 +224,11 @@ class TransformerPolicy(struct.PyTreeNode):
     dtype: Dtype = struct.field(pytree_node=False, default="float32")  # of the trunk; float32: that of the parameters
     critic: bool = struct.field(pytree_node=False, default=False)  # a value head on the trunk(s), for `values`
     critic_detached: bool = struct.field(pytree_node=False, default=False)  # it reads the trunk but does not train it
+
+    @classmethod
+    def for_task(cls, task: Task, rounds: int, **options: Any) -> TransformerPolicy:
+        """The policy with the vocabularies and lengths of a task; `options` are the other fields."""
+        return cls(task.prompt_vocabulary, task.prompt_length, task.vocabulary, task.length, rounds, **options)
 
     @property
     def attempt_id(self) -> int:

@@ -20,7 +20,6 @@ import json
 import logging
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,25 +32,9 @@ from flax import serialization
 
 from dsjax.configuration import differences
 from dsjax.errors import InputError, require
+from dsjax.files import write_atomically
 from dsjax.policies.base import Params
 from dsjax.training.processes import LostProcessError, agreed, by_first, first, losses_told
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write next to the target, flush to disk, rename: a reader sees the old file or the whole new one."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)  # as an ordinary new file; mkstemp lets only the owner read
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def save_params(path: Path, params: Params) -> None:

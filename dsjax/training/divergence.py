@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from dsjax.attribution import mean_of, pull_back
+from dsjax.files import write_arrays
 from dsjax.objectives import Objective
 from dsjax.policies.base import log_probs
-from dsjax.training.checkpoints import write_atomically
 from dsjax.training.critic import critic_loss
 from dsjax.training.step import TrainState
 from dsjax.trajectories import Trajectories
@@ -38,9 +37,7 @@ def save_batch(path: Path, traj: Trajectories, step: int) -> None:
         if isinstance(value, jax.Array):
             wide = value.astype(jnp.float32) if value.dtype == jnp.bfloat16 else value
             arrays[field.name] = np.asarray(wide)
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    write_atomically(path, buffer.getvalue())
+    write_arrays(path, arrays)
 
 
 def not_finite(

@@ -32,9 +32,10 @@ import numpy as np
 from dsjax.configuration import differences, to_dict
 from dsjax.errors import InputError, require
 from dsjax.evaluation import draw_pool, evaluation_sets, quick_measures
+from dsjax.files import write_json
 from dsjax.objectives import resolve
 from dsjax.policies.base import Params
-from dsjax.study import RunDirectory, provenance, write_json
+from dsjax.run_directory import RunDirectory, provenance
 from dsjax.tasks import Problems
 from dsjax.training.checkpoints import Checkpoints, Facts, Restored, StorageError, Trees
 from dsjax.training.divergence import FILE, all_finite, not_finite, save_batch

@@ -170,13 +170,9 @@ class TrainConfig:
     @property
     def policy(self) -> TransformerPolicy:
         """The policy; with a critic if the arm trains one."""
-        task = self.task
-        return TransformerPolicy(
-            prompt_vocabulary=task.prompt_vocabulary,
-            prompt_length=task.prompt_length,
-            vocabulary=task.vocabulary,
-            length=task.length,
-            rounds=self.rounds,
+        return TransformerPolicy.for_task(
+            self.task,
+            self.rounds,
             layers=self.layers,
             width=self.model_width,
             heads=self.heads,

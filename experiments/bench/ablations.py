@@ -8,7 +8,6 @@ Both sides of a pair are compiled first, then timed in turn; a ratio is the medi
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,11 +23,11 @@ from rich.table import Table
 
 from dsjax.bench import BenchConfig, Timed, layout_of, prepare, seconds
 from dsjax.commands.devices import use_processor_cores
+from dsjax.files import write_json
 from dsjax.policies import base, transformer
 from dsjax.rollout import sample_attempts
-from dsjax.study import provenance
+from dsjax.run_directory import provenance
 from dsjax.training import sources
-from dsjax.training.checkpoints import write_atomically
 
 FORMAT = 1
 Side = Callable[[], Timed]
@@ -136,7 +135,7 @@ def main() -> None:
     Console().print(table)
     if options.json is not None:
         result = {"format": FORMAT, "provenance": provenance(), "pairs": rows}
-        write_atomically(options.json, (json.dumps(result, indent=1) + "\n").encode())
+        write_json(options.json, result)
 
 
 if __name__ == "__main__":

@@ -31,16 +31,7 @@ def main() -> None:
         jax.distributed.initialize(f"localhost:{options.port}", options.processes, options.process)
 
     task = AdditionTask(2)
-    policy = TransformerPolicy(
-        prompt_vocabulary=task.prompt_vocabulary,
-        prompt_length=task.prompt_length,
-        vocabulary=task.vocabulary,
-        length=task.length,
-        rounds=2,
-        layers=1,
-        width=16,
-        heads=2,
-    )
+    policy = TransformerPolicy.for_task(task, 2, layers=1, width=16, heads=2)
     layout = Layout(data_mesh(options.devices), options.parameters, options.microbatch)
     optimizer = optax.sgd(0.01, momentum=0.9)  # linear in the gradient, so that rounding stays rounding
     params = policy.init(jax.random.key(0))

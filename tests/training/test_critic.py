@@ -28,9 +28,7 @@ from tests.cases import TIGHT, Shape, enumerated, make_case
 
 TASK = AdditionTask(digits=1)
 SETTING = Setting(TASK, rounds=3, prompts=3, group=4, cost=0.125)
-PLAIN = TransformerPolicy(
-    TASK.prompt_vocabulary, TASK.prompt_length, 10, TASK.length, 3, layers=1, width=8, heads=2, mlp_ratio=1
-)
+PLAIN = TransformerPolicy.for_task(TASK, 3, layers=1, width=8, heads=2, mlp_ratio=1)
 CRITIC, DETACHED = PLAIN.replace(critic=True), PLAIN.replace(critic=True, critic_detached=True)
 
 

@@ -31,12 +31,9 @@ SCRIPT = Path(__file__).with_name("scaling_run.py")
 TOLERANCE = 896 * float(np.finfo(np.float32).eps)
 
 TASK = AdditionTask(2)
-POLICY = TransformerPolicy(
-    prompt_vocabulary=TASK.prompt_vocabulary,
-    prompt_length=TASK.prompt_length,
-    vocabulary=TASK.vocabulary,
-    length=TASK.length,
-    rounds=2,
+POLICY = TransformerPolicy.for_task(
+    TASK,
+    2,
     layers=1,
     width=8,
     heads=2,

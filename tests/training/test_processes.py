@@ -20,7 +20,7 @@ import dsjax.training.run as runs
 from dsjax.cli import main
 from dsjax.configuration import to_dict
 from dsjax.errors import InputError
-from dsjax.study import write_json
+from dsjax.files import write_json
 from dsjax.training import processes
 from dsjax.training.checkpoints import Checkpoints, check_files, load_checkpoint
 from dsjax.training.run import run

@@ -24,8 +24,8 @@ from dsjax.arms import Arm
 from dsjax.cli import main
 from dsjax.configuration import from_dict, load, to_dict
 from dsjax.errors import InputError
+from dsjax.files import write_json
 from dsjax.objectives import resolve
-from dsjax.study import write_json
 from dsjax.training.checkpoints import Checkpoints, StorageError, check_files, load_checkpoint
 from dsjax.training.divergence import not_finite
 from dsjax.training.loop import DivergedError

@@ -13,11 +13,12 @@ import pytest
 
 from dsjax.arms import ARMS, Arm
 from dsjax.errors import InputError
+from dsjax.files import write_atomically
 from dsjax.objectives import resolve
 from dsjax.policies import log_probs
 from dsjax.policies.transformer import TransformerPolicy
 from dsjax.tasks import AdditionTask
-from dsjax.training.checkpoints import load_params, save_params, write_atomically
+from dsjax.training.checkpoints import load_params, save_params
 from dsjax.training.loop import DivergedError, adam, chunk_size, train
 from dsjax.training.sources import SOURCES, Setting
 from dsjax.training.step import TrainState, make_train_steps
@@ -26,9 +27,7 @@ from dsjax.trajectories import RESAMPLE, STOP, Trajectories
 TASK = AdditionTask(digits=1)
 L, T, PROMPTS, GROUP = TASK.length, 2, 3, 4
 SETTING = Setting(TASK, rounds=T, prompts=PROMPTS, group=GROUP, cost=0.125)
-POLICY = TransformerPolicy(
-    TASK.prompt_vocabulary, TASK.prompt_length, 10, L, T, layers=1, width=8, heads=2, mlp_ratio=1, separate_trunks=True
-)
+POLICY = TransformerPolicy.for_task(TASK, T, layers=1, width=8, heads=2, mlp_ratio=1, separate_trunks=True)
 
 
 def some_params(seed: int):

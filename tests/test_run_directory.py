@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from dsjax.errors import InputError
-from dsjax.study import RunDirectory, StageWriter, opened, provenance, write_json
+from dsjax.files import write_json
+from dsjax.run_directory import RunDirectory, StageWriter, opened, provenance
 
 CONFIG: dict[str, Any] = {"seed": 3, "net": {"layers": 2, "width": 8}}
 

@@ -29,15 +29,10 @@ import jax
 import dsjax
 from dsjax.configuration import differences
 from dsjax.errors import InputError, require
-from dsjax.training.checkpoints import write_atomically
+from dsjax.files import write_json
 
 FORMAT = 1
 Row = dict[str, Any]
-
-
-def write_json(path: Path, data: Any) -> None:
-    """Strict JSON (no NaN), written atomically."""
-    write_atomically(path, (json.dumps(data, indent=1, allow_nan=False) + "\n").encode())
 
 
 def _commit() -> str | None:

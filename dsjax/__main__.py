@@ -1,0 +1,5 @@
+"""`python -m dsjax` is `dsjax`."""
+
+from dsjax.cli import main
+
+raise SystemExit(main())
