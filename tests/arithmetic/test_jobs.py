@@ -15,9 +15,11 @@ from dsjax.arithmetic.settings import Settings
 from dsjax.engines import run_here
 from dsjax.errors import InputError
 from dsjax.jobs import Definition, Study, merge
+from dsjax.tasks import TASKS
 from tests.compiled_once import share_programs
 
-STUDY = Path(__file__).parents[2] / "experiments" / "arithmetic"
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+STUDIES = {name: Definition.read(EXPERIMENTS / name) for name in ("arithmetic", "multiplication")}
 TINY = {
     "arms": ["sft-self", "rloo"],
     "histories": ["none"],
@@ -33,9 +35,9 @@ TINY = {
 }
 
 
-@pytest.mark.parametrize("preset", Definition.read(STUDY).presets)
-def test_every_preset_is_valid_and_has_all_that_its_arms_need(preset):
-    definition = Definition.read(STUDY)
+@pytest.mark.parametrize(("name", "preset"), [(name, preset) for name, d in STUDIES.items() for preset in d.presets])
+def test_every_preset_is_valid_and_has_all_that_its_arms_need(name, preset):
+    definition = STUDIES[name]
     asked = Settings.read({**definition.settings, **definition.presets[preset]})
     found = definition.study(preset).jobs
     trained = [job for job in found if "/arms/" in job]
@@ -46,13 +48,18 @@ def test_every_preset_is_valid_and_has_all_that_its_arms_need(preset):
     assert all(len(job.needs) == len(asked.arms) + 1 for job in evaluations)
 
 
-def test_hypotheses_name_arms_of_the_study_and_have_their_own_ids():
-    definition = Definition.read(STUDY)
+@pytest.mark.parametrize("name", STUDIES)
+def test_hypotheses_name_arms_and_splits_of_the_study_and_have_their_own_ids(name):
+    definition = STUDIES[name]
     ids = [h["id"] for h in definition.hypotheses]
     assert len(set(ids)) == len(ids)
     arms = {*definition.settings["arms"], "base"}
     assert all({h["arm"], h.get("against", "base")} <= arms for h in definition.hypotheses)
     assert all("margin" in h for h in definition.hypotheses if h["expect"] == "equivalent")
+    for preset in definition.presets.values():
+        task = Settings.read({**definition.settings, **preset}).config("base", "none", 0).task
+        assert {h["split"] for h in definition.hypotheses} <= {*task.splits, "training"}
+        assert type(task) is TASKS["multiplication" if name == "multiplication" else "addition"]
 
 
 def test_a_tiny_study_runs_to_its_report(tmp_path, monkeypatch):
