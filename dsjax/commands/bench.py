@@ -15,10 +15,10 @@ from dsjax.errors import InputError, require
 from dsjax.files import write_json
 
 LABELS = {
-    "forward": "forward, teacher-forced",
-    "decode": "decode, new tokens",
+    "forward": "forward",
+    "decode": "decode",
     "sft": "SFT step",
-    "rl": "RL step (rollout and update)",
+    "rl": "RL step",
 }
 
 
@@ -85,7 +85,7 @@ def show(result: dict[str, Any], console: Console) -> None:
     device = result["device"]
     where = f"{result['devices']} of {device['count']} x {device['kind']}"
     table = Table(title=f"{result['preset']}, {result['config']['dtype']}, {where}")
-    for column in ("", "tokens/s", "of matmul peak", "episodes/s", "first step s", "program MB", "by count MB"):
+    for column in ("", "tokens/s", "of peak", "episodes/s", "first s", "MB", "counted MB"):
         table.add_column(column, justify="left" if not column else "right")
     for name in MEASURES:
         row = [LABELS[name], _rate(result[f"{name}_tokens_per_s"]), f"{result[f'{name}_fraction_of_peak']:.2f}"]
@@ -100,8 +100,9 @@ def show(result: dict[str, Any], console: Console) -> None:
         table.add_row(*row)
     console.print(table)
     console.print(
-        f"Matrix product: {result['matmul_peak_flops'] / 1e9:,.0f} GFLOP/s. Decode over forward: "
-        f"{result['decode_over_forward']:.2f}. Peak memory: {result['peak_bytes'] / 1e6:,.0f} MB.",
+        f"Peak: a matrix product, {result['matmul_peak_flops'] / 1e9:,.0f} GFLOP/s. Decode (new tokens) over forward "
+        f"(teacher-forced): {result['decode_over_forward']:.2f}. RL step: rollout and update. First: the first step, "
+        f"compiled. Most memory of the process or device: {result['peak_bytes'] / 1e6:,.0f} MB.",
         highlight=False,
     )
     for name, rows in result["sweeps"].items():
@@ -112,7 +113,7 @@ def show_sweep(name: str, rows: list[dict[str, Any]], console: Console) -> None:
     """Rates and fractions along a sweep, and how the time of a step grows."""
     table = Table(title=f"along {name}")
     measures = [m for m in MEASURES if f"{m}_tokens_per_s" in rows[0]]
-    for column in (name, *(f"{m} tokens/s" for m in measures), *(f"{m} of peak" for m in measures)):
+    for column in (name, *(f"{m}\ntokens/s" for m in measures), *(f"{m}\nof peak" for m in measures)):
         table.add_column(column, justify="right")
     for row in rows:
         rates = [_rate(row[f"{m}_tokens_per_s"]) for m in measures]
