@@ -347,7 +347,8 @@ class Definition:
       settings: every other field of the file: settings of all presets, each of which may change them.
       hypotheses: what the study tests, written down before it runs.
       report: None, or `module:function` called as `function(merged, directory, definition)` with `merge`'s
-        dictionary, the study's directory and this definition; what it returns is stored as `report` in `results.json`.
+        dictionary, the study's directory and this definition; what it returns, a dictionary, is stored as `report` in
+        `results.json`, and its `tables` ([{"title", "columns", "rows"}], of texts) are printed.
     """
 
     name: str

@@ -11,6 +11,7 @@ import numpy as np
 
 from dsjax.arithmetic.jobs import CHOICE, RUN, rows_of
 from dsjax.arithmetic.measures import Evaluated, Measures
+from dsjax.arithmetic.tables import tables
 from dsjax.arms import arm_of
 from dsjax.configuration import from_dict
 from dsjax.deciders import reliability
@@ -21,6 +22,7 @@ from dsjax.training.run_config import BASE, TrainConfig
 
 FORMAT = 1
 RESAMPLES = 1000
+DIGITS = 6
 LEVEL = 0.05
 MEASURES = ("p", "a", "b", "youden", "auroc", "auroc_on_base", "brier", "accuracy", "accuracy_at_base_rate")
 MEASURES += ("gain", "rounds")
@@ -62,7 +64,17 @@ def report(merged: Mapping[str, Any], directory: Path, definition: Definition) -
             out["histories"][history] = _of_history(history, parents, done, directory / "jobs", pairs, find)
     models = {history: set(entry["models"]) for history, entry in out["histories"].items()}
     out["hypotheses"] = judged(definition.hypotheses, find, models)
-    return out
+    out = rounded(out)
+    return {**out, "tables": tables(out)}
+
+
+def rounded(data: Any) -> Any:
+    """The same with numbers of `DIGITS` significant digits: more would be rounding, and make the file twice as long."""
+    if isinstance(data, float):
+        return float(f"{data:.{DIGITS}g}")
+    if isinstance(data, Mapping):
+        return {name: rounded(value) for name, value in data.items()}
+    return [rounded(value) for value in data] if isinstance(data, list | tuple) else data
 
 
 def _seed(parent: str) -> int:

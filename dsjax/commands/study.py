@@ -199,6 +199,11 @@ def _report(command: Report, console: Console) -> int:
     file = study.path / "results.json"
     with writing("out", file):
         write_json(file, results)
+    for data in results.get("report", {}).get("tables", []):
+        table = Table(*data["columns"], title=data["title"])
+        for row in data["rows"]:
+            table.add_row(*map(Text, row))
+        console.print(table)
     console.print(f"{file}: {len(merged['jobs'])} of {len(study.jobs)} jobs", highlight=False)
     for name in merged["missing"]:
         console.print(Text(f"missing: {name}"))

@@ -10,7 +10,8 @@ import pytest
 
 from dsjax.arithmetic.figures import draw
 from dsjax.arithmetic.measures import Evaluated, Measures
-from dsjax.arithmetic.report import TRAINING, _curves, _gradients, _of_gradients, _of_split, judged
+from dsjax.arithmetic.report import TRAINING, _curves, _gradients, _of_gradients, _of_split, judged, rounded
+from dsjax.arithmetic.tables import tables
 from dsjax.deciders import accuracy_at_rate
 from dsjax.errors import InputError
 from dsjax.evaluation import component_estimates
@@ -179,3 +180,35 @@ def test_every_figure_comes_with_its_numbers(tmp_path):
     with (tmp_path / "F5_components_none.csv").open() as file:
         row = next(r for r in csv.DictReader(file) if (r["model"], r["measure"]) == ("rloo", "auroc"))
     assert float(row["value"]) == found["measures"]["rloo"]["auroc"]["value"]
+
+
+def test_numbers_are_rounded_wherever_they_stand():
+    data = {"x": [1 / 3, (2, 1e-9 / 3)], "n": 123456789, "text": "0.3333333333", "none": None, "yes": True}
+    expected = {"x": [0.333333, [2, 3.33333e-10]], "n": 123456789, "text": "0.3333333333", "none": None, "yes": True}
+    assert rounded(data) == expected
+
+
+def test_tables_say_what_the_numbers_say(measures):
+    asked = [
+        {"id": "A", "text": "better", "history": "none", "split": "in", "measure": "accuracy", "arm": "rloo"}
+        | {"expect": "positive", "against": "base"},
+        {"id": "B", "text": "undefined", "history": "none", "split": "training", "measure": "share", "arm": "rloo"}
+        | {"expect": "positive"},
+    ]
+    nothing = Replicated(np.full(2, np.nan), np.full((2, 50), np.nan))
+    find = {("none", "in"): measures.named, ("none", "training"): lambda data: nothing}
+    split = _of_split(measures, MODELS, [])
+    entry = {"splits": {"in": split}, "split_names": {"in": "inside"}, "seeds": [0, 1]}
+    found, models = tables({"hypotheses": judged(asked, find, {"none": MODELS}), "histories": {"none": entry}})
+    better = split["differences"]["rloo - base"]["accuracy"]
+    assert found["rows"][0][:3] == [
+        "A",
+        "better",
+        f"{better['value']:+.3f} [{better['low']:+.3f}, {better['high']:+.3f}]",
+    ]
+    assert found["rows"][0][3] == f"[{better['t_low']:+.3f}, {better['t_high']:+.3f}]"
+    assert found["rows"][1] == ["B", "undefined", "-", "-", "-", "not defined"]
+    assert models["title"] == "history none, inside; 2 trainings"
+    row = dict(zip(models["columns"], models["rows"][2], strict=True))
+    assert (row[""], row["p"]) == ("rloo", f"{split['measures']['rloo']['p']['value']:.3f}")
+    assert row["accuracy"].startswith(f"{split['measures']['rloo']['accuracy']['value']:.3f} [")
