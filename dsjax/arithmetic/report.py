@@ -31,6 +31,7 @@ PARTS = ("sampler", "decider", "total")
 SCALES = ("log_odds", "accuracy")
 DIRECTIONS = {"positive": 1, "negative": -1}
 EXPECTED = (*DIRECTIONS, "equivalent")
+GRADIENTS = ("share", "signal_to_noise_sample", "signal_to_noise_decision", "signal_to_noise_difference")
 TRAINING = "training"  # the "split" of a hypothesis about gradients along the training
 
 Rows = list[dict[str, Any]]
@@ -94,7 +95,8 @@ def _of_history(
     models = first["models"]
     jobs = {m: [f"{p}/{BASE}" if m == BASE else f"{p}/arms/{m}" for p in parents] for m in models}
     rows = {m: [rows_of(folder / name / RUN) for name in jobs[m]] for m in models}
-    find[history, TRAINING] = partial(_of_gradients, {m: [_gradients(r) for r in rows[m]] for m in models})
+    gradients = partial(_of_gradients, {m: [_gradients(r) for r in rows[m]] for m in models})
+    find[history, TRAINING] = gradients
     splits = {}
     for split in first["splits"]:
         trainings = [Evaluated.read(folder / p / "evaluation" / f"{split}.npz", models) for p in parents]
@@ -108,6 +110,9 @@ def _of_history(
         "models": models,
         "trainings": {m: [_training(done[name]["result"]) for name in jobs[m]] for m in models},
         "curves": {m: _curves(rows[m]) for m in models},
+        "gradients": {
+            m: {k: gradients({"measure": k, "arm": m}).estimate() for k in GRADIENTS} for m in models if m != BASE
+        },
         "splits": splits,
     }
 
