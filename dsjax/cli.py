@@ -141,7 +141,7 @@ class Figures:
     out: Path | None = None
     """Where to; next to the results by default."""
     arms: tuple[str, ...] = ()
-    """Arms in the figures of a study, in this order; all by default."""
+    """Arms in the figures of a study, in this order; by default those that the study names, or all."""
 
 
 def _own_process(name: str | None) -> Any:

@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 from dsjax import plotting
 from dsjax.arms import ARMS
 from dsjax.atlas_figures import DRAWN, draw_atlas
+from dsjax.errors import require
 from dsjax.files import write_atomically
 from dsjax.training.run_config import BASE
 
@@ -44,13 +45,21 @@ def draw(
     Args:
       report: of `dsjax.arithmetic.report`.
       directory: where; made if it is not there.
-      shown: arms in the figures, in this order; all by default. The CSV files always have all.
+      shown: arms in the figures, in this order; by default those that the study names, or all. The CSV files always
+        have all.
       kl_tax: puts the numbers of F3 on an empty figure; without it F3 is left out.
+
+    Raises:
+      InputError: for an arm that the report does not have.
     """
+    known = {m for entry in report["histories"].values() for m in entry["models"]} - {BASE}
+    for arm in shown:
+        require(arm in known, "arms", arm, sorted(known))
+    shown = shown or report.get("shown", ())
     written = _theory(report["theory"], directory, kl_tax)
     for history, entry in report["histories"].items():
         arms = [m for m in entry["models"] if m != BASE]
-        some = [arm for arm in (shown or arms) if arm in arms]
+        some = [arm for arm in shown if arm in arms] or arms
         results = _results(entry, some)
         figures: dict[str, tuple[Callable[[Any], Figure], list[Row]]] = {
             "F4_training_curves": (plotting.training_curves, _curve_rows(entry, "evaluation", CURVES)),

@@ -54,6 +54,7 @@ def report(merged: Mapping[str, Any], directory: Path, definition: Definition) -
             evaluations.setdefault(name.split("/")[0], []).append(name.rsplit("/", 1)[0])
     out: dict[str, Any] = {
         "format": FORMAT,
+        "shown": list(definition.settings.get("shown", ())),
         "sweep": done[CHOICE]["result"] if CHOICE in done else None,
         "theory": {n.split("/")[1]: done[n]["result"] for n in done if n.startswith("theory/")},
         "histories": {},

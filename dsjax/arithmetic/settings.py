@@ -61,6 +61,7 @@ class Settings:
       attempts: at each problem, for rules that use more than T attempts; history `none`.
       theory: jobs without needs that give the numbers of figures about theory, `module:function` by name.
       comparisons: pairs of models whose differences are reported, besides each arm's to the base.
+      shown: arms in the figures, in this order; all by default.
     """
 
     arms: tuple[str, ...]
@@ -75,6 +76,7 @@ class Settings:
     attempts: int = 8
     theory: dict[str, Any] = field(default_factory=dict)
     comparisons: tuple[tuple[str, ...], ...] = ()
+    shown: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         require(bool(self.arms) and len(set(self.arms)) == len(self.arms), "arms", self.arms, "each arm once")
@@ -84,6 +86,8 @@ class Settings:
             require(len(pair) == 2, "comparisons", pair, "pairs of arms")
             for name in pair:
                 arm_of(name)
+        for name in self.shown:
+            arm_of(name)
         known = get_args(History)
         ok = (
             bool(self.histories) and len(set(self.histories)) == len(self.histories) and set(self.histories) <= {*known}

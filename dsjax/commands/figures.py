@@ -27,12 +27,12 @@ def figures(
     Args:
       path: results.json of a run or of a study, or the directory that it is in.
       out: where to; next to the results by default.
-      shown: arms in the figures of a study; all by default.
+      shown: arms in the figures of a study; by default those that the study names, or all.
       console: for the names of the files.
       kl_tax: draws F3.
 
     Raises:
-      InputError: if there are no such results.
+      InputError: if there are no such results, or not of such an arm.
     """
     file = path / "results.json" if path.is_dir() else path
     try:

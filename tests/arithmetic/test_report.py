@@ -167,7 +167,10 @@ def test_every_figure_comes_with_its_numbers(tmp_path):
         "curves": {m: _curves([rows(1.0), rows(2.0)]) for m in MODELS},
         "splits": {"in": found},
     }
-    files = draw(json.loads(json.dumps({"theory": {}, "histories": {"none": entry}}, allow_nan=False)), tmp_path)
+    stored = json.loads(json.dumps({"theory": {}, "histories": {"none": entry}}, allow_nan=False))
+    with pytest.raises(InputError, match=r"arms: received 'rlo'.*rloo"):
+        draw(stored, tmp_path / "none", ["rlo"])
+    files = draw(stored, tmp_path)
     names = (
         "F4_training_curves",
         "F5_components",
