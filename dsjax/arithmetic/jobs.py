@@ -46,7 +46,7 @@ def jobs(settings: Mapping[str, Any]) -> list[Job]:
     out = [Job(f"theory/{name}", kind) for name, kind in asked.theory.items()]
     out += _sweep(asked)
     for history in asked.histories:
-        for seed in range(asked.first_seed, asked.first_seed + asked.seeds):
+        for seed in asked.seeds_for(history):
             folder = f"{history}/seed-{seed}"
             base = _training(f"{folder}/{BASE}", asked.config(BASE, history, seed), ())
             arms = [

@@ -52,6 +52,7 @@ class Settings:
       arms: names of `dsjax.arms.ARMS`.
       histories: what later rounds see of earlier ones.
       seeds: trainings of everything, numbered from `first_seed`.
+      seeds_of: another number of them for a history, by its name.
       first_seed: of the first.
       train: fields of `TrainConfig` for all trainings.
       base: more of them for the base.
@@ -67,6 +68,7 @@ class Settings:
     arms: tuple[str, ...]
     histories: tuple[str, ...] = ("none", "full")
     seeds: int = 3
+    seeds_of: dict[str, int] = field(default_factory=dict)
     first_seed: int = 0
     train: dict[str, Any] = field(default_factory=dict)
     base: dict[str, Any] = field(default_factory=dict)
@@ -95,14 +97,21 @@ class Settings:
         require(ok, "histories", self.histories, known)
         for name in ("seeds", "evaluation_problems", "attempts"):
             require_int(name, getattr(self, name), 1)
+        for name, number in self.seeds_of.items():
+            require(name in self.histories, "seeds_of", name, self.histories)
+            require_int(f"seeds_of.{name}", number, 1)
         require_int("first_seed", self.first_seed, 0)
         allowed = f"seeds that do not include {self.sweep.seed}, which is the sweep's"
-        apart = self.sweep.seed not in range(self.first_seed, self.first_seed + self.seeds)
+        apart = all(self.sweep.seed not in self.seeds_for(history) for history in self.histories)
         require(apart, "first_seed", self.first_seed, allowed)
         for name, arm in ((BASE, BASE), *((arm, arm) for arm in self.arms)):
             self.config(arm, self.histories[0], self.first_seed, f"settings of {name}")
         rounds = self.config(BASE, self.histories[0], 0).rounds
         require(self.attempts >= rounds, "attempts", self.attempts, f"at least rounds = {rounds}")
+
+    def seeds_for(self, history: str) -> range:
+        """The seeds of a history's trainings."""
+        return range(self.first_seed, self.first_seed + self.seeds_of.get(history, self.seeds))
 
     def config(self, arm: str, history: str, seed: int, where: str = "settings", **fields: Any) -> TrainConfig:
         """The training of an arm, or of the base.

@@ -41,7 +41,8 @@ def test_every_preset_is_valid_and_has_all_that_its_arms_need(name, preset):
     asked = Settings.read({**definition.settings, **definition.presets[preset]})
     found = definition.study(preset).jobs
     trained = [job for job in found if "/arms/" in job]
-    assert len(trained) == len(asked.arms) * len(asked.histories) * asked.seeds
+    seeds = sum(asked.seeds_of.get(history, asked.seeds) for history in asked.histories)
+    assert len(trained) == len(asked.arms) * seeds
     for job in (found[name] for name in trained):
         assert {need.rsplit("/", 1)[1] for need in job.needs} == {"base", "choice"}
     evaluations = [job for name, job in found.items() if name.endswith("/evaluation")]
@@ -114,6 +115,9 @@ def test_the_sweep_chooses_problems_for_all_and_a_step_size_for_each():
         ({"histories": ["some"]}, "histories"),
         ({"seeds": 0}, "seeds: received 0"),
         ({"first_seed": 999, "seeds": 2}, "which is the sweep's"),
+        ({"first_seed": 999, "seeds_of": {"none": 2}}, "which is the sweep's"),
+        ({"seeds_of": {"full": 2}}, "seeds_of: received 'full'"),
+        ({"seeds_of": {"none": 0}}, "seeds_of.none: received 0"),
         ({"attempts": 1}, "at least rounds = 2"),
         ({"train": {"seed": 1}}, "the study sets it"),
         ({"base": {"magic": 1}}, "settings of base: configuration field"),
