@@ -31,19 +31,14 @@ SCRIPT = Path(__file__).with_name("scaling_run.py")
 TOLERANCE = 896 * float(np.finfo(np.float32).eps)
 
 TASK = AdditionTask(2)
-POLICY = TransformerPolicy.for_task(
-    TASK,
-    2,
-    layers=1,
-    width=8,
-    heads=2,
-)
+POLICY = TransformerPolicy.for_task(TASK, 2, layers=1, width=8, heads=2)
 SETTING = Setting(TASK, rounds=2, prompts=4, group=4, cost=0.5)
 
 
 def launched(out: Path, devices: int, *arguments: str) -> subprocess.Popen:
     """The script in a process that has this many devices."""
-    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    of_tests = [f for f in os.environ["XLA_FLAGS"].split() if "device_count" not in f]
+    flags = " ".join([f"--xla_force_host_platform_device_count={devices}", *of_tests])
     environment = {**os.environ, "XLA_FLAGS": flags}
     command = [sys.executable, str(SCRIPT), str(out), *arguments]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
