@@ -30,9 +30,11 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise
 
 
-def write_json(path: Path, data: Any) -> None:
-    """Strict JSON (no NaN), written atomically."""
-    write_atomically(path, (json.dumps(data, indent=1, allow_nan=False) + "\n").encode())
+def write_json(path: Path, data: Any, indent: int | None = 1) -> None:
+    """Strict JSON (no NaN), written atomically; without `indent` as short as can be."""
+    separators = (",", ":") if indent is None else None
+    text = json.dumps(data, indent=indent, separators=separators, allow_nan=False)
+    write_atomically(path, f"{text}\n".encode())
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

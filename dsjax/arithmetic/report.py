@@ -32,6 +32,7 @@ SCALES = ("log_odds", "accuracy")
 DIRECTIONS = {"positive": 1, "negative": -1}
 EXPECTED = (*DIRECTIONS, "equivalent")
 GRADIENTS = ("share", "signal_to_noise_sample", "signal_to_noise_decision", "signal_to_noise_difference")
+CURVES = ("evaluation", "gradient")  # rows of each chunk, which no figure draws, stay with their training
 TRAINING = "training"  # the "split" of a hypothesis about gradients along the training
 
 Rows = list[dict[str, Any]]
@@ -182,10 +183,12 @@ def _short(estimate: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _curves(trainings: Sequence[Rows]) -> dict[str, Rows]:
-    """Rows along the training, by kind; each number as [mean, least, greatest] of the trainings."""
+    """Rows of evaluations and gradients along the training; each number as [mean, least, greatest] of the trainings."""
     grouped: dict[tuple[str, str, int], Rows] = {}
     for rows in trainings:
         for row in rows:
+            if row["kind"] not in CURVES:
+                continue
             grouped.setdefault((row["kind"], row.get("split", ""), row["step"]), []).append(row)
     out: dict[str, Rows] = {}
     for (kind, split, step), found in grouped.items():

@@ -198,7 +198,7 @@ def _report(command: Report, console: Console) -> int:
         results["report"] = import_function("report of the study", definition.report)(merged, study.path, definition)
     file = study.path / "results.json"
     with writing("out", file):
-        write_json(file, results)
+        write_json(file, results, indent=None)
     for data in results.get("report", {}).get("tables", []):
         table = Table(*data["columns"], title=data["title"])
         for row in data["rows"]:
