@@ -41,6 +41,7 @@ DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.3)), (0, (6, 1.5, 1.2, 1.
 INTERVALS = "95 % intervals over problems; one seed"
 CURVES = "point values without intervals; one seed"
 DPI = 150
+WIDEST = 22.0  # inches of panels side by side
 
 
 def draw_figures(results: Results, directory: Path) -> list[Path]:
@@ -223,16 +224,18 @@ def cross_swap(results: Results) -> Figure:
     finite = [v for table in values.values() for v in table.ravel().tolist() if math.isfinite(v)]
     low, high = (min(finite), max(finite)) if finite else (0.0, 1.0)
     high = high if high > low else low + 1e-3
-    side = max(3.0, 0.8 * len(deciders) + 0.4)
+    across = max(3.0, 0.8 * len(deciders) + 0.4) + 1.1
+    down = max(3.0, 0.62 * len(samplers) + 0.4) + 1.2
+    rows, columns = max(len(splits), 1), 1
+    if across * len(splits) <= WIDEST:
+        rows, columns = columns, rows
     figure = new_figure(
-        (side + 1.1) * max(len(splits), 1) + 1.2,
-        max(3.0, 0.62 * len(samplers) + 0.4) + 1.9,
-        "Cross-swap: each sampler (rows) with each decider (columns)",
+        across * columns + 1.2, down * rows + 0.7, "Cross-swap: each sampler (rows) with each decider (columns)"
     )
-    panels: Any = figure.subplots(1, max(len(splits), 1), squeeze=False, sharey=True)[0]
+    panels: Any = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     colours = mpl.colormaps["cividis"].with_extremes(bad="white")
     image = None
-    for ax, split in zip(panels, splits, strict=False):
+    for ax, split in zip(panels.flat, splits, strict=False):
         table = values[split]
         image = ax.imshow(np.ma.masked_invalid(table), cmap=colours, vmin=low, vmax=high, aspect="auto")
         for r, sampler in enumerate(samplers):
@@ -250,12 +253,14 @@ def cross_swap(results: Results) -> Figure:
         ax.set_yticks(range(len(samplers)), samplers)
         ax.tick_params(length=0)
         ax.spines[:].set_visible(False)
-        ax.set(xlabel="decider")
         ax.set_title(_split_name(results, split), fontweight="bold")
-    panels[0].set_ylabel("sampler")
+    for ax in panels[-1]:
+        ax.set_xlabel("decider")
+    for ax in panels[:, 0]:
+        ax.set_ylabel("sampler")
     if image is not None:
         label = f"final accuracy at T = {results['config']['rounds']}"
-        figure.colorbar(image, ax=list(panels), label=label, fraction=0.05, pad=0.02)
+        figure.colorbar(image, ax=list(panels.flat), label=label, fraction=0.05, pad=0.02)
     footer(figure, f"small type: {_intervals(results)}; one colour scale for all panels")
     return figure
 
@@ -283,7 +288,7 @@ def log_odds(results: Results) -> Figure:
         Patch(facecolor="#fdbe85", edgecolor="black", hatch="....", label="decider (Shapley)"),
     ]
     figure.legend(handles=handles, loc="outside right upper")
-    footer(figure, f"bars: {_intervals(results)}; percentages: final accuracy; 0 nats = 50 %")
+    footer(figure, f"bars: {_intervals(results)}; percentages: the log-odds as probabilities")
     return figure
 
 
