@@ -85,7 +85,8 @@ class Replicated:
         # A training that was not drawn must not spoil a mean where its own value does not exist.
         with np.errstate(invalid="ignore"):
             total = np.where(drawn_SxR > 0, self.samples * drawn_SxR, 0.0).sum(axis=0)
-        low, high = interval(total / S)
+        # Without a value there is no interval: resamples that leave out the training without one would still give some.
+        low, high = interval(total / S) if np.isfinite(self.values).all() else (math.nan, math.nan)
         t_low, t_high, p = t_test(self.values)
         numbers = {"value": self.values.mean(), "low": low, "high": high, "t_low": t_low, "t_high": t_high, "p": p}
         return {**{k: _or_none(v) for k, v in numbers.items()}, "seeds": [_or_none(v) for v in self.values]}

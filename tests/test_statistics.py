@@ -220,8 +220,7 @@ def test_differences_of_trainings_are_paired():
 
 def test_a_training_without_a_value_gives_none():
     found = replicated([0.4, np.nan, 0.5]).estimate()
-    assert found["value"] is None
-    assert found["p"] is None
+    assert [found[name] for name in ("value", "low", "high", "t_low", "t_high", "p")] == [None] * 6
     assert found["seeds"][1] is None
     json.dumps(found, allow_nan=False)
 
