@@ -195,7 +195,9 @@ def _report(command: Report, console: Console) -> int:
         **merged,
     }
     if definition.report is not None:
-        results["report"] = import_function("report of the study", definition.report)(merged, study.path, definition)
+        function = import_function("report of the study", definition.report)
+        with console.status("Report: reading and resampling"):  # about a minute for a whole study
+            results["report"] = function(merged, study.path, definition)
     file = study.path / "results.json"
     with writing("out", file):
         write_json(file, results, indent=None)

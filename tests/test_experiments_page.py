@@ -1,0 +1,75 @@
+"""Numbers in docs/experiments.md, and its figures, come from the stored run of the study."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dsjax.arithmetic.tables import SIGNED, WITH_INTERVAL, spelled
+
+ROOT = Path(__file__).parents[1]
+STORED = ROOT / "experiments" / "arithmetic" / "cpu"
+PAGE = (ROOT / "docs" / "experiments.md").read_text()
+NUMBER = r"[+-]?\d+\.\d{3}"
+ESTIMATE = re.compile(rf"{NUMBER} \[{NUMBER}, {NUMBER}\]")
+
+
+@pytest.fixture(scope="module")
+def report() -> dict[str, Any]:
+    return json.loads((STORED / "results.json").read_text())["report"]
+
+
+def estimates(data: Any) -> Iterator[Mapping[str, Any]]:
+    if isinstance(data, Mapping):
+        if {"value", "low", "high"} <= data.keys():
+            yield data
+        else:
+            for value in data.values():
+                yield from estimates(value)
+    elif isinstance(data, list):
+        for value in data:
+            yield from estimates(value)
+
+
+def test_every_estimate_is_a_stored_one(report):
+    known = {spelled(estimate, form) for estimate in estimates(report) for form in (SIGNED, WITH_INTERVAL)}
+    stated = ESTIMATE.findall(PAGE)
+    assert len(stated) > 20
+    assert set(stated) <= known
+
+
+def test_the_table_of_hypotheses_is_the_stored_one(report):
+    table = report["tables"][0]
+    for row in table["rows"]:
+        assert "| " + " | ".join(row) + " |" in PAGE
+    assert len(re.findall(r"^\| H\d+ \|", PAGE, re.MULTILINE)) == len(table["rows"])
+
+
+def test_all_hypotheses_of_the_study_were_judged(report):
+    definition = json.loads((ROOT / "experiments" / "arithmetic" / "study.json").read_text())
+    stated = {h["id"]: h["text"] for h in report["hypotheses"]}
+    assert stated == {h["id"]: h["text"] for h in definition["hypotheses"]}
+
+
+@pytest.mark.parametrize("history", ["none", "full"])
+def test_figures_hold_the_stored_numbers(report, history):
+    splits = report["histories"][history]["splits"]
+    with (STORED / f"F5_components_{history}.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        estimate = splits[row["split"]]["measures"][row["model"]][row["measure"]]
+        assert [row[k] for k in ("value", "low", "high")] == [
+            "" if estimate[k] is None else str(estimate[k]) for k in ("value", "low", "high")
+        ]
+    assert len({row["model"] for row in rows}) == len(report["histories"][history]["models"])
+
+
+def test_linked_files_exist():
+    for name in re.findall(r"\]\(\.\./([^)]+)\)", PAGE):
+        assert (ROOT / name).exists(), name
