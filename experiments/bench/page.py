@@ -1,0 +1,143 @@
+"""The tables of docs/performance.md from the results stored next to this file.
+
+python experiments/bench/page.py        # writes them between the marks of the page
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+PAGE = HERE.parents[1] / "docs" / "performance.md"
+BEGIN, END = "<!-- tables: experiments/bench/page.py -->", "<!-- end of the tables -->"
+PRESETS = ("1M", "nano")
+LABELS = {
+    "forward": "forward, teacher-forced",
+    "decode": "decode, new tokens",
+    "sft": "SFT step",
+    "rl": "RL step: 3 rounds sampled, then the update",
+}
+RIVAL = {"forward": "forward", "decode": "decode", "sft": "train"}
+# tokens/s and GFLOP/s of the matrix product, measured elsewhere with the strongest loop found (Torch 2.13, two cores)
+ELSEWHERE = {
+    "1M": {"peak": 359, "train": 27_600, "forward": 77_400, "decode": 35_300},
+    "nano": {"peak": 359, "train": 162_800, "forward": 559_900, "decode": 175_500},
+}
+
+Result = Mapping[str, Any]
+
+
+def load(name: str) -> Any:
+    """A stored result."""
+    return json.loads((HERE / name).read_text())
+
+
+def table(head: list[str], rows: list[list[str]]) -> list[str]:
+    """Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return ["| " + " | ".join(line) + " |" for line in lines] + [""]
+
+
+def rates(results: Mapping[str, Result]) -> list[str]:
+    """Rates and fractions of the matrix product."""
+    rows = [
+        [label, *(c for r in results.values() for c in (f"{r[f'{m}_tokens_per_s']:,.0f}", f"{_fraction(r, m):.2f}"))]
+        for m, label in LABELS.items()
+    ]
+    rows.append(
+        ["decode over forward", *(c for r in results.values() for c in (f"{r['decode_over_forward']:.2f}", ""))]
+    )
+    return table(["", *(c for preset in results for c in (f"{preset}, tokens/s", "of peak"))], rows)
+
+
+def _fraction(result: Result, measure: str) -> float:
+    return result[f"{measure}_fraction_of_peak"]
+
+
+def facts(results: Mapping[str, Result]) -> list[str]:
+    """Where, when compiled, how much memory."""
+    lines = []
+    for preset, r in results.items():
+        where = f"jax {r['versions']['jax']}, commit {r['provenance']['commit']}"
+        lines.append(
+            f"- `experiments/bench/cpu_{preset}.json`: {r['devices']} cores of {r['provenance']['machine']}, one "
+            f"device each, {r['config']['dtype']}, batch {r['config']['batch']} x 32 tokens (decode: 10 prompt + 22 "
+            f"new), {where}; matrix product {r['matmul_peak_flops'] / 1e9:,.0f} GFLOP/s. First SFT step, compiled: "
+            f"{r['first_step_s']:.1f} s. The compiled SFT step holds {r['sft_program_bytes'] / 1e6:.0f} MB (by count "
+            f"{r['sft_expected_bytes'] / 1e6:.0f}), the RL step {r['rl_program_bytes'] / 1e6:.0f} MB "
+            f"({r['rl_expected_bytes'] / 1e6:.0f})."
+        )
+    return [*lines, ""]
+
+
+def against(results: Mapping[str, Result], rivals: Mapping[str, Result]) -> list[str]:
+    """Per FLOP/s of each run's own matrix product, ours over theirs."""
+    rows = []
+    for preset, r in results.items():
+        here, there = rivals[preset], ELSEWHERE[preset]
+        for name, rate, peak in (
+            (
+                "this machine, same hour",
+                {m: here[f"{m}_tokens_per_s"] for m in RIVAL.values()},
+                here["matmul_peak_flops"],
+            ),
+            ("another machine", there, 1e9 * there["peak"]),
+        ):
+            cells = []
+            for ours, theirs in RIVAL.items():
+                ratio = r[f"{ours}_tokens_per_s"] / rate[theirs]
+                cells.append(f"{ratio / (r['matmul_peak_flops'] / peak):.2f}")
+            rows.append([f"{preset}, their run on {name}", *cells])
+    return table(["ours over theirs, per FLOP/s of the product", "forward", "decode", "SFT step"], rows)
+
+
+def ratios(ablations: Result) -> list[str]:
+    """Each optimisation, after over before."""
+    rows = [
+        [pair["name"], f"{pair['ratio']:.2f}", f"{min(pair['rounds']):.2f}..{max(pair['rounds']):.2f}"]
+        for pair in ablations["pairs"]
+    ]
+    return table(["", "tokens/s, after over before", "single rounds"], rows)
+
+
+def growth(result: Result) -> list[str]:
+    """The exponent e of the seconds of a step ~ value^e along each sweep."""
+    from dsjax.bench import slope
+
+    measures = ("decode", "sft", "rl")
+    rows = []
+    for name, swept in result["sweeps"].items():
+        ends = f"{swept[0][name]}..{swept[-1][name]}"
+        rows.append([f"{name} {ends}", *(f"{slope(swept, name, m):.2f}" for m in measures)])
+    return table(["seconds of a step ~ value^e: e", "decode", "SFT step", "RL step"], rows)
+
+
+def text() -> str:
+    """All tables."""
+    results = {preset: load(f"cpu_{preset}.json") for preset in PRESETS}
+    rivals = {preset: load(f"cpu_torch_{preset}.json") for preset in PRESETS}
+    parts = [
+        ["## Measured", "", *facts(results), *rates(results)],
+        ["## Against PyTorch", "", *against(results, rivals)],
+        ["## What each optimisation brings", "", *ratios(load("ablations.json"))],
+        ["## Growth", "", *growth(results["nano"])],
+    ]
+    return "\n".join(line for part in parts for line in part).rstrip() + "\n"
+
+
+def between(page: str) -> str:
+    """What stands between the marks of a page."""
+    return page.split(BEGIN + "\n\n")[1].split("\n" + END)[0]
+
+
+def main() -> None:
+    """Write the page."""
+    page = PAGE.read_text()
+    PAGE.write_text(page.replace(between(page), text()))
+
+
+if __name__ == "__main__":
+    main()
