@@ -1,5 +1,6 @@
 """Strict settings for every test; see pyproject.toml for warnings."""
 
+import gc
 import os
 import shutil
 import tempfile
@@ -24,6 +25,10 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 import jax
 import pytest
+
+# Tracing makes many objects that live on: looking for garbage among them as often as usual takes a tenth of the time.
+gc.freeze()
+gc.set_threshold(100_000, 50, 100)
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
