@@ -18,7 +18,7 @@ from jax.flatten_util import ravel_pytree
 from dsjax.diagnosis import from_rollouts as from_rollouts
 from dsjax.errors import require
 from dsjax.objectives import Objective, SumCount
-from dsjax.policies.base import Params, Policy, log_probs
+from dsjax.policies.base import Params, Policy, Pull, log_probs, log_probs_vjp, vjp_again
 from dsjax.trajectories import Trajectories
 
 
@@ -81,27 +81,44 @@ def component_mask(traj: Trajectories, component: str) -> jax.Array:
 
 
 def pull_back(
+    policy: Policy,
+    params: Params,
+    traj: Trajectories,
+    objective: Objective,
+    components: tuple[str, ...],
+) -> tuple[jax.Array, tuple[Params, ...]]:
+    """(loss, ascent directions of the named components) of a policy on `traj`.
+
+    One forward pass and one pull-back a component. Where the policy recomputes its activations, a second forward pass
+    for an objective whose coefficients depend on the log-probs; for one that is linear in them (SFT, REINFORCE, RLOO)
+    the loss comes from the recomputed ones.
+    """
+    return _pulled_back(log_probs_vjp(policy, params, traj), traj, objective, components)
+
+
+def pull_back_through(
     logp_fn: Callable[[Params], jax.Array],
     params: Params,
     traj: Trajectories,
     objective: Objective,
     components: tuple[str, ...],
 ) -> tuple[jax.Array, tuple[Params, ...]]:
-    """(loss, ascent directions of the named components) through any map from parameters to logp_BxS.
+    """`pull_back` through any map from parameters to logp_BxS."""
+    return _pulled_back(vjp_again(logp_fn, params), traj, objective, components)
 
-    One forward pass and one pull-back a component.
-    """
-    logp_BxS, vjp = jax.vjp(logp_fn, params)
+
+def _pulled_back(
+    logp_and_pull: tuple[jax.Array, Pull], traj: Trajectories, objective: Objective, components: tuple[str, ...]
+) -> tuple[jax.Array, tuple[Params, ...]]:
+    logp_BxS, pull = logp_and_pull
     c_BxS = coefficients(objective, logp_BxS, traj)
-    gradients = tuple(vjp(jnp.where(component_mask(traj, name), c_BxS, 0.0))[0] for name in components)
+    logp_BxS, gradients = pull(tuple(jnp.where(component_mask(traj, name), c_BxS, 0.0) for name in components))
     return loss_of(objective, logp_BxS, traj), gradients
 
 
 def component_gradients(policy: Policy, params: Params, traj: Trajectories, objective: Objective) -> ComponentGradients:
     """G_s and G_d of an objective at `params` on `traj`."""
-    loss, (sample, decision) = pull_back(
-        lambda p: log_probs(policy, p, traj), params, traj, objective, ("sample", "decision")
-    )
+    loss, (sample, decision) = pull_back(policy, params, traj, objective, ("sample", "decision"))
     return ComponentGradients(sample, decision, loss)
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from dsjax.attribution import coefficients, pull_back, ratio
+from dsjax.attribution import coefficients, pull_back_through, ratio
 from dsjax.long_answers import ROUNDS, Scenario, Structure, parameters, structured_logp, trajectories
 from dsjax.objectives import Objective, resolve
 from dsjax.policies import Params
@@ -113,7 +113,9 @@ def measure(objective: Objective, scenario: Scenario, x: Structure, own: Structu
 
     def gradients(x: Structure, f: Objective) -> tuple[Trajectories, Params, Params]:
         traj = trajectories(scenario, x, longest)
-        _, (g_s, g_d) = pull_back(lambda p: structured_logp(p, x, longest), params, traj, f, ("sample", "decision"))
+        _, (g_s, g_d) = pull_back_through(
+            lambda p: structured_logp(p, x, longest), params, traj, f, ("sample", "decision")
+        )
         return traj, g_s, g_d
 
     traj, g_s, g_d = gradients(x, objective)

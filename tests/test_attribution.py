@@ -21,7 +21,7 @@ from dsjax.attribution import (
     fisher,
     inner,
     loss_of,
-    pull_back,
+    pull_back_through,
     ratio,
 )
 from dsjax.errors import InputError
@@ -342,14 +342,16 @@ def test_pull_back_takes_any_map_and_any_component(x64):
     """From log-probs themselves: the coefficients, split by mask; `both` is their sum."""
     s = setting("shared")
     logp, f = jnp.asarray(s.traj.old_logp), resolve("rloo")
-    run = jax.jit(lambda x, t: (coefficients(f, x, t), pull_back(lambda y: y, x, t, f, ("decision", "both", "sample"))))
+    run = jax.jit(
+        lambda x, t: (coefficients(f, x, t), pull_back_through(lambda y: y, x, t, f, ("decision", "both", "sample")))
+    )
     c, (loss, (d, both, sample)) = run(logp, s.traj)
     np.testing.assert_array_equal(both, c)
     np.testing.assert_array_equal(d, np.where(s.traj.decision_mask, c, 0.0))
     np.testing.assert_array_equal(sample, np.where(s.traj.sample_mask, c, 0.0))
     assert float(loss) == pytest.approx(float(loss_of(f, logp, s.traj)), abs=TIGHT)
     with pytest.raises(InputError, match="component: received 'decide'; allowed: both, sample, decision"):
-        pull_back(lambda y: y, logp, s.traj, f, ("decide",))
+        pull_back_through(lambda y: y, logp, s.traj, f, ("decide",))
 
 
 def test_energies_are_the_parts_of_attribute(x64):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
 import jax
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 from dsjax.trajectories import Trajectories
 
 Params = Any
+Pull = Callable[[tuple[jax.Array, ...]], tuple[jax.Array, tuple[Params, ...]]]  # cotangents to (values, gradients)
 History = Literal["none", "full"]
 
 
@@ -56,3 +58,19 @@ def log_probs(policy: Policy, params: Params, traj: Trajectories) -> jax.Array:
         [select(log_sample, answers_BxKxL), select(log_decide, decision_BxK)[..., None]], axis=-1
     )
     return jnp.where(traj.mask, logp_BxKxL1.reshape(traj.tokens.shape), 0.0)
+
+
+def vjp_again(function: Callable[[Params], jax.Array], params: Params) -> tuple[jax.Array, Pull]:
+    """(values, pull): `jax.vjp` of one argument in the form of `log_probs_vjp`."""
+    values, vjp = jax.vjp(function, params)
+    return values, lambda cotangents: (values, tuple(vjp(c)[0] for c in cotangents))
+
+
+def log_probs_vjp(policy: Policy, params: Params, traj: Trajectories) -> tuple[jax.Array, Pull]:
+    """(`log_probs`, pull): pull takes cotangents c_BxS and returns the log-probs again and sum c grad logp for each.
+
+    A policy may compute this in its own way. One that recomputes activations for the gradient meets the log-probs a
+    second time; who takes them from `pull`, and the cotangents from elsewhere, lets the compiler drop the first pass.
+    """
+    own = getattr(policy, "log_probs_vjp", None)
+    return vjp_again(lambda p: log_probs(policy, p, traj), params) if own is None else own(params, traj)

@@ -11,10 +11,12 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import struct
 from jax.sharding import Mesh, PartitionSpec
 
-from dsjax.policies.base import History, Params
+from dsjax.policies.base import History, Params, Pull, log_probs, vjp_again
+from dsjax.trajectories import Trajectories
 
 DATA = "data"  # the mesh axis over which batches are split
 
@@ -80,34 +82,62 @@ class InParts(struct.PyTreeNode):
         """See `CachedPolicy.step`."""
         return self.policy.step(params, state, ids_Bxn, first_round, offset, rounds)
 
-    def _in_parts(self, function: Callable[..., Any], params: Params, *arrays: jax.Array) -> Any:
-        mesh, batch = self.mesh, arrays[0].shape[0]
-        if mesh is None:
-            return self._on_one_device(function, params, *arrays)
-        if batch % mesh.shape[DATA]:  # nothing to split evenly: a few rows, for a shape or a test
-            return function(params, *arrays)
+    def log_probs_vjp(self, params: Params, traj: Trajectories) -> tuple[jax.Array, Pull]:
+        """See `policies.base.log_probs_vjp`: a part's gradient is taken, and added up, as soon as it is computed."""
+        if not self.rows or not self._splits(traj.tokens.shape[0]):
+            return vjp_again(lambda p: log_probs(self, p, traj), params)
 
-        def on_each(params: Params, *arrays: jax.Array) -> Any:
+        def one_part(params: Params, traj: Trajectories, cotangents: tuple[jax.Array, ...]) -> Any:
+            return vjp_again(lambda p: log_probs(self.policy, p, traj), params)[1](cotangents)
+
+        def summed(params: Params, *xs: Any) -> Any:
+            def add(total: Any, part: Any) -> Any:
+                logp, gradients = one_part(params, *part)
+                return jax.tree.map(jnp.add, total, gradients), logp
+
+            zero = jax.tree.map(jnp.zeros_like, tuple(params for _ in xs[1]))
+            total, logp = jax.lax.scan(add, zero, self._split(xs))
+            return _joined(logp), total if self.mesh is None else jax.lax.psum(total, DATA)
+
+        def pull(cotangents: tuple[jax.Array, ...]) -> tuple[jax.Array, tuple[Params, ...]]:
+            return self._on_devices(summed, (PartitionSpec(DATA), PartitionSpec()), params, traj, cotangents)
+
+        return log_probs(self, params, traj), pull
+
+    def _in_parts(self, function: Callable[..., Any], params: Params, *arrays: jax.Array) -> Any:
+        def on_one_device(params: Params, *arrays: jax.Array) -> Any:
+            if not self.rows:
+                return function(params, *arrays)
+            one_part = jax.checkpoint(lambda part: function(params, *part))
+            return _joined(jax.lax.map(one_part, self._split(arrays)))
+
+        if not self._splits(arrays[0].shape[0]):
+            return function(params, *arrays)
+        return self._on_devices(on_one_device, PartitionSpec(DATA), params, *arrays)
+
+    def _splits(self, batch: int) -> bool:
+        """Whether the rows can be split evenly over the devices; a few may not, for a shape or a test."""
+        return self.mesh is None or batch % self.mesh.shape[DATA] == 0
+
+    def _on_devices(self, function: Callable[..., Any], out_specs: Any, params: Params, *trees: Any) -> Any:
+        """function(params, *trees), with the rows of `trees` split over the devices."""
+        if self.mesh is None:
+            return function(params, *trees)
+
+        def on_each(params: Params, *trees: Any) -> Any:
             # Each device has its own copy from here on: gradients are added up once, after the last part.
             own = jax.tree.map(lambda x: jax.lax.pcast(x, DATA, to="varying"), params)
-            return self._on_one_device(function, own, *arrays)
+            return function(own, *trees)
 
-        whole, split = PartitionSpec(), PartitionSpec(DATA)
-        return jax.shard_map(on_each, mesh=mesh, in_specs=(whole, *(split for _ in arrays)), out_specs=split)(
-            params, *arrays
-        )
+        specs = (PartitionSpec(), *(PartitionSpec(DATA) for _ in trees))
+        return jax.shard_map(on_each, mesh=self.mesh, in_specs=specs, out_specs=out_specs)(params, *trees)
 
-    def _on_one_device(self, function: Callable[..., Any], params: Params, *arrays: jax.Array) -> Any:
-        batch = arrays[0].shape[0]
-        part = part_size(batch, self.rows) if self.rows else batch
-        if part == batch and not self.rows:
-            return function(params, *arrays)
+    def _split(self, tree: Any) -> Any:
+        """Rows in parts: [B, ..] to [parts, rows, ..]."""
+        part = part_size(jax.tree.leaves(tree)[0].shape[0], self.rows)
+        return jax.tree.map(lambda x: x.reshape(-1, part, *x.shape[1:]), tree)
 
-        def split(x: jax.Array) -> jax.Array:
-            return x.reshape(-1, part, *x.shape[1:])
 
-        def join(x: jax.Array) -> jax.Array:
-            return x.reshape(batch, *x.shape[2:])
-
-        one_part = jax.checkpoint(lambda xs: function(params, *xs))
-        return jax.tree.map(join, jax.lax.map(one_part, jax.tree.map(split, arrays)))
+def _joined(tree: Any) -> Any:
+    """The inverse of splitting rows in parts."""
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)

@@ -11,10 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dsjax.attribution import mean_of, pull_back
+from dsjax.attribution import component_gradients, mean_of
 from dsjax.files import write_arrays
 from dsjax.objectives import Objective
-from dsjax.policies.base import log_probs
 from dsjax.training.critic import critic_loss
 from dsjax.training.step import TrainState
 from dsjax.trajectories import Trajectories
@@ -55,10 +54,8 @@ def not_finite(
 
     @jax.jit
     def finite(state: TrainState, traj: Trajectories) -> dict[str, jax.Array]:
-        loss, (sample, decision) = pull_back(
-            lambda p: log_probs(policy, p, traj), state.params, traj, objective, ("sample", "decision")
-        )
-        named = {"loss": loss, "gradient of sample": sample, "gradient of decision": decision}
+        g = component_gradients(policy, state.params, traj, objective)
+        named = {"loss": g.loss, "gradient of sample": g.sample, "gradient of decision": g.decision}
         if value_options is not None:
             value_gradient = jax.grad(lambda p: mean_of(critic_loss(policy, p, traj, **options)))(state.params)
             named["gradient of critic"] = value_gradient

@@ -21,7 +21,7 @@ from dsjax.policies.base import Policy
 from dsjax.policies.parts import DATA, InParts
 
 ParameterSharding = Literal["replicated", "fsdp"]
-TOKENS_IN_FLIGHT = 2048  # of a part, on processors: their activations stay in the cache
+TOKENS_IN_FLIGHT = 1280  # of a part, on processors: their activations stay in the cache
 LEAST_SHARDED = 1024  # entries: smaller arrays cost more to gather than to keep
 
 
@@ -49,7 +49,7 @@ class Layout:
       mesh: from `data_mesh`; None is one device, chosen by JAX.
       parameters: `replicated`, or `fsdp`: parameters and optimiser state split over the devices.
       microbatch: sequences a device runs at a time, recomputed for their gradient; 0 is the whole batch at once;
-        None is 0 on accelerators and about 2048 tokens on processors.
+        None is 0 on accelerators and about 1280 tokens on processors.
     """
 
     mesh: Mesh | None = None

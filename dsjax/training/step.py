@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from dsjax.attribution import ComponentGradients, euclidean, inner, mean_of, pull_back, ratio
+from dsjax.attribution import ComponentGradients, component_gradients, euclidean, inner, mean_of, pull_back, ratio
 from dsjax.objectives import Objective
-from dsjax.policies.base import Params, Policy, log_probs
+from dsjax.policies.base import Params, Policy
 from dsjax.training.critic import critic_loss
 from dsjax.training.layout import ONE_DEVICE, Layout
 from dsjax.training.sources import Setting, Source
@@ -109,13 +109,7 @@ def make_train_steps(
     def update(state: TrainState, base_params: Params) -> tuple[TrainState, dict[str, jax.Array]]:
         whole = layout.gathered(state.params)
         traj = draw(setting, in_parts, source, state.replace(params=whole), layout.gathered(base_params), layout)
-        loss, (ascent,) = pull_back(
-            lambda p: log_probs(in_parts, p, traj),
-            whole,
-            traj,
-            partial(objective, **state.options),
-            (component,),
-        )
+        loss, (ascent,) = pull_back(in_parts, whole, traj, partial(objective, **state.options), (component,))
         gradient = jax.tree.map(jnp.negative, ascent)
         if value_weight > 0:
             critic: Any = in_parts
@@ -172,14 +166,7 @@ def make_gradient_measure(
                 name: jax.random.fold_in(getattr(state, name), 2**30 + index) for name in ("problem_key", "draw_key")
             }
             traj = draw(setting, in_parts, source, state.replace(**keys), base_params, layout)
-            loss, (s, d) = pull_back(
-                lambda p: log_probs(in_parts, p, traj),
-                state.params,
-                traj,
-                partial(objective, **state.options),
-                ("sample", "decision"),
-            )
-            return ComponentGradients(s, d, loss)
+            return component_gradients(in_parts, state.params, traj, partial(objective, **state.options))
 
         one, two = half(0), half(1)
         out = euclidean(one)

@@ -15,7 +15,7 @@ from dsjax.attribution import component_gradients
 from dsjax.errors import InputError
 from dsjax.objectives import resolve
 from dsjax.policies import History, log_probs
-from dsjax.policies.transformer import TransformerPolicy
+from dsjax.policies.transformer import TransformerPolicy, product
 from dsjax.rollout import Attempts, sample_attempts, to_trajectories
 from dsjax.trajectories import Trajectories
 from tests.cases import MIDDLE, TIGHT, make_case
@@ -226,6 +226,28 @@ def test_the_gradient_of_j_on_an_enumerated_process(flax64):
     assert max(float(jnp.abs(x).max()) for x in jax.tree.leaves(exact)) > 1e-3
     for got, want in zip(jax.tree.leaves(split.total), jax.tree.leaves(exact), strict=True):
         np.testing.assert_allclose(got, want, rtol=0, atol=100 * TIGHT)
+
+
+@pytest.mark.parametrize("features", [2, 5, 9])
+def test_the_product_is_the_matrix_product(x64, features):
+    """Narrowing, square and widening; derivatives forwards, backwards and over a batch of kernels."""
+    keys = jax.random.split(jax.random.key(0), 4)
+    x = jax.random.normal(keys[0], (3, 4, 5))
+    kernels = jax.random.normal(keys[1], (2, 5, features))
+    dx, dkernels = jax.random.normal(keys[2], x.shape), jax.random.normal(keys[3], kernels.shape)
+
+    def all_of(f):
+        def one(kernel, dkernel):
+            y, dy = jax.jvp(f, (x, kernel), (dx, dkernel))
+            return y, dy, jax.vjp(f, x, kernel)[1](dy)
+
+        return jax.jit(jax.vmap(one))(kernels, dkernels)
+
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=TIGHT, atol=TIGHT),
+        all_of(product),
+        all_of(lambda x, kernel: jnp.einsum("abi,ij->abj", x, kernel)),
+    )
 
 
 def test_the_width_must_split_over_the_heads():

@@ -213,7 +213,7 @@ def test_the_arm_learns_policy_and_values():
 
     @functools.partial(jax.jit, static_argnames=("policy",))
     def update(policy, params):
-        _, (ascent,) = pull_back(lambda p: log_probs(policy, p, traj), params, traj, objective, ("both",))
+        _, (ascent,) = pull_back(policy, params, traj, objective, ("both",))
         loss, slope = jax.value_and_grad(lambda p: mean_loss(policy, p, traj))(params)
         whole = jax.tree.map(lambda a, v: -a + arm.value_weight * v, ascent, slope)
         return ascent, whole, loss, jax.tree.map(lambda p, g: p - 0.05 * g, params, whole)

@@ -13,9 +13,10 @@ import numpy as np
 import optax
 import pytest
 
+from dsjax.attribution import pull_back
 from dsjax.errors import InputError
 from dsjax.objectives import resolve
-from dsjax.policies.base import log_probs
+from dsjax.policies.base import log_probs, log_probs_vjp
 from dsjax.policies.parts import InParts, part_size
 from dsjax.policies.transformer import TransformerPolicy
 from dsjax.rollout import sample_attempts, to_trajectories
@@ -92,25 +93,64 @@ def test_two_processes_compute_the_same(tmp_path, one_device):
     assert_same_run(result(out, *pair), one_device)
 
 
-def test_parts_have_the_same_values_and_gradients(x64):
-    keys = jax.random.split(jax.random.key(0), 3)
+def whole_batch(x64) -> tuple[Any, Any]:
+    """(params, trajectories) in float64."""
     with jax.enable_x64(False):  # the network initialises in float32
-        params = POLICY.init(keys[0])
+        params = POLICY.init(jax.random.key(0))
     params = jax.tree.map(lambda x: x.astype(jnp.float64), params)
-    prompt = TASK.training_problems(keys[1], 12).prompt
-    drawn = sample_attempts(POLICY, params, prompt, keys[2], rounds=2)
-    traj = to_trajectories(prompt, drawn, jnp.zeros((12, 2)))
-    seed = jax.random.normal(keys[2], traj.tokens.shape)
+    prompt = TASK.training_problems(jax.random.key(1), 12).prompt
+    traj = to_trajectories(
+        prompt, sample_attempts(POLICY, params, prompt, jax.random.key(2), rounds=2), jnp.zeros((12, 2))
+    )
+    return params, traj
 
-    def value_and_gradient(policy):
-        logp, vjp = jax.vjp(lambda p: log_probs(policy, p, traj), params)
-        return logp, vjp(seed)[0]
 
-    whole = jax.jit(lambda: value_and_gradient(POLICY))()
-    for policy in (InParts(POLICY, 5), InParts(POLICY, 2, data_mesh(2))):
-        parts = jax.jit(lambda policy=policy: value_and_gradient(policy))()
-        # Sums over 12 x 8 tokens in another order, of terms of order one.
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-12), parts, whole)
+@pytest.mark.parametrize(
+    "parts", [InParts(POLICY, 5), InParts(POLICY, 2, data_mesh(2)), InParts(POLICY, 0, data_mesh(2))]
+)
+def test_parts_have_the_same_values_and_gradients(x64, parts):
+    params, traj = whole_batch(x64)
+    seeds = tuple(jax.random.normal(jax.random.key(i), traj.tokens.shape) for i in range(2))
+
+    @jax.jit
+    def by_jax(params):
+        logp, vjp = jax.vjp(lambda p: log_probs(POLICY, p, traj), params)
+        return logp, tuple(vjp(seed)[0] for seed in seeds)
+
+    @jax.jit
+    def recomputed(params):
+        logp, pull = log_probs_vjp(parts, params, traj)
+        again, gradients = pull(seeds)
+        vjp = jax.vjp(lambda p: log_probs(parts, p, traj), params)[1]
+        return logp, again, gradients, tuple(vjp(seed)[0] for seed in seeds)
+
+    want_logp, want = by_jax(params)
+    logp, again, *both = recomputed(params)
+    # Sums over 12 x 8 tokens in another order, of terms of order one.
+    for got in ((logp, want), (again, want), *((want_logp, gradients) for gradients in both)):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-12), got, (want_logp, want))
+
+
+def test_a_linear_objective_needs_no_first_pass():
+    """The products of the compiled program: one forward pass less where no coefficient depends on the log-probs."""
+    parts = InParts(POLICY, 4)
+    params = POLICY.init(jax.random.key(0))
+    traj = jax.eval_shape(lambda: draw(SETTING, POLICY, SOURCES["on-policy"], some_state(0, optax.sgd(0.1)), params))
+
+    def products(function: Any) -> int:
+        text = jax.jit(function).lower(params, traj).compile().as_text()
+        assert text is not None
+        return text.count(" dot(")
+
+    def of_gradient(objective: str) -> int:
+        return products(lambda p, t: pull_back(parts, p, t, resolve(objective), ("both",)))
+
+    forward, linear = products(lambda p, t: log_probs(parts, p, t)), of_gradient("sft")
+    assert 0 < forward < linear
+    assert [of_gradient(name) for name in ("reinforce", "rloo")] == [linear, linear]
+    for name in ("dft", "grpo"):
+        # What does not depend on the part, such as embeddings of positions, may be computed once for both passes.
+        assert forward - 2 <= of_gradient(name) - linear <= forward, name
 
 
 def test_part_sizes_divide():
