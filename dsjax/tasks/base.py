@@ -157,6 +157,7 @@ class TwoNumbers(ABC):
         """
         return digit_hash(operands_nx2xW) % HELD_OUT_ONE_IN == 0
 
+    @partial(jax.jit, static_argnames="self")
     def problems(self, operands_nx2xW: jax.Array) -> Problems:
         """Prompts and answers of operand pairs."""
         a, b = operands_nx2xW[:, 0], operands_nx2xW[:, 1]
@@ -189,6 +190,12 @@ class TwoNumbers(ABC):
         start = (key, jnp.zeros((n, 2, self.width), jnp.int32), jnp.zeros(n, bool))
         return self.problems(jax.lax.while_loop(rejected, redraw, start)[1])
 
+    @partial(jax.jit, static_argnames=("self", "n", "split"))
+    def _candidates(self, key: jax.Array, n: int, split: str) -> tuple[jax.Array, jax.Array]:
+        """(operands i32[n, 2, W], bool[n]: of the split and held out)."""
+        operands = self._draw(key, n, split)
+        return operands, self.belongs(operands, split) & self.is_held_out(operands)
+
     def evaluation_problems(self, split: str, n: int) -> Problems:
         """N distinct held-out problems in the order of fixed draws from the split; the same for every seed and run.
 
@@ -206,9 +213,8 @@ class TwoNumbers(ABC):
         found = np.zeros((0, 2, self.width), np.int32)
         keys = jax.random.split(jax.random.key(EVALUATION_SEED + list(self.split_names).index(split)), 64)
         for key in keys:
-            candidates = self._draw(key, max(64 * n, 4096), split)
-            keep = np.asarray(self.belongs(candidates, split) & self.is_held_out(candidates))
-            found = np.concatenate([found, np.asarray(candidates)[keep]])
+            candidates, keep = (np.asarray(x) for x in self._candidates(key, max(64 * n, 4096), split))
+            found = np.concatenate([found, candidates[keep]])
             _, first = np.unique(found.reshape(len(found), -1), axis=0, return_index=True)
             found = found[np.sort(first)]
             if len(found) >= n:

@@ -8,6 +8,7 @@ Both sides of a pair are compiled first, then timed in turn; a ratio is the medi
 from __future__ import annotations
 
 import argparse
+import functools
 import statistics
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,12 +16,14 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from dsjax import attribution
 from dsjax.bench import BenchConfig, Timed, layout_of, prepare, seconds
 from dsjax.commands.devices import use_processor_cores
 from dsjax.files import write_json
@@ -45,6 +48,35 @@ def gathers() -> Iterator[None]:
 
     with mock.patch.object(transformer, "embed", embed), mock.patch.object(base, "select", select):
         yield
+
+
+@contextmanager
+def two_passes() -> Iterator[None]:
+    """Log-probs of the whole batch first, then each part again for its gradient, whatever the objective."""
+
+    def log_probs_vjp(policy: Any, params: Any, traj: Any) -> Any:
+        return base.vjp_again(lambda p: base.log_probs(policy, p, traj), params)
+
+    with mock.patch.object(attribution, "log_probs_vjp", log_probs_vjp):
+        yield
+
+
+@contextmanager
+def products(product: Callable[..., jax.Array]) -> Iterator[None]:
+    """Products with the weights in another form."""
+    dense = functools.partial(nn.Dense, dot_general=product)
+    with mock.patch.object(transformer, "product", product), mock.patch.object(transformer, "Dense", dense):
+        yield
+
+
+def several_axes(x: jax.Array, kernel: jax.Array, *_: Any, **__: Any) -> jax.Array:
+    """x W as Flax writes it: rows are as many axes as x has."""
+    return jax.lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())))
+
+
+def one_axis(x: jax.Array, kernel: jax.Array, *_: Any, **__: Any) -> jax.Array:
+    """x W with one axis of rows, whichever factor of the gradient is the narrower one."""
+    return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[1])
 
 
 @contextmanager
@@ -86,6 +118,19 @@ def pairs() -> dict[str, tuple[Side, Side]]:
         "batch in parts, SFT step": (measured(whole, "sft"), measured(one, "sft")),
         "batch in parts, forward": (measured(whole, "forward"), measured(one, "forward")),
         "batch in parts, RL step": (measured(whole, "rl"), measured(one, "rl")),
+        "one pass where the loss is linear, SFT step": (
+            under(two_passes, measured(cores, "sft")),
+            measured(cores, "sft"),
+        ),
+        "one pass where the loss is linear, RL step": (under(two_passes, measured(cores, "rl")), measured(cores, "rl")),
+        "one axis of rows in products, SFT step": (
+            under(lambda: products(several_axes), measured(cores, "sft")),
+            under(lambda: products(one_axis), measured(cores, "sft")),
+        ),
+        "narrower factor first, SFT step": (
+            under(lambda: products(one_axis), measured(cores, "sft")),
+            measured(cores, "sft"),
+        ),
         "a device of each core, SFT step": (measured(one, "sft"), measured(cores, "sft")),
         "a device of each core, forward": (measured(one, "forward"), measured(cores, "forward")),
         "a device of each core, decode": (measured(one, "decode"), measured(cores, "decode")),
