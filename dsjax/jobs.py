@@ -336,6 +336,14 @@ def merge(study: Study) -> dict[str, Any]:
     return {"study": study.name, "preset": study.preset, "jobs": jobs, "missing": missing}
 
 
+def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """`old` with the fields of `new` in their place, inside of objects too."""
+    both = {
+        k: _changed(old[k], v) for k, v in new.items() if isinstance(v, Mapping) and isinstance(old.get(k), Mapping)
+    }
+    return {**old, **new, **both}
+
+
 @dataclass(frozen=True)
 class Definition:
     """A study as data: the file `study.json` of a folder.
@@ -343,7 +351,8 @@ class Definition:
     Attributes:
       name: of the study.
       jobs: `module:function` that turns the settings of a preset into a list of `Job`.
-      presets: settings by name; the first is the default.
+      presets: settings by name; the first is the default. One with `extends` starts from those of another and changes
+        some, inside of objects too: `{"extends": "cpu", "first_seed": 5, "train": {"model_width": 128}}`.
       settings: every other field of the file: settings of all presets, each of which may change them.
       hypotheses: what the study tests, written down before it runs.
       report: None, or `module:function` called as `function(merged, directory, definition)` with `merge`'s
@@ -381,6 +390,24 @@ class Definition:
         settings = {name: value for name, value in data.items() if name not in known}
         return cls(data["name"], data["jobs"], presets, settings, hypotheses, data.get("report"))
 
+    def settings_of(self, preset: str) -> dict[str, Any]:
+        """The settings of all presets, with those of the preset in their place.
+
+        Raises:
+          InputError: for an unknown preset, or presets that extend each other in a circle.
+        """
+        require(preset in self.presets, "preset", preset, self.presets)
+        chain = [preset]
+        while "extends" in self.presets[chain[-1]]:
+            base = self.presets[chain[-1]]["extends"]
+            allowed = [name for name in self.presets if name not in chain]
+            require(isinstance(base, str) and base in allowed, f"presets.{chain[-1]}.extends", base, allowed)
+            chain.append(base)
+        changed: dict[str, Any] = {}
+        for name in reversed(chain):
+            changed = _changed(changed, {k: v for k, v in self.presets[name].items() if k != "extends"})
+        return {**self.settings, **changed}
+
     def study(self, preset: str | None = None, out: str | Path | None = None) -> Study:
         """The study of a preset (the first by default) on a directory (`runs/NAME-PRESET` by default).
 
@@ -388,8 +415,7 @@ class Definition:
           InputError: for an unknown preset, or a list of jobs that `Study` refuses.
         """
         preset = next(iter(self.presets)) if preset is None else preset
-        require(preset in self.presets, "preset", preset, self.presets)
-        jobs = import_function("jobs of the study", self.jobs)({**self.settings, **self.presets[preset]})
+        jobs = import_function("jobs of the study", self.jobs)(self.settings_of(preset))
         ok = isinstance(jobs, list | tuple) and all(isinstance(job, Job) for job in jobs)
         require(ok, "jobs of the study", self.jobs, "a function that returns a list of Job")
         return Study(Path("runs") / f"{self.name}-{preset}" if out is None else out, self.name, preset, jobs)

@@ -330,9 +330,34 @@ def test_a_preset_changes_the_shared_settings(tmp_path):
         definition.study("gpu")
 
 
+def test_a_preset_extends_another(tmp_path):
+    presets = {
+        "cpu": {"seeds": 2, "train": {"width": 64, "layers": 2}, "list": [1, 2]},
+        "again": {"extends": "cpu", "first_seed": 5, "train": {"width": 128}},
+        "third": {"extends": "again", "list": [3], "count": 7},
+    }
+    definition = Definition.read(write_definition(tmp_path / "d", presets=presets))
+    assert definition.settings_of("again") == {
+        "arms": ["a", "b"],
+        "count": 4,
+        "seeds": 2,
+        "first_seed": 5,
+        "train": {"width": 128, "layers": 2},
+        "list": [1, 2],
+    }
+    third = {"list": [3], "count": 7}
+    assert definition.settings_of("third") == {**definition.settings_of("again"), **third}
+    assert definition.settings_of("cpu")["train"] == {"width": 64, "layers": 2}
+    assert len(definition.study("third").jobs) == 6
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        ({"presets": {"a": {"extends": "b"}}}, r"presets\.a\.extends: received 'b'"),
+        ({"presets": {"a": {"extends": "a"}}}, r"presets\.a\.extends: received 'a'"),
+        ({"presets": {"a": {"extends": "b"}, "b": {"extends": "a"}}}, r"presets\.b\.extends: received 'a'"),
+        ({"presets": {"a": {"extends": 3}}}, r"presets\.a\.extends: received 3"),
         ({"name": None}, "name in"),
         ({"presets": {}}, "presets in"),
         ({"presets": {"smoke": 3}}, "presets in"),

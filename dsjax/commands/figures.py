@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,8 @@ from typing import Any
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from dsjax.errors import InputError, require
+from dsjax.commands.results import read_results, study_report
+from dsjax.errors import require
 
 RUN = ("config", "lengths", "curves", "evaluation", "swap", "accounting")
 
@@ -34,16 +34,13 @@ def figures(
     Raises:
       InputError: if there are no such results, or not of such an arm.
     """
-    file = path / "results.json" if path.is_dir() else path
-    try:
-        results = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError("run", str(path), f"the results of a finished run or study ({error})") from error
+    file, results = read_results("run", path)
     out = file.parent if out is None else out
-    if isinstance(results, dict) and "histories" in (results.get("report") or {}):
+    report = study_report(results)
+    if report is not None:
         from dsjax.arithmetic.figures import draw
 
-        files = draw(results["report"], out, shown, kl_tax)
+        files = draw(report, out, shown, kl_tax)
     else:
         from dsjax.plotting import draw_figures
 

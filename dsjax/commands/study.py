@@ -1,4 +1,4 @@
-"""`dsjax study run`, `status` and `report`: a study's jobs, how far they are, and their merged results."""
+"""`dsjax study run`, `status`, `report` and `compare`: a study's jobs, how far they are, and their merged results."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 from rich.text import Text
 
-from dsjax.commands.terminal import parse_settings, writing
-from dsjax.errors import require
+from dsjax.commands.results import read_results, study_report
+from dsjax.commands.terminal import parse_settings, require_writable, writing
+from dsjax.errors import InputError, require
 
 if TYPE_CHECKING:  # the command line shows its help without loading JAX
     from dsjax import jobs
@@ -69,10 +70,23 @@ class Report:
     """Directory of the study; runs/NAME-PRESET by default."""
 
 
+@dataclass(frozen=True)
+class Compare:
+    """Count which intervals of two runs of one study, with different seeds, overlap."""
+
+    one: Annotated[Path, tyro.conf.Positional]
+    """results.json of a run, or the directory that it is in."""
+    other: Annotated[Path, tyro.conf.Positional]
+    """That of the other."""
+    json: Path | None = None
+    """Write what is found to this file (format: docs/jobs.md)."""
+
+
 Command = (
     Annotated[Run, tyro.conf.subcommand("run")]
     | Annotated[State, tyro.conf.subcommand("status")]
     | Annotated[Report, tyro.conf.subcommand("report")]
+    | Annotated[Compare, tyro.conf.subcommand("compare")]
 )
 
 
@@ -201,15 +215,37 @@ def _report(command: Report, console: Console) -> int:
     file = study.path / "results.json"
     with writing("out", file):
         write_json(file, results, indent=None)
-    for data in results.get("report", {}).get("tables", []):
-        table = Table(*data["columns"], title=data["title"])
-        for row in data["rows"]:
-            table.add_row(*map(Text, row))
-        console.print(table)
+    _print_tables(results.get("report", {}).get("tables", []), console)
     console.print(f"{file}: {len(merged['jobs'])} of {len(study.jobs)} jobs", highlight=False)
     for name in merged["missing"]:
         console.print(Text(f"missing: {name}"))
     return 1 if merged["missing"] else 0
+
+
+def _print_tables(tables: list[dict[str, Any]], console: Console) -> None:
+    for data in tables:
+        table = Table(*data["columns"], title=data["title"])
+        for row in data["rows"]:
+            table.add_row(*map(Text, row))
+        console.print(table)
+
+
+def _compare(command: Compare, console: Console) -> int:
+    from dsjax.arithmetic.agreement import agreement, tables
+    from dsjax.files import write_json
+
+    require_writable("json", command.json)
+    reports = []
+    for name, path in (("one", command.one), ("other", command.other)):
+        report = study_report(read_results(name, path)[1])
+        if report is None:
+            raise InputError(name, str(path), "results of an arithmetic study, with a report")
+        reports.append(report)
+    found = agreement(*reports)
+    if command.json is not None:
+        write_json(command.json, {"format": 1, **found})
+    _print_tables(tables(found), console)
+    return 0
 
 
 def study(command: Study, console: Console) -> int:
@@ -224,4 +260,6 @@ def study(command: Study, console: Console) -> int:
     do = command.do
     if isinstance(do, Run):
         return _run(do, console)
+    if isinstance(do, Compare):
+        return _compare(do, console)
     return _status(do, console) if isinstance(do, State) else _report(do, console)

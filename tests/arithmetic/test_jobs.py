@@ -38,7 +38,7 @@ TINY = {
 @pytest.mark.parametrize(("name", "preset"), [(name, preset) for name, d in STUDIES.items() for preset in d.presets])
 def test_every_preset_is_valid_and_has_all_that_its_arms_need(name, preset):
     definition = STUDIES[name]
-    asked = Settings.read({**definition.settings, **definition.presets[preset]})
+    asked = Settings.read(definition.settings_of(preset))
     found = definition.study(preset).jobs
     trained = [job for job in found if "/arms/" in job]
     seeds = sum(asked.seeds_of.get(history, asked.seeds) for history in asked.histories)
@@ -57,8 +57,8 @@ def test_hypotheses_name_arms_and_splits_of_the_study_and_have_their_own_ids(nam
     arms = {*definition.settings["arms"], "base"}
     assert all({h["arm"], h.get("against", "base")} <= arms for h in definition.hypotheses)
     assert all("margin" in h for h in definition.hypotheses if h["expect"] == "equivalent")
-    for preset in definition.presets.values():
-        task = Settings.read({**definition.settings, **preset}).config("base", "none", 0).task
+    for preset in definition.presets:
+        task = Settings.read(definition.settings_of(preset)).config("base", "none", 0).task
         assert {h["split"] for h in definition.hypotheses} <= {*task.splits, "training"}
         assert type(task) is TASKS["multiplication" if name == "multiplication" else "addition"]
 

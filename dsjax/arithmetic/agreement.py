@@ -1,0 +1,110 @@
+"""Whether two runs of a study say the same: how many of their intervals overlap, and which do not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from dsjax.arithmetic.tables import Table, by_student, spelled
+from dsjax.errors import require
+
+INTERVALS = {"bootstrap": ("low", "high"), "Student": ("t_low", "t_high")}
+MOST_SHOWN = 20
+
+Named = dict[tuple[str, ...], Mapping[str, Any]]
+
+
+def estimates(report: Mapping[str, Any]) -> Named:
+    """Every estimate with an interval, by (history, split, kind, names..); split and kind are equal for gradients."""
+
+    def walk(data: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Mapping[str, Any]]]:
+        if isinstance(data, Mapping):
+            if {"value", "low", "high"} <= data.keys():
+                yield path, data
+            else:
+                for name, value in data.items():
+                    yield from walk(value, (*path, name))
+
+    found: Named = {}
+    for history, entry in report["histories"].items():
+        found |= walk(entry["gradients"], (history, "gradients", "gradients"))
+        for split, data in entry["splits"].items():
+            found |= walk(data, (history, split))
+    return found
+
+
+def overlap(one: Mapping[str, Any], other: Mapping[str, Any], interval: str) -> bool | None:
+    """Whether two intervals of a kind have a point in common; None where one of them does not exist."""
+    low, high = INTERVALS[interval]
+    ends = [e.get(name) for e in (one, other) for name in (low, high)]
+    if any(end is None for end in ends):
+        return None
+    return max(one[low], other[low]) <= min(one[high], other[high])
+
+
+def agreement(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """How many intervals of two reports overlap, and which do not.
+
+    Two independent 95 % intervals of the same number are apart in about 6 of 1000 cases, if both are what they claim to
+    be; estimates of one history share their trainings, so cases come in clusters.
+
+    Returns:
+      {"seeds": {history: [[..], [..]]}, "groups": [{"history", "split", "kind", "bootstrap": [overlapping, compared],
+      "Student": [overlapping, compared]}], "apart": [{"history", "split", "kind", "name", "interval", "one",
+      "other"}]}, of what both reports hold.
+
+    Raises:
+      InputError: if they have trainings or no estimate in common.
+    """
+    first, second = estimates(one), estimates(other)
+    common = [key for key in first if key in second]
+    require(bool(common), "results", "two studies without a common estimate", "two runs of one study")
+    seeds: dict[str, Any] = {}
+    for history in dict.fromkeys(key[0] for key in common):
+        pair = [report["histories"][history]["seeds"] for report in (one, other)]
+        allowed = "other seeds than the first results': the same trainings agree with themselves"
+        require(not {*pair[0]} & {*pair[1]}, "results", f"seeds {pair[1]}, history {history}", allowed)
+        seeds[history] = pair
+    groups: dict[tuple[str, str, str], dict[str, list[int]]] = {}
+    apart = []
+    for key in common:
+        history, split, kind, *names = key
+        group = groups.setdefault((history, split, kind), {interval: [0, 0] for interval in INTERVALS})
+        for interval in INTERVALS:
+            found = overlap(first[key], second[key], interval)
+            if found is None:
+                continue
+            group[interval][0] += found
+            group[interval][1] += 1
+            if not found:
+                where = {"history": history, "split": split, "kind": kind, "name": ", ".join(names)}
+                apart.append({**where, "interval": interval, "one": first[key], "other": second[key]})
+    listed = [{"history": h, "split": s, "kind": k, **counts} for (h, s, k), counts in groups.items()]
+    return {"seeds": seeds, "groups": listed, "apart": apart}
+
+
+def tables(found: Mapping[str, Any]) -> list[Table]:
+    """Counts, and what is apart."""
+
+    def part(counts: list[int]) -> str:
+        return f"{counts[0]} of {counts[1]}" if counts[1] else "-"
+
+    seeds = "; ".join(f"{h}: {_run(a)} and {_run(b)}" for h, (a, b) in found["seeds"].items())
+    rows = [[g["history"], g["split"], g["kind"], *(part(g[i]) for i in INTERVALS)] for g in found["groups"]]
+    totals = [[sum(g[i][n] for g in found["groups"]) for n in (0, 1)] for i in INTERVALS]
+    rows.append(["all", "", "", *map(part, totals)])
+    columns = ["history", "split", "estimates", *(f"overlap ({i})" for i in INTERVALS)]
+    out = [{"title": f"Intervals of two runs that overlap; seeds {seeds}", "columns": columns, "rows": rows}]
+    if found["apart"]:
+        written = {"bootstrap": spelled, "Student": lambda e: f"{e['value']:+.3f} {by_student(e)}"}
+        rows = [
+            [a["history"], a["split"], a["kind"], a["name"], *(written[a["interval"]](a[k]) for k in ("one", "other"))]
+            for a in found["apart"][:MOST_SHOWN]
+        ]
+        title = f"Apart: {len(rows)} of {len(found['apart'])}"
+        out.append({"title": title, "columns": ["history", "split", "estimates", "of", "one", "other"], "rows": rows})
+    return out
+
+
+def _run(seeds: list[int]) -> str:
+    return f"{seeds[0]}..{seeds[-1]}"

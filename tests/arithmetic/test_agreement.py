@@ -1,0 +1,93 @@
+"""Which intervals of two runs overlap."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+import dsjax.commands.study as commands
+from dsjax.arithmetic.agreement import agreement, estimates, overlap, tables
+from dsjax.errors import InputError
+
+
+def estimate(value: float, half: float = 1.0, student: float | None = 2.0) -> dict[str, Any]:
+    ends: dict[str, float] = {"low": value - half, "high": value + half}
+    if student is not None:
+        ends |= {"t_low": value - student, "t_high": value + student}
+    return {"value": value, **ends, "seeds": [value]}
+
+
+def report(seeds, shift=0.0):
+    split = {
+        "measures": {"rloo": {"p": estimate(0.5 + shift), "a": {"value": 1.0, "low": None, "high": None}}},
+        "swap": {"rloo": {"base": estimate(0.4 + shift, student=None)}},
+        "roc": {"rloo": [[0.0, 1.0], [0.0, 1.0]]},
+    }
+    gradients = {"rloo": {"share": estimate(0.1)}}
+    return {"histories": {"none": {"seeds": seeds, "gradients": gradients, "splits": {"in": split}}}}
+
+
+def counts(found):
+    return {g["kind"]: (g["bootstrap"], g["Student"]) for g in found["groups"]}
+
+
+def test_every_estimate_has_its_name():
+    assert list(estimates(report([0]))) == [
+        ("none", "gradients", "gradients", "rloo", "share"),
+        ("none", "in", "measures", "rloo", "p"),
+        ("none", "in", "measures", "rloo", "a"),
+        ("none", "in", "swap", "rloo", "base"),
+    ]
+
+
+@pytest.mark.parametrize(("shift", "expected"), [(2.0, True), (2.0 + 1e-9, False), (-3.0, False), (0.0, True)])
+def test_intervals_overlap_where_they_have_a_point_in_common(shift, expected):
+    for half in (1.0, 0.5):
+        assert overlap(estimate(0.0), estimate(shift / 2 * (1 + half), half), "bootstrap") is expected
+    assert overlap(estimate(0.0), estimate(0.0, student=None), "Student") is None
+
+
+def test_what_is_apart_is_counted_and_named():
+    near, far = (agreement(report([0, 1]), report([2, 3], shift)) for shift in (1.0, 3.0))
+    assert counts(near) == {"gradients": ([1, 1], [1, 1]), "measures": ([1, 1], [1, 1]), "swap": ([1, 1], [0, 0])}
+    assert near["apart"] == []
+    assert near["seeds"] == {"none": [[0, 1], [2, 3]]}
+    assert counts(far) == {"gradients": ([1, 1], [1, 1]), "measures": ([0, 1], [1, 1]), "swap": ([0, 1], [0, 0])}
+    assert [(a["kind"], a["name"], a["interval"]) for a in far["apart"]] == [
+        ("measures", "rloo, p", "bootstrap"),
+        ("swap", "rloo, base", "bootstrap"),
+    ]
+    summary, apart = tables(far)
+    assert summary["rows"][-1] == ["all", "", "", "1 of 3", "2 of 2"]
+    assert apart["rows"][0][3:] == ["rloo, p", "+0.500 [-0.500, +1.500]", "+3.500 [+2.500, +4.500]"]
+    assert len(tables(near)) == 1
+
+
+def test_the_same_trainings_and_other_studies_are_no_second_run():
+    with pytest.raises(InputError, match=r"seeds \[1, 2\], history none"):
+        agreement(report([0, 1]), report([1, 2]))
+    other = copy.deepcopy(report([5]))
+    other["histories"]["full"] = other["histories"].pop("none")
+    with pytest.raises(InputError, match="two runs of one study"):
+        agreement(report([0]), other)
+
+
+def test_the_command(tmp_path):
+    for name, results in (("one", report([0])), ("other", report([1], 3.0)), ("run", None)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "results.json").write_text(json.dumps({"report": results} if results else {"config": {}}))
+    console = Console(file=io.StringIO(), width=200)
+    out = tmp_path / "agreement.json"
+    command = commands.Compare(tmp_path / "one", tmp_path / "other" / "results.json", out)
+    assert commands.study(commands.Study(command), console) == 0
+    stored = json.loads(out.read_text())
+    assert stored == {"format": 1, **agreement(report([0]), report([1], 3.0))}
+    assert "1 of 3" in console.file.getvalue()  # type: ignore[attr-defined]
+    for name, words in (("run", "with a report"), ("nothing", "finished run or study")):
+        with pytest.raises(InputError, match=f"other: .*{words}"):
+            commands.study(commands.Study(commands.Compare(tmp_path / "one", tmp_path / name)), console)
