@@ -88,13 +88,19 @@ def activation_bytes(policy: TransformerPolicy, rounds: int, rows: int) -> int:
     return FLOAT32 * 2 * rows * N * per_token
 
 
-def step_cost(policy: TransformerPolicy, layout: Layout, family: Family, rows: int, rounds: int) -> StepCost:
-    """Of one update on `rows` rows: `sft` on given data, `reward` with its rollouts."""
+def step_cost(
+    policy: TransformerPolicy, layout: Layout, family: Family, rows: int, rounds: int, linear: bool = True
+) -> StepCost:
+    """Of one update on `rows` rows: `sft` on given data, `reward` with its rollouts.
+
+    `linear`: the coefficients of the objective do not depend on the log-probs (SFT, REINFORCE, RLOO).
+    """
     P, n = parameters(policy), layout.devices
     parts = layout.policy(policy, row_tokens(policy, rounds))
     part = getattr(parts, "rows", 0)
     in_flight = min(rows // n, part or rows)
-    passes = 4 if part else 3  # forward, twice that for the gradient; computed again where in parts
+    # Forward, and twice that for the gradient; parts are computed again if the objective sees the whole batch first.
+    passes = 4 if part and not linear else 3
     flops = passes * forward_flops(policy, rounds, rows)
     sampled = 0
     if family == "reward":

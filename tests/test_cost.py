@@ -53,11 +53,17 @@ def test_flops_of_a_forward_pass_and_of_a_training_step():
     assert (1 - LEFT_OUT) * counted <= step <= (1 + LEFT_OUT) * counted
 
 
-def test_parts_cost_one_more_forward_pass():
-    whole = cost.step_cost(POLICY, Layout(microbatch=0), "sft", ROWS, 1)
-    parts = cost.step_cost(POLICY, Layout(microbatch=2), "sft", ROWS, 1)
-    assert parts.flops - whole.flops == cost.forward_flops(POLICY, 1, ROWS)
-    assert parts.activation_bytes * 4 == whole.activation_bytes
+def test_parts_cost_one_more_forward_pass_where_coefficients_depend_on_log_probs():
+    """tests/training/test_layout.py counts the products of the compiled programs."""
+    whole, parts = Layout(microbatch=0), Layout(microbatch=2)
+    of = {
+        (layout.microbatch, linear): cost.step_cost(POLICY, layout, "sft", ROWS, 1, linear)
+        for layout in (whole, parts)
+        for linear in (True, False)
+    }
+    assert of[2, True].flops == of[0, True].flops == of[0, False].flops
+    assert of[2, False].flops - of[0, False].flops == cost.forward_flops(POLICY, 1, ROWS)
+    assert of[2, True].activation_bytes * 4 == of[0, True].activation_bytes
 
 
 def test_counts_of_parameters_and_weights():

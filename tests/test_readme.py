@@ -44,7 +44,7 @@ def test_words_under_the_table_follow_from_it(results):
     assert outside["sampler"]["low"] > 0
     assert outside["decider"]["low"] < 0 < outside["decider"]["high"]
     reward, copied = (results["improvement"]["carry"][arm] for arm in ("rloo", "sft-self"))
-    assert reward["low"] < copied["value"] < reward["high"]
+    assert reward["low"] > copied["high"]
     assert all(results["evaluation"]["in"]["sft-success"][k]["value"] > 0.94 for k in ("a", "b"))
 
 
