@@ -7,6 +7,7 @@ from typing import Any
 
 from dsjax.arithmetic.tables import Table, by_student, spelled
 from dsjax.errors import require
+from dsjax.training.run_config import BASE
 
 INTERVALS = {"bootstrap": ("low", "high"), "Student": ("t_low", "t_high")}
 MOST_SHOWN = 20
@@ -49,9 +50,10 @@ def agreement(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any
     be; estimates of one history share their trainings, so cases come in clusters.
 
     Returns:
-      {"seeds": {history: [[..], [..]]}, "groups": [{"history", "split", "kind", "bootstrap": [overlapping, compared],
-      "Student": [overlapping, compared]}], "apart": [{"history", "split", "kind", "name", "interval", "one",
-      "other"}]}, of what both reports hold.
+      What both reports hold: {"seeds": {history: [[..], [..]]}, "groups": [{"history", "split", "kind", "bootstrap":
+      [overlapping, compared], "Student": [overlapping, compared]}], "apart": [{"history", "split", "kind", "name",
+      "interval", "one", "other"}], "comparisons": [{"history", "split", "kind", "name", "one", "other"}] of arms with
+      each other, "hypotheses": [{"id", "text", "one", "other"}] with estimate, Holm's p and verdict}.
 
     Raises:
       InputError: if they have trainings or no estimate in common.
@@ -68,7 +70,7 @@ def agreement(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any
     groups: dict[tuple[str, str, str], dict[str, list[int]]] = {}
     apart = []
     for key in common:
-        history, split, kind, *names = key
+        history, split, kind = key[:3]
         group = groups.setdefault((history, split, kind), {interval: [0, 0] for interval in INTERVALS})
         for interval in INTERVALS:
             found = overlap(first[key], second[key], interval)
@@ -77,10 +79,36 @@ def agreement(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any
             group[interval][0] += found
             group[interval][1] += 1
             if not found:
-                where = {"history": history, "split": split, "kind": kind, "name": ", ".join(names)}
-                apart.append({**where, "interval": interval, "one": first[key], "other": second[key]})
-    listed = [{"history": h, "split": s, "kind": k, **counts} for (h, s, k), counts in groups.items()]
-    return {"seeds": seeds, "groups": listed, "apart": apart}
+                apart.append({**_named(key), "interval": interval, "one": first[key], "other": second[key]})
+    return {
+        "seeds": seeds,
+        "groups": [{"history": h, "split": s, "kind": k, **counts} for (h, s, k), counts in groups.items()],
+        "apart": apart,
+        "comparisons": [
+            {**_named(key), "one": first[key], "other": second[key]}
+            for key in common
+            if key[2] == "accounting" and not key[3].endswith(f" - {BASE}")
+        ],
+        "hypotheses": _hypotheses(one, other),
+    }
+
+
+def _named(key: tuple[str, ...]) -> dict[str, str]:
+    history, split, kind, *names = key
+    return {"history": history, "split": split, "kind": kind, "name": ", ".join(names)}
+
+
+def _hypotheses(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[dict[str, Any]]:
+    second = {h["id"]: h for h in other["hypotheses"]}
+
+    def short(h: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: h[name] for name in ("estimate", "p_holm", "verdict")}
+
+    return [
+        {"id": h["id"], "text": h["text"], "one": short(h), "other": short(second[h["id"]])}
+        for h in one["hypotheses"]
+        if h["id"] in second
+    ]
 
 
 def tables(found: Mapping[str, Any]) -> list[Table]:
@@ -95,6 +123,18 @@ def tables(found: Mapping[str, Any]) -> list[Table]:
     rows.append(["all", "", "", *map(part, totals)])
     columns = ["history", "split", "estimates", *(f"overlap ({i})" for i in INTERVALS)]
     out = [{"title": f"Intervals of two runs that overlap; seeds {seeds}", "columns": columns, "rows": rows}]
+    if found["hypotheses"]:
+        rows = [
+            [
+                h["id"],
+                *(spelled(h[k]["estimate"]) for k in ("one", "other")),
+                h["one"]["verdict"],
+                h["other"]["verdict"],
+            ]
+            for h in found["hypotheses"]
+        ]
+        columns = ["", "one", "other", "verdict of one", "of the other"]
+        out.append({"title": "Hypotheses", "columns": columns, "rows": rows})
     if found["apart"]:
         written = {"bootstrap": spelled, "Student": lambda e: f"{e['value']:+.3f} {by_student(e)}"}
         rows = [

@@ -235,15 +235,18 @@ def _compare(command: Compare, console: Console) -> int:
     from dsjax.files import write_json
 
     require_writable("json", command.json)
-    reports = []
+    reports, runs = [], []
     for name, path in (("one", command.one), ("other", command.other)):
-        report = study_report(read_results(name, path)[1])
+        _, results = read_results(name, path)
+        report = study_report(results)
         if report is None:
             raise InputError(name, str(path), "results of an arithmetic study, with a report")
         reports.append(report)
+        runs.append({field: results.get(field) for field in ("study", "preset", "provenance", "missing")})
+        runs[-1]["seconds"] = sum(results.get("seconds", {}).values())
     found = agreement(*reports)
     if command.json is not None:
-        write_json(command.json, {"format": 1, **found})
+        write_json(command.json, {"format": 1, "runs": runs, **found}, indent=None)
     _print_tables(tables(found), console)
     return 0
 

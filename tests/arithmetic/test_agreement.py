@@ -26,10 +26,17 @@ def report(seeds, shift=0.0):
     split = {
         "measures": {"rloo": {"p": estimate(0.5 + shift), "a": {"value": 1.0, "low": None, "high": None}}},
         "swap": {"rloo": {"base": estimate(0.4 + shift, student=None)}},
+        "accounting": {
+            f"rloo - {against}": {"log_odds": {"total": estimate(0.2 + shift)}} for against in ("base", "sft-self")
+        },
         "roc": {"rloo": [[0.0, 1.0], [0.0, 1.0]]},
     }
     gradients = {"rloo": {"share": estimate(0.1)}}
-    return {"histories": {"none": {"seeds": seeds, "gradients": gradients, "splits": {"in": split}}}}
+    hypothesis = {"id": "H1", "text": "Higher.", "estimate": estimate(0.1 + shift), "p_holm": 0.5, "verdict": "open"}
+    return {
+        "hypotheses": [hypothesis],
+        "histories": {"none": {"seeds": seeds, "gradients": gradients, "splits": {"in": split}}},
+    }
 
 
 def counts(found):
@@ -42,6 +49,8 @@ def test_every_estimate_has_its_name():
         ("none", "in", "measures", "rloo", "p"),
         ("none", "in", "measures", "rloo", "a"),
         ("none", "in", "swap", "rloo", "base"),
+        ("none", "in", "accounting", "rloo - base", "log_odds", "total"),
+        ("none", "in", "accounting", "rloo - sft-self", "log_odds", "total"),
     ]
 
 
@@ -54,18 +63,24 @@ def test_intervals_overlap_where_they_have_a_point_in_common(shift, expected):
 
 def test_what_is_apart_is_counted_and_named():
     near, far = (agreement(report([0, 1]), report([2, 3], shift)) for shift in (1.0, 3.0))
-    assert counts(near) == {"gradients": ([1, 1], [1, 1]), "measures": ([1, 1], [1, 1]), "swap": ([1, 1], [0, 0])}
+    everywhere = {"gradients": ([1, 1], [1, 1]), "measures": ([1, 1], [1, 1]), "swap": ([1, 1], [0, 0])}
+    assert counts(near) == {**everywhere, "accounting": ([2, 2], [2, 2])}
     assert near["apart"] == []
     assert near["seeds"] == {"none": [[0, 1], [2, 3]]}
-    assert counts(far) == {"gradients": ([1, 1], [1, 1]), "measures": ([0, 1], [1, 1]), "swap": ([0, 1], [0, 0])}
+    nowhere = {"measures": ([0, 1], [1, 1]), "swap": ([0, 1], [0, 0]), "accounting": ([0, 2], [2, 2])}
+    assert counts(far) == {**everywhere, **nowhere}
     assert [(a["kind"], a["name"], a["interval"]) for a in far["apart"]] == [
         ("measures", "rloo, p", "bootstrap"),
         ("swap", "rloo, base", "bootstrap"),
+        ("accounting", "rloo - base, log_odds, total", "bootstrap"),
+        ("accounting", "rloo - sft-self, log_odds, total", "bootstrap"),
     ]
-    summary, apart = tables(far)
-    assert summary["rows"][-1] == ["all", "", "", "1 of 3", "2 of 2"]
+    summary, hypotheses, apart = tables(far)
+    assert summary["rows"][-1] == ["all", "", "", "1 of 5", "4 of 4"]
+    assert hypotheses["rows"] == [["H1", "+0.100 [-0.900, +1.100]", "+3.100 [+2.100, +4.100]", "open", "open"]]
     assert apart["rows"][0][3:] == ["rloo, p", "+0.500 [-0.500, +1.500]", "+3.500 [+2.500, +4.500]"]
-    assert len(tables(near)) == 1
+    assert len(tables(near)) == 2
+    assert [c["name"] for c in near["comparisons"]] == ["rloo - sft-self, log_odds, total"]
 
 
 def test_the_same_trainings_and_other_studies_are_no_second_run():
@@ -86,8 +101,9 @@ def test_the_command(tmp_path):
     command = commands.Compare(tmp_path / "one", tmp_path / "other" / "results.json", out)
     assert commands.study(commands.Study(command), console) == 0
     stored = json.loads(out.read_text())
-    assert stored == {"format": 1, **agreement(report([0]), report([1], 3.0))}
-    assert "1 of 3" in console.file.getvalue()  # type: ignore[attr-defined]
+    runs = [{"study": None, "preset": None, "provenance": None, "missing": None, "seconds": 0}] * 2
+    assert stored == {"format": 1, "runs": runs, **agreement(report([0]), report([1], 3.0))}
+    assert "1 of 5" in console.file.getvalue()  # type: ignore[attr-defined]
     for name, words in (("run", "with a report"), ("nothing", "finished run or study")):
         with pytest.raises(InputError, match=f"other: .*{words}"):
             commands.study(commands.Study(commands.Compare(tmp_path / "one", tmp_path / name)), console)
