@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 
+from dsjax.arithmetic.agreement import tables
 from dsjax.arithmetic.tables import SIGNED, WITH_INTERVAL, spelled
 
 ROOT = Path(__file__).parents[1]
 STORED = ROOT / "experiments" / "arithmetic" / "cpu"
+AGAIN = STORED.with_name("cpu-again")
 PAGE = (ROOT / "docs" / "experiments.md").read_text()
 NUMBER = r"[+-]?\d+\.\d{3}"
 ESTIMATE = re.compile(rf"{NUMBER} \[{NUMBER}, {NUMBER}\]")
@@ -23,6 +25,11 @@ ESTIMATE = re.compile(rf"{NUMBER} \[{NUMBER}, {NUMBER}\]")
 @pytest.fixture(scope="module")
 def report() -> dict[str, Any]:
     return json.loads((STORED / "results.json").read_text())["report"]
+
+
+@pytest.fixture(scope="module")
+def rerun() -> dict[str, Any]:
+    return json.loads((AGAIN / "agreement.json").read_text())
 
 
 def estimates(data: Any) -> Iterator[Mapping[str, Any]]:
@@ -37,8 +44,8 @@ def estimates(data: Any) -> Iterator[Mapping[str, Any]]:
             yield from estimates(value)
 
 
-def test_every_estimate_is_a_stored_one(report):
-    known = {spelled(estimate, form) for estimate in estimates(report) for form in (SIGNED, WITH_INTERVAL)}
+def test_every_estimate_is_a_stored_one(report, rerun):
+    known = {spelled(estimate, form) for estimate in estimates([report, rerun]) for form in (SIGNED, WITH_INTERVAL)}
     stated = ESTIMATE.findall(PAGE)
     assert len(stated) > 20
     assert set(stated) <= known
@@ -48,13 +55,21 @@ def test_the_table_of_hypotheses_is_the_stored_one(report):
     table = report["tables"][0]
     for row in table["rows"]:
         assert "| " + " | ".join(row) + " |" in PAGE
-    assert len(re.findall(r"^\| H\d+ \|", PAGE, re.MULTILINE)) == len(table["rows"])
+    published = PAGE.split("<!-- a rerun of the cpu preset -->")[0]
+    assert len(re.findall(r"^\| H\d+ \|", published, re.MULTILINE)) == len(table["rows"])
 
 
 def test_all_hypotheses_of_the_study_were_judged(report):
     definition = json.loads((ROOT / "experiments" / "arithmetic" / "study.json").read_text())
     stated = {h["id"]: h["text"] for h in report["hypotheses"]}
     assert stated == {h["id"]: h["text"] for h in definition["hypotheses"]}
+
+
+def test_the_rerun_is_the_stored_one(rerun):
+    part = PAGE.split("<!-- a rerun of the cpu preset -->")[1].split("<!-- end of the rerun -->")[0]
+    counts, hypotheses, *_ = tables(rerun)
+    for row in (*counts["rows"], *hypotheses["rows"]):
+        assert "| " + " | ".join(row) + " |" in part
 
 
 @pytest.mark.parametrize("history", ["none", "full"])
