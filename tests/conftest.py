@@ -6,10 +6,12 @@ import shutil
 import tempfile
 from importlib import metadata
 
-# Two devices; and programs run once or twice here, so that compiling is most of the time. The older fusion compiles
-# training steps twice as fast; a later XLA may not know it, and would refuse to start.
+# Two devices; and programs run once or twice here, so that compiling is most of the time. Splitting a program over
+# LLVM's threads costs a fifth of that. The older fusion compiles training steps twice as fast; a later XLA may not know
+# it, and would refuse to start.
 os.environ["XLA_FLAGS"] = (
     "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0 "
+    "--xla_cpu_parallel_codegen_split_count=1 "
     + ("--xla_cpu_use_fusion_emitters=false " if metadata.version("jaxlib").startswith("0.10.") else "")
     + os.environ.get("XLA_FLAGS", "")
 )
