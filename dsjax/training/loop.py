@@ -24,8 +24,8 @@ class DivergedError(FloatingPointError):
     """Loss or gradient is not finite; names the step and the metric."""
 
 
-def adam(learning_rate: float, clip_norm: float) -> optax.GradientTransformation:
-    """Adam after clipping the gradient to a global norm."""
+def adam(learning_rate: optax.ScalarOrSchedule, clip_norm: float) -> optax.GradientTransformation:
+    """Adam after clipping the gradient to a global norm; a schedule gives the step size of each update."""
     return optax.chain(optax.clip_by_global_norm(clip_norm), optax.adam(learning_rate))
 
 

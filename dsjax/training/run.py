@@ -68,7 +68,7 @@ class Program:
         arm = config.objective_of
         self.config = config
         self.layout = config.layout()
-        self.optimizer = adam(config.learning_rate, config.clip_norm)
+        self.optimizer = adam(config.step_size, config.clip_norm)
         self.source, self.objective = SOURCES[arm.source], resolve(arm.objective, arm.options_at(config.task.length))
         self.policy = computed(config.setting, config.policy, self.layout)
         self.chunk = self.steps(config.chunk)

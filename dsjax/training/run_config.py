@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import jax
+import optax
 
 from dsjax.arms import ARMS, Arm, arm_of
 from dsjax.configuration import require_int, require_positive
@@ -66,6 +67,8 @@ class TrainConfig:
       checkpoint_every: updates between checkpoints; saved at the next end of a chunk.
       keep: newest checkpoints to keep, besides the best.
       learning_rate: Adam step size.
+      decay_updates: over how many updates the step size falls to 0, as (1 + cos(pi update/decay_updates))/2; at least
+        `updates`, or 0: it stays.
       clip_norm: global gradient norm to clip to.
       prompts: problems an update.
       group: episodes (or labelled answers) a problem.
@@ -102,6 +105,7 @@ class TrainConfig:
     checkpoint_every: int = 100
     keep: int = 3
     learning_rate: float = 1e-4
+    decay_updates: int = 0
     clip_norm: float = 1.0
     prompts: int = 32
     group: int = 8
@@ -143,6 +147,9 @@ class TrainConfig:
         for name, factor in (("model_width", "heads"), ("evaluate_every", "chunk"), ("updates", "evaluate_every")):
             value, of = getattr(self, name), getattr(self, factor)
             require(value % of == 0, name, value, f"a multiple of {factor} = {of}")
+        require_int("decay_updates", self.decay_updates, 0)
+        decays = self.decay_updates == 0 or self.decay_updates >= self.updates
+        require(decays, "decay_updates", self.decay_updates, f"0, or at least updates = {self.updates}")
         require(self.arm in (BASE, *ARMS), "arm", self.arm, (BASE, *ARMS))
         reward = self.objective_of.family == "reward"
         require_int("group", self.group, 2 if reward else 1, "a leave-one-out baseline needs others" if reward else "")
@@ -161,6 +168,13 @@ class TrainConfig:
             source = "synthetic" if self.history == "none" else "synthetic-half"
             return Arm(source, "sft", "sft", {"decision_weight": self.decision_weight})
         return arm_of(self.arm)
+
+    @property
+    def step_size(self) -> optax.ScalarOrSchedule:
+        """Of Adam: a number, or a function of the number of updates made."""
+        if self.decay_updates == 0:
+            return self.learning_rate
+        return optax.cosine_decay_schedule(self.learning_rate, self.decay_updates)
 
     @property
     def task(self) -> AdditionTask | MultiplicationTask:

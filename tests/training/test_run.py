@@ -509,6 +509,9 @@ def test_event_files_need_their_package(tmp_path, monkeypatch):
         ({"microbatch": -1}, "microbatch: received -1; allowed: an integer >= 0"),
         ({"rounds": 1}, "rounds: received 1"),
         ({"learning_rate": 0.0}, "learning_rate: received 0.0; allowed: a finite number > 0"),
+        ({"decay_updates": -1}, "decay_updates: received -1; allowed: an integer >= 0"),
+        # A run that is made longer would stand still: its schedule belongs to the length that was planned.
+        ({"decay_updates": 23}, "decay_updates: received 23; allowed: 0, or at least updates = 24"),
     ],
 )
 def test_settings_are_checked(fields, words):
@@ -537,6 +540,25 @@ def test_bad_input_is_refused_before_the_directory_is_made(arguments, words, tmp
     assert error.count("\n") == 1
     assert all(word in error for word in words), error
     assert [p.name for p in tmp_path.iterdir()] == ["tiny.json"]
+
+
+@pytest.mark.parametrize(
+    ("decay", "expected"), [(0, [1e-2, 1e-2, 1e-2, 1e-2]), (24, [1e-2, (1 + 0.5**0.5) / 2 * 1e-2, 0.5e-2, 0.0])]
+)
+def test_the_step_size_of_an_update(decay, expected):
+    """Adam moves a parameter whose gradient is always the same by the step size."""
+    optimizer = job.Program(changed(decay_updates=decay)).optimizer
+    params = {"x": jax.numpy.zeros(3)}
+    gradient = {"x": jax.numpy.full(3, 0.1)}
+
+    def update(state, _):
+        with jax.numpy_dtype_promotion("standard"):
+            moved, state = optimizer.update(gradient, state, params)
+        return state, jax.tree.leaves(moved)[0][0]
+
+    _, moved = jax.lax.scan(update, optimizer.init(params), None, length=25)
+    # float32: Adam divides by the root of a mean of squares, a few roundings of 6e-8 each.
+    np.testing.assert_allclose(-np.asarray(moved)[[0, 6, 12, 24]], expected, rtol=1e-5, atol=1e-9)
 
 
 def test_what_may_change_are_fields():
