@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dsjax import statistics
 from dsjax.statistics import (
     Replicated,
     auroc,
@@ -18,6 +19,7 @@ from dsjax.statistics import (
     ratio_of_sums,
     roc_curve,
     t_test,
+    widening,
 )
 
 # Sums of at most 200 terms of size <= 1, and one quotient.
@@ -208,6 +210,29 @@ def test_trainings_and_problems_both_widen_the_interval():
     assert 0.018 < alone["value"] - alone["low"] < 0.04
     apart = replicated([0.3, 0.5, 0.7]).estimate()
     assert apart["high"] - apart["low"] > 2 * (alone["high"] - alone["low"])
+
+
+@pytest.mark.parametrize("trainings", [3, 5])
+def test_the_interval_over_few_trainings_covers_and_a_plain_bootstrap_does_not(trainings, monkeypatch):
+    """Of 600 studies of normal trainings with mean 0: 95 % is 570 +- 4 x 5.3."""
+
+    def covered() -> int:
+        rng = np.random.default_rng(1)
+        found = (rng.normal(size=trainings) for _ in range(600))
+        estimates = (Replicated(v, np.repeat(v[:, None], 500, axis=1)).estimate(seed=i) for i, v in enumerate(found))
+        return sum(e["low"] <= 0 <= e["high"] for e in estimates)
+
+    assert abs(covered() - 570) < 22
+    monkeypatch.setattr(statistics, "widening", lambda trainings: 1.0)
+    assert covered() < 530
+
+
+def test_the_widening_is_students_and_goes_away():
+    """t_0.975 of 2 degrees is 4.302653, z is 1.959964."""
+    assert widening(3) == pytest.approx(4.302652729911275 / 1.959963984540054 * 1.5**0.5, rel=1e-9)
+    assert widening(10_000) == pytest.approx(1, abs=1e-3)
+    one = Replicated(np.array([0.5]), np.array([[0.4, 0.5, 0.6]])).estimate()  # one training: problems alone
+    assert (one["low"], one["high"]) == pytest.approx((0.405, 0.595), abs=EXACT)
 
 
 def test_differences_of_trainings_are_paired():
