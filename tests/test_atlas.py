@@ -38,7 +38,7 @@ NAMES = (
     "DPO",
     "per-turn baseline",
 )
-LENGTHS = (1, 2, 8, 32)
+LENGTHS = (1, 8, 32)
 
 
 def coupled(logp_BxS, traj):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import jax
 from dsjax.configuration import from_dict
 from dsjax.errors import InputError, require
 from dsjax.policies.base import Params
+from dsjax.policies.transformer import TransformerPolicy
 from dsjax.training.checkpoints import Checkpoints, DamagedError, load_checkpoint, save_checkpoint
 from dsjax.training.layout import ONE_DEVICE, Layout
 from dsjax.training.processes import by_first
@@ -22,7 +24,12 @@ SAME = ("operation", "layers", "model_width", "heads", "rounds", "history", "sep
 
 def random_params(config: TrainConfig) -> Params:
     """A function of the configuration alone."""
-    return jax.jit(config.policy.init)(config.key("init"))
+    return _init(config.policy, config.key("init"))
+
+
+@functools.partial(jax.jit, static_argnums=0)  # of a function that stays: of a method it would compile at every call
+def _init(policy: TransformerPolicy, key: jax.Array) -> Params:
+    return policy.init(key)
 
 
 def _config_of(directory: Path) -> TrainConfig:

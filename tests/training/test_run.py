@@ -169,7 +169,7 @@ def processes():
     return context
 
 
-KILLS = int(os.environ.get("DSJAX_KILLS", "2"))  # each costs a start; 20 now and then, see CONTRIBUTING.md
+KILLS = int(os.environ.get("DSJAX_KILLS", "1"))  # each costs a start; 4 in CI, 20 now and then, see CONTRIBUTING.md
 
 
 def test_kills_change_nothing(processes, tmp_path):
