@@ -50,6 +50,10 @@ def estimate(statistic: Statistic, problems: int, resamples: int = RESAMPLES, se
     return {"value": _or_none(value), "low": _or_none(low), "high": _or_none(high)}
 
 
+# What values are possible, for `Replicated.within`.
+ANY, PROBABILITY, DIFFERENCE = (-math.inf, math.inf), (0.0, 1.0), (-1.0, 1.0)
+
+
 @dataclass(frozen=True)
 class Replicated:
     """One measure in S trainings that are all measured on the same N problems: its values, and resampled over problems.
@@ -59,16 +63,23 @@ class Replicated:
 
     values: np.ndarray  # f[S]
     samples: np.ndarray  # f[S, R]
+    within: tuple[float, float] = ANY  # what values are possible; intervals are cut to it
 
     @classmethod
-    def of(cls, statistics: Sequence[Statistic], weights_RxN: np.ndarray) -> Replicated:
+    def of(
+        cls,
+        statistics: Sequence[Statistic],
+        weights_RxN: np.ndarray,
+        within: tuple[float, float] = ANY,
+    ) -> Replicated:
         """Of a statistic of each training, with the weights of `bootstrap_weights`."""
         one = np.ones((1, weights_RxN.shape[1]))
         values = np.array([float(s(one)[0]) for s in statistics])
-        return cls(values, np.stack([s(weights_RxN) for s in statistics]))
+        return cls(values, np.stack([s(weights_RxN) for s in statistics]), within)
 
     def __sub__(self, other: Replicated) -> Replicated:
-        return Replicated(self.values - other.values, self.samples - other.samples)
+        within = (self.within[0] - other.within[1], self.within[1] - other.within[0])
+        return Replicated(self.values - other.values, self.samples - other.samples, within)
 
     def estimate(self, seed: int = 0) -> dict[str, Any]:
         """The mean over trainings with an interval over trainings and problems.
@@ -77,7 +88,7 @@ class Replicated:
         between them, and its tails are a normal law's: its deviations between trainings are therefore multiplied by
         t sqrt(S/(S - 1)) / z, with the quantiles of Student's law of S - 1 degrees of freedom and of the normal law
         (after Hesterberg (2015), The American Statistician 69: the narrowness bias of a bootstrap of few). Student's
-        interval of the trainings' values alone is given too.
+        interval of the trainings' values alone is given too. Both are cut to what is possible, which loses no coverage.
 
         Returns:
           {"value", "low", "high", "t_low", "t_high", "p", "seeds": [value a training]}; p is of `t_test`. None where a
@@ -92,7 +103,12 @@ class Replicated:
         known = np.isfinite(self.values).all()
         low, high = interval(mean + widening(S) * between) if known else (math.nan, math.nan)
         t_low, t_high, p = t_test(self.values)
-        numbers = {"value": self.values.mean(), "low": low, "high": high, "t_low": t_low, "t_high": t_high, "p": p}
+        ends = np.clip([low, high, t_low, t_high], *self.within)
+        numbers = {
+            "value": self.values.mean(),
+            **dict(zip(("low", "high", "t_low", "t_high"), ends, strict=True)),
+            "p": p,
+        }
         return {**{k: _or_none(v) for k, v in numbers.items()}, "seeds": [_or_none(v) for v in self.values]}
 
 

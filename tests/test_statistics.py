@@ -10,6 +10,8 @@ import pytest
 
 from dsjax import statistics
 from dsjax.statistics import (
+    ANY,
+    PROBABILITY,
     Replicated,
     auroc,
     bootstrap_weights,
@@ -233,6 +235,16 @@ def test_the_widening_is_students_and_goes_away():
     assert widening(10_000) == pytest.approx(1, abs=1e-3)
     one = Replicated(np.array([0.5]), np.array([[0.4, 0.5, 0.6]])).estimate()  # one training: problems alone
     assert (one["low"], one["high"]) == pytest.approx((0.405, 0.595), abs=EXACT)
+
+
+def test_intervals_are_cut_to_what_is_possible():
+    values = np.array([0.9, 1.0, 0.95])
+    free, cut = (Replicated(values, np.repeat(values[:, None], 400, axis=1), w).estimate() for w in (ANY, PROBABILITY))
+    assert min(free["high"], free["t_high"]) > 1
+    assert (cut["high"], cut["t_high"]) == (1.0, 1.0)
+    assert all(cut[name] == free[name] for name in ("value", "low", "t_low", "p"))
+    one = Replicated(values, np.repeat(values[:, None], 400, axis=1), PROBABILITY)
+    assert (one - one).within == (-1.0, 1.0)
 
 
 def test_differences_of_trainings_are_paired():

@@ -18,7 +18,16 @@ from dsjax.evaluation import (
     expected_accuracy,
     log_odds_statistic,
 )
-from dsjax.statistics import Replicated, Statistic, auroc, bootstrap_weights, ratio_of_sums
+from dsjax.statistics import (
+    ANY,
+    DIFFERENCE,
+    PROBABILITY,
+    Replicated,
+    Statistic,
+    auroc,
+    bootstrap_weights,
+    ratio_of_sums,
+)
 from dsjax.training.run_config import BASE
 
 
@@ -76,9 +85,11 @@ class Measures:
         self._kept: dict[tuple[str, ...], Replicated] = {}
         self._used: dict[str, list[dict[str, list[dict[str, np.ndarray]]]]] = {}
 
-    def _of(self, key: tuple[str, ...], statistic: Callable[[Evaluated], Statistic]) -> Replicated:
+    def _of(
+        self, key: tuple[str, ...], statistic: Callable[[Evaluated], Statistic], within: tuple[float, float]
+    ) -> Replicated:
         if key not in self._kept:
-            self._kept[key] = Replicated.of([statistic(t) for t in self.trainings], self._weights)
+            self._kept[key] = Replicated.of([statistic(t) for t in self.trainings], self._weights, within)
         return self._kept[key]
 
     @cached_property
@@ -107,7 +118,8 @@ class Measures:
                 return auroc(*attempts_that_count(self.history, t.stop(BASE, model), t.rights()[BASE]))
             return component_statistics(right, stop, self.history)[measure]
 
-        return self._of((measure, model), statistic)
+        other = {"log_odds": ANY, "youden": DIFFERENCE, "gain": DIFFERENCE, "rounds": (1.0, self.trainings[0].rounds)}
+        return self._of((measure, model), statistic, other.get(measure, PROBABILITY))
 
     def swapped(self, sampler: str, decider: str) -> Replicated:
         """Final accuracy of a sampler with a decider."""
@@ -116,7 +128,7 @@ class Measures:
             kept = expected_accuracy(t.rights()[sampler], t.stop(sampler, decider))
             return ratio_of_sums(kept, np.ones(len(kept)))
 
-        return self._of(("swapped", sampler, decider), statistic)
+        return self._of(("swapped", sampler, decider), statistic, PROBABILITY)
 
     def part(self, scale: str, part: str, arm: str, against: str) -> Replicated:
         """`accounting_statistics` of arm - against: scale log_odds or accuracy, part sampler, decider or total."""
@@ -125,7 +137,7 @@ class Measures:
             verdicts = {(s, d): t.verdict(s, d) for s in (arm, against) for d in (arm, against)}
             return accounting_statistics(t.rights(), verdicts, arm, against)[scale][part]
 
-        return self._of((scale, part, arm, against), statistic)
+        return self._of((scale, part, arm, against), statistic, ANY if scale == "log_odds" else DIFFERENCE)
 
     def _rules(self, model: str) -> list[dict[str, list[dict[str, np.ndarray]]]]:
         """`deciders.rules` of a model in each training; worked out once."""
@@ -141,7 +153,7 @@ class Measures:
             used = self._rules(model)[self.trainings.index(t)]
             return at_equal_cost(used[rule], used["decider"][t.rounds - 1])
 
-        return self._of(("against", rule, model), statistic)
+        return self._of(("against", rule, model), statistic, DIFFERENCE)
 
     def curves(self, model: str) -> dict[str, list[dict[str, float]]]:
         """Mean accuracy and attempts of each rule of `deciders.rules` for k = 1..K; history `none`."""

@@ -17,7 +17,7 @@ from dsjax.configuration import from_dict
 from dsjax.deciders import reliability
 from dsjax.errors import InputError, require
 from dsjax.jobs import Definition
-from dsjax.statistics import Replicated, holm, roc_curve, t_test
+from dsjax.statistics import ANY, PROBABILITY, Replicated, holm, roc_curve, t_test
 from dsjax.training.run_config import BASE, TrainConfig
 
 FORMAT = 1
@@ -140,7 +140,8 @@ def _of_gradients(found: Mapping[str, Sequence[Mapping[str, float]]], data: Mapp
 
     def of(arm: str) -> Replicated:
         values = np.array([training[data["measure"]] for training in found[arm]])
-        return Replicated(values, np.repeat(values[:, None], RESAMPLES, axis=1))
+        within = PROBABILITY if data["measure"] == "share" else ANY
+        return Replicated(values, np.repeat(values[:, None], RESAMPLES, axis=1), within)
 
     return of(data["arm"]) - of(data["against"]) if "against" in data else of(data["arm"])
 
