@@ -1,6 +1,7 @@
 """Every optimisation of the training engine, before and after, as ratios from one run.
 
     python experiments/bench/ablations.py --json experiments/bench/ablations.json
+    python experiments/bench/ablations.py --pairs bfloat16 --json experiments/bench/bfloat16.json
 
 Both sides of a pair are compiled first, then timed in turn; a ratio is the median over rounds of one round's ratio.
 """
@@ -79,6 +80,16 @@ def one_axis(x: jax.Array, kernel: jax.Array, *_: Any, **__: Any) -> jax.Array:
     return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[1])
 
 
+def low(measure: str) -> dict[str, tuple[Side, Side]]:
+    """bfloat16 against float32 as it is used, and with every product left to XLA."""
+    narrow = measured(BenchConfig(dtype="bfloat16"), measure)
+    label = "SFT step" if measure == "sft" else measure
+    return {
+        f"bfloat16 for float32, {label}": (measured(BenchConfig(), measure), narrow),
+        f"bfloat16 products summed in float32, {label}": (under(lambda: products(one_axis), narrow), narrow),
+    }
+
+
 @contextmanager
 def rounds_to_the_end() -> Iterator[None]:
     """Rollouts draw all rounds although every episode has stopped."""
@@ -89,6 +100,14 @@ def rounds_to_the_end() -> Iterator[None]:
 
     with mock.patch.object(sources, "sample_attempts", all_rounds):
         yield
+
+
+def matrix_units() -> bool | None:
+    """Whether this processor has bfloat16 matrix units; None where the system does not say."""
+    try:
+        return "amx_bf16" in Path("/proc/cpuinfo").read_text().split()
+    except OSError:
+        return None
 
 
 def measured(config: BenchConfig, measure: str) -> Side:
@@ -151,10 +170,9 @@ def pairs() -> dict[str, tuple[Side, Side]]:
             under(rounds_to_the_end, measured(full, "rl")),
             measured(BenchConfig(**{**vars(full), "history": "none"}), "rl"),
         ),
-        "bfloat16 (not the default on processors)": (
-            measured(one, "sft"),
-            measured(BenchConfig(devices=1, dtype="bfloat16"), "sft"),
-        ),
+        **low("forward"),
+        **low("decode"),
+        **low("sft"),
     }
 
 
@@ -163,10 +181,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--pairs", default="", help="only pairs with this word in their name")
     options = parser.parse_args()
+    chosen = {name: pair for name, pair in pairs().items() if options.pairs in name}
+    if not chosen:
+        parser.error(f"--pairs: received {options.pairs!r}, allowed: a part of one of {list(pairs())}")
     use_processor_cores(None)
     rows: list[dict[str, Any]] = []
-    for name, (before, after) in track(list(pairs().items()), "pairs"):
+    for name, (before, after) in track(list(chosen.items()), "pairs"):
         old, new = before(), after()
         ratios = []
         for _ in range(options.repeats):
@@ -179,7 +201,7 @@ def main() -> None:
         table.add_row(row["name"], f"{row['ratio']:.2f}", f"{min(row['rounds']):.2f}..{max(row['rounds']):.2f}")
     Console().print(table)
     if options.json is not None:
-        result = {"format": FORMAT, "provenance": provenance(), "pairs": rows}
+        result = {"format": FORMAT, "provenance": provenance(), "matrix_units": matrix_units(), "pairs": rows}
         write_json(options.json, result)
 
 
