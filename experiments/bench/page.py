@@ -103,6 +103,14 @@ def ratios(ablations: Result) -> list[str]:
     return table(["", "tokens/s, after over before", "single rounds"], rows)
 
 
+def low_precision(run: Result) -> list[str]:
+    """bfloat16 on another machine than the table of optimisations."""
+    units = {True: "with matrix units (amx_bf16)", False: "without matrix units", None: "of unknown kind"}
+    where = f"{run['provenance']['cpu_count']} cores, commit {run['provenance']['commit']}"
+    line = f"`experiments/bench/bfloat16.json`: 1M, a processor {units[run['matrix_units']]}, {where}."
+    return [line, "", *ratios(run)]
+
+
 def growth(result: Result) -> list[str]:
     """The exponent e of the seconds of a step ~ value^e along each sweep."""
     from dsjax.bench import slope
@@ -123,6 +131,7 @@ def text() -> str:
         ["## Measured", "", *facts(results), *rates(results)],
         ["## Against PyTorch", "", *against(results, rivals)],
         ["## What each optimisation brings", "", *ratios(load("ablations.json"))],
+        ["## bfloat16 on processors", "", *low_precision(load("bfloat16.json"))],
         ["## Growth", "", *growth(results["nano"])],
     ]
     return "\n".join(line for part in parts for line in part).rstrip() + "\n"
