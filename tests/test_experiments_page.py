@@ -17,6 +17,7 @@ from dsjax.arithmetic.tables import SIGNED, WITH_INTERVAL, spelled
 ROOT = Path(__file__).parents[1]
 STORED = ROOT / "experiments" / "arithmetic" / "cpu"
 AGAIN = STORED.with_name("cpu-again")
+SETTLED = STORED.with_name("cpu-settled")
 PAGE = (ROOT / "docs" / "experiments.md").read_text()
 NUMBER = r"[+-]?\d+\.\d{3}"
 ESTIMATE = re.compile(rf"{NUMBER} \[{NUMBER}, {NUMBER}\]")
@@ -25,6 +26,11 @@ ESTIMATE = re.compile(rf"{NUMBER} \[{NUMBER}, {NUMBER}\]")
 @pytest.fixture(scope="module")
 def report() -> dict[str, Any]:
     return json.loads((STORED / "results.json").read_text())["report"]
+
+
+@pytest.fixture(scope="module")
+def settled() -> dict[str, Any]:
+    return json.loads((SETTLED / "results.json").read_text())["report"]
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +50,9 @@ def estimates(data: Any) -> Iterator[Mapping[str, Any]]:
             yield from estimates(value)
 
 
-def test_every_estimate_is_a_stored_one(report, rerun):
-    known = {spelled(estimate, form) for estimate in estimates([report, rerun]) for form in (SIGNED, WITH_INTERVAL)}
+def test_every_estimate_is_a_stored_one(report, rerun, settled):
+    stored = estimates([report, rerun, settled])
+    known = {spelled(estimate, form) for estimate in stored for form in (SIGNED, WITH_INTERVAL)}
     stated = ESTIMATE.findall(PAGE)
     assert len(stated) > 20
     assert set(stated) <= known
@@ -59,10 +66,25 @@ def test_the_table_of_hypotheses_is_the_stored_one(report):
     assert len(re.findall(r"^\| H\d+ \|", published, re.MULTILINE)) == len(table["rows"])
 
 
-def test_all_hypotheses_of_the_study_were_judged(report):
+def test_the_part_about_settled_bases_is_of_that_run(settled, report):
+    part = PAGE.split("<!-- the settled bases -->")[1].split("<!-- end of the settled bases -->")[0]
+    hypotheses, *models = settled["tables"]
+    for row in hypotheses["rows"]:
+        assert "| " + " | ".join(row) + " |" in part
+    lines = {"| " + " | ".join(row) + " |" for table in models for row in table["rows"]}
+    shown = [line for line in part.splitlines() if re.match(r"\| [a-z-]+ \|", line)]
+    assert len(shown) > 20
+    assert {*shown} <= lines
+    assert (
+        len({*lines} & {"| " + " | ".join(row) + " |" for table in report["tables"][1:] for row in table["rows"]}) == 0
+    )
+
+
+def test_all_hypotheses_of_the_study_were_judged(report, settled):
     definition = json.loads((ROOT / "experiments" / "arithmetic" / "study.json").read_text())
     stated = {h["id"]: h["text"] for h in report["hypotheses"]}
     assert stated == {h["id"]: h["text"] for h in definition["hypotheses"]}
+    assert {h["id"]: h["text"] for h in settled["hypotheses"]} == stated
 
 
 def test_the_rerun_is_the_stored_one(rerun):
@@ -72,10 +94,12 @@ def test_the_rerun_is_the_stored_one(rerun):
         assert "| " + " | ".join(row) + " |" in part
 
 
+@pytest.mark.parametrize("folder", [STORED, SETTLED], ids=lambda path: path.name)
 @pytest.mark.parametrize("history", ["none", "full"])
-def test_figures_hold_the_stored_numbers(report, history):
+def test_figures_hold_the_stored_numbers(folder, history):
+    report = json.loads((folder / "results.json").read_text())["report"]
     splits = report["histories"][history]["splits"]
-    with (STORED / f"F5_components_{history}.csv").open() as file:
+    with (folder / f"F5_components_{history}.csv").open() as file:
         rows = list(csv.DictReader(file))
     for row in rows:
         estimate = splits[row["split"]]["measures"][row["model"]][row["measure"]]
