@@ -44,6 +44,16 @@ def _commit() -> str | None:
         return None
 
 
+def _processor() -> str:
+    """Its model, where the system tells it: XLA's code, and so the rounding of its sums, depends on it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, platform.processor())
+
+
 def provenance() -> dict[str, Any]:
     """Versions and device, to be stored next to every result."""
     packages = ("jax", "jaxlib", "flax", "optax", "numpy")
@@ -56,6 +66,7 @@ def provenance() -> dict[str, Any]:
         "device": {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count()},
         "cpu_count": os.cpu_count(),
         "machine": platform.machine(),
+        "processor": _processor(),
     }
 
 
