@@ -62,6 +62,7 @@ class Arm:
 
 
 KL = 0.1  # beta of the arms with a KL penalty
+EVERY = -1e9  # a return that every episode reaches
 
 ARMS: dict[str, Arm] = {
     "sft-success": Arm("success", "sft", "sft"),
@@ -71,6 +72,10 @@ ARMS: dict[str, Arm] = {
     "sft-self-l": Arm("base-answers", "sft", "sft", length_power=1.0),
     "sft-online": Arm("own-answers", "sft", "sft"),
     "rft": Arm("on-policy", "rft", "sft"),
+    "rft-decider": Arm("on-policy", "rft", "sft", component="decision"),
+    "rft-sampler": Arm("on-policy", "rft", "sft", component="sample"),
+    "imitate-all": Arm("on-policy", "rft", "sft", {"threshold": EVERY}),
+    "reinforce-plain": Arm("on-policy", "reinforce", "reward", {"baseline": "none"}),
     "reinforce": Arm("on-policy", "reinforce", "reward", {"baseline": "batch_mean"}),
     "rloo": Arm("on-policy", "rloo", "reward"),
     "grpo": Arm("on-policy", "grpo", "reward"),
@@ -79,6 +84,7 @@ ARMS: dict[str, Arm] = {
     "grpo-token-kl": Arm("on-policy", "grpo", "reward", {"token_kl": KL, "kl_estimator": "k2"}),
     "ppo": Arm("on-policy", "ppo", "reward", value_weight=0.5),
     "random-reward": Arm("on-policy-shuffled", "rloo", "reward"),
+    "coin-reward": Arm("on-policy-coin", "reinforce", "reward", {"baseline": "none"}),
     "only-decider": Arm("on-policy", "rloo", "reward", component="decision"),
     "only-sampler": Arm("on-policy", "rloo", "reward", component="sample"),
 }

@@ -155,6 +155,18 @@ def on_policy_shuffled(
     return traj.replace(reward=jax.random.permutation(jax.random.fold_in(key, 1), traj.reward))
 
 
+def on_policy_coin(
+    setting: Setting, policy: Policy, params: Params, base_params: Params, problems: Problems, key: jax.Array
+) -> Trajectories:
+    """As `on_policy`, each episode's reward +1 or -1 by a fair coin: without a baseline a gradient that is mere noise.
+
+    It is as likely as its opposite.
+    """
+    traj = on_policy(setting, policy, params, base_params, problems, key)
+    heads = jax.random.bernoulli(jax.random.fold_in(key, 1), 0.5, traj.reward.shape)
+    return traj.replace(reward=jnp.where(heads, 1.0, -1.0).astype(traj.reward.dtype))
+
+
 SOURCES: dict[str, Source] = {
     "success": success,
     "synthetic": synthetic,
@@ -163,4 +175,5 @@ SOURCES: dict[str, Source] = {
     "own-answers": own_answers,
     "on-policy": on_policy,
     "on-policy-shuffled": on_policy_shuffled,
+    "on-policy-coin": on_policy_coin,
 }

@@ -70,7 +70,7 @@ def test_a_source_yields_valid_trajectories(batches, name):
     right = (tokens[..., :L] == np.repeat(np.asarray(gold), size, axis=0)[:, None]).all(-1)
     went_on = (tokens[:, 0, L] == RESAMPLE) & decision[:, 0, L]
     kept = np.where(went_on, right[:, -1], right[:, 0])
-    if name != "on-policy-shuffled":
+    if name not in ("on-policy-shuffled", "on-policy-coin"):
         np.testing.assert_allclose(traj.reward, kept - 0.125 * went_on, rtol=1e-6)
     assert decision[:, 0, L].all()
     if name in DEMONSTRATED:
@@ -91,6 +91,15 @@ def test_shuffled_rewards_are_those_of_the_batch_in_another_order(batches):
     np.testing.assert_array_equal(np.sort(shuffled.reward), np.sort(straight.reward))
     assert (np.asarray(shuffled.reward) != np.asarray(straight.reward)).any()
     chex.assert_trees_all_equal(shuffled.replace(reward=straight.reward), straight)
+
+
+def test_coins_are_fair_and_nothing_else_changes(batches):
+    """Of 1024 fair tosses: within 4 standard deviations, 64, of one half."""
+    tossed, straight = (batches[name][0] for name in ("on-policy-coin", "on-policy"))
+    chex.assert_trees_all_equal(tossed.replace(reward=straight.reward), straight)
+    many = np.asarray(drawn(SETTING._replace(prompts=256), "on-policy-coin")[0].reward)
+    assert {*many.tolist()} == {-1.0, 1.0}
+    assert 448 <= (many == 1).sum() <= 576
 
 
 def test_half_of_the_rows_begin_right():
