@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dsjax.arithmetic.tables import Table, by_student, spelled
+import numpy as np
+
+from dsjax.arithmetic.tables import Table, spelled, with_student
+from dsjax.arithmetic.verdicts import decide, tested
 from dsjax.errors import require
+from dsjax.statistics import t_test
 from dsjax.training.run_config import BASE
 
 INTERVALS = {"bootstrap": ("low", "high"), "Student": ("t_low", "t_high")}
@@ -53,7 +57,8 @@ def agreement(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any
       What both reports hold: {"seeds": {history: [[..], [..]]}, "groups": [{"history", "split", "kind", "bootstrap":
       [overlapping, compared], "Student": [overlapping, compared]}], "apart": [{"history", "split", "kind", "name",
       "interval", "one", "other"}], "comparisons": [{"history", "split", "kind", "name", "one", "other"}] of arms with
-      each other, "hypotheses": [{"id", "text", "one", "other"}] with estimate, Holm's p and verdict}.
+      each other, "hypotheses": [{"id", "text", "one", "other", "both"}] with estimate, Holm's p and verdict}; `both`
+      takes the trainings of both runs for one sample, which is no longer what was declared before either.
 
     Raises:
       InputError: if they have trainings or no estimate in common.
@@ -100,14 +105,21 @@ def _named(key: tuple[str, ...]) -> dict[str, str]:
 
 def _hypotheses(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[dict[str, Any]]:
     second = {h["id"]: h for h in other["hypotheses"]}
+    pairs = [(h, second[h["id"]]) for h in one["hypotheses"] if h["id"] in second]
+    rows = []
+    for pair in pairs:
+        values = np.array([v for h in pair for v in h["estimate"]["seeds"]], float)  # None is NaN
+        low, high, p = (x if np.isfinite(x) else None for x in t_test(values))
+        value = None if p is None else float(values.mean())
+        row = {"estimate": {"value": value, "t_low": low, "t_high": high, "p": p}, "p": tested(pair[0], values)}
+        rows.append({name: pair[0].get(name) for name in ("expect", "margin")} | row)
 
     def short(h: Mapping[str, Any]) -> dict[str, Any]:
         return {name: h[name] for name in ("estimate", "p_holm", "verdict")}
 
     return [
-        {"id": h["id"], "text": h["text"], "one": short(h), "other": short(second[h["id"]])}
-        for h in one["hypotheses"]
-        if h["id"] in second
+        {"id": a["id"], "text": a["text"], "one": short(a), "other": short(b), "both": short(both)}
+        for (a, b), both in zip(pairs, decide(rows), strict=True)
     ]
 
 
@@ -130,13 +142,24 @@ def tables(found: Mapping[str, Any]) -> list[Table]:
                 *(spelled(h[k]["estimate"]) for k in ("one", "other")),
                 h["one"]["verdict"],
                 h["other"]["verdict"],
+                *_both(h),
             ]
             for h in found["hypotheses"]
         ]
-        columns = ["", "one", "other", "verdict of one", "of the other"]
+        columns = [
+            "",
+            "one",
+            "other",
+            "verdict of one",
+            "of the other",
+            "both [Student]",
+            "p (Holm)",
+            "verdict of both",
+        ]
+        columns = columns[: len(rows[0])]
         out.append({"title": "Hypotheses", "columns": columns, "rows": rows})
     if found["apart"]:
-        written = {"bootstrap": spelled, "Student": lambda e: f"{e['value']:+.3f} {by_student(e)}"}
+        written = {"bootstrap": spelled, "Student": with_student}
         rows = [
             [a["history"], a["split"], a["kind"], a["name"], *(written[a["interval"]](a[k]) for k in ("one", "other"))]
             for a in found["apart"][:MOST_SHOWN]
@@ -144,6 +167,15 @@ def tables(found: Mapping[str, Any]) -> list[Table]:
         title = f"Apart: {len(rows)} of {len(found['apart'])}"
         out.append({"title": title, "columns": ["history", "split", "estimates", "of", "one", "other"], "rows": rows})
     return out
+
+
+def _both(hypothesis: Mapping[str, Any]) -> list[str]:
+    """Of all trainings; nothing for files that were written before there was such a column."""
+    if "both" not in hypothesis:
+        return []
+    both = hypothesis["both"]
+    p = "-" if both["p_holm"] is None else f"{both['p_holm']:.2g}"
+    return [with_student(both["estimate"]), p, both["verdict"]]
 
 
 def _run(seeds: list[int]) -> str:

@@ -12,25 +12,23 @@ import numpy as np
 from dsjax.arithmetic.jobs import CHOICE, RUN, rows_of
 from dsjax.arithmetic.measures import Evaluated, Measures
 from dsjax.arithmetic.tables import tables
+from dsjax.arithmetic.verdicts import EXPECTED, decide, tested
 from dsjax.arms import arm_of
 from dsjax.configuration import from_dict
 from dsjax.deciders import reliability
 from dsjax.errors import InputError, require
 from dsjax.jobs import Definition
-from dsjax.statistics import ANY, PROBABILITY, Replicated, holm, roc_curve, t_test
+from dsjax.statistics import ANY, PROBABILITY, Replicated, roc_curve
 from dsjax.training.run_config import BASE, TrainConfig
 
 FORMAT = 1
 RESAMPLES = 1000
 DIGITS = 6
-LEVEL = 0.05
 MEASURES = ("p", "a", "b", "youden", "auroc", "auroc_on_base", "brier", "accuracy", "accuracy_at_base_rate")
 MEASURES += ("gain", "rounds")
 RULES = ("majority", "best", "random", "oracle")
 PARTS = ("sampler", "decider", "total")
 SCALES = ("log_odds", "accuracy")
-DIRECTIONS = {"positive": 1, "negative": -1}
-EXPECTED = (*DIRECTIONS, "equivalent")
 GRADIENTS = ("share", "signal_to_noise_sample", "signal_to_noise_decision", "signal_to_noise_difference")
 CURVES = ("evaluation", "gradient")  # rows of each chunk, which no figure draws, stay with their training
 TRAINING = "training"  # the "split" of a hypothesis about gradients along the training
@@ -207,10 +205,7 @@ def judged(
 ) -> list[dict[str, Any]]:
     """Each predeclared hypothesis with its estimate, its p-value of Student's t test over trainings, and Holm's.
 
-    A hypothesis that expects `positive` or `negative` is supported if Holm's p is at most 5 % and the sign is that one,
-    contradicted if the sign is the other one, else open. One that expects `equivalent` has the larger p of the two
-    one-sided tests that the mean is beyond +- `margin`; it is supported if Holm's is at most 5 %, contradicted if
-    Student's 95 % interval lies outside of the margin, else open.
+    What p and verdict mean: `verdicts.tested` and `verdicts.decide`.
 
     Args:
       hypotheses: as the study has them.
@@ -237,32 +232,5 @@ def judged(
             found = find[key](data)
         except KeyError as error:
             raise InputError(f"hypothesis {data['id']}", str(error), "a measure of the study") from error
-        row = {**data, "estimate": found.estimate()}
-        if expect == "equivalent":
-            row["p"] = max(_beyond(found.values, sign * data["margin"], sign) for sign in (1, -1))
-        else:
-            row["p"] = row["estimate"]["p"]
-        rows.append(row)
-    for row, p in zip(rows, holm([float("nan") if row["p"] is None else row["p"] for row in rows]), strict=True):
-        row["p_holm"] = p if np.isfinite(p) else None
-        row["verdict"] = _verdict(row)
-    return rows
-
-
-def _beyond(values: np.ndarray, margin: float, sign: int) -> float:
-    """One-sided p of the mean lying beyond the margin, above it for sign 1 and below it for -1."""
-    p = t_test(values - margin)[2]
-    return p / 2 if sign * (values.mean() - margin) < 0 else 1 - p / 2
-
-
-def _verdict(row: Mapping[str, Any]) -> str:
-    value, p, expect = row["estimate"]["value"], row["p_holm"], row["expect"]
-    if value is None or p is None:
-        return "not defined"
-    if expect == "equivalent":
-        low, high = row["estimate"]["t_low"], row["estimate"]["t_high"]
-        apart = low is not None and (low > row["margin"] or high < -row["margin"])
-        return "supported" if p <= LEVEL else "contradicted" if apart else "open"
-    if p > LEVEL:
-        return "open"
-    return "supported" if value * DIRECTIONS[expect] > 0 else "contradicted"
+        rows.append({**data, "estimate": found.estimate(), "p": tested(data, found.values)})
+    return decide(rows)

@@ -23,6 +23,11 @@ def by_student(estimate: Mapping[str, Any]) -> str:
     return "-" if estimate["t_low"] is None else "[{t_low:+.3f}, {t_high:+.3f}]".format(**estimate)
 
 
+def with_student(estimate: Mapping[str, Any]) -> str:
+    """An estimate with Student's interval; `-` where it does not exist."""
+    return "-" if estimate["value"] is None else f"{estimate['value']:+.3f} {by_student(estimate)}"
+
+
 def tables(report: Mapping[str, Any]) -> list[Table]:
     """The hypotheses, then the models of each history and split."""
     out = [_hypotheses(report["hypotheses"])] if report["hypotheses"] else []

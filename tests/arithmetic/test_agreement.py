@@ -32,7 +32,8 @@ def report(seeds, shift=0.0):
         "roc": {"rloo": [[0.0, 1.0], [0.0, 1.0]]},
     }
     gradients = {"rloo": {"share": estimate(0.1)}}
-    hypothesis = {"id": "H1", "text": "Higher.", "estimate": estimate(0.1 + shift), "p_holm": 0.5, "verdict": "open"}
+    decided = {"p": 0.5, "p_holm": 0.5, "verdict": "open"}
+    hypothesis = {"id": "H1", "text": "Higher.", "expect": "positive", "estimate": estimate(0.1 + shift), **decided}
     return {
         "hypotheses": [hypothesis],
         "histories": {"none": {"seeds": seeds, "gradients": gradients, "splits": {"in": split}}},
@@ -77,10 +78,34 @@ def test_what_is_apart_is_counted_and_named():
     ]
     summary, hypotheses, apart = tables(far)
     assert summary["rows"][-1] == ["all", "", "", "1 of 5", "4 of 4"]
-    assert hypotheses["rows"] == [["H1", "+0.100 [-0.900, +1.100]", "+3.100 [+2.100, +4.100]", "open", "open"]]
+    both = ["+1.600 [-17.459, +20.659]", "0.48", "open"]  # Student's of 0.1 and 3.1: 12.706 * 1.5 each way
+    assert hypotheses["rows"] == [["H1", "+0.100 [-0.900, +1.100]", "+3.100 [+2.100, +4.100]", "open", "open", *both]]
     assert apart["rows"][0][3:] == ["rloo, p", "+0.500 [-0.500, +1.500]", "+3.500 [+2.500, +4.500]"]
     assert len(tables(near)) == 2
     assert [c["name"] for c in near["comparisons"]] == ["rloo - sft-self, log_odds, total"]
+
+
+def test_hypotheses_are_judged_on_the_trainings_of_both_runs():
+    def run(seeds, *asked):
+        rows = []
+        for name, expect, values in asked:
+            of = {"value": 0.0, "low": 0.0, "high": 0.0, "seeds": values}
+            rows.append({"id": name, "text": "", "expect": expect, "margin": 0.1, "estimate": of})
+        return {**report(seeds), "hypotheses": [{**row, "p": 1.0, "p_holm": 1.0, "verdict": "open"} for row in rows]}
+
+    one = run([0, 1], ("up", "positive", [0.9, 1.1]), ("same", "equivalent", [0.01, -0.01]), ("no", "positive", [1, 1]))
+    other = run(
+        [2, 3], ("up", "positive", [1.0, 1.2]), ("same", "equivalent", [0.02, 0]), ("no", "positive", [1, None])
+    )
+    up, same, no = (h["both"] for h in agreement(one, other)["hypotheses"])
+    assert up["estimate"]["value"] == pytest.approx(1.05)
+    assert (up["verdict"], same["verdict"], no["verdict"]) == ("supported", "supported", "not defined")
+    down = agreement(one, run([2, 3], ("up", "positive", [-3.0, 1.0])))["hypotheses"]
+    assert [(h["id"], h["both"]["verdict"]) for h in down] == [("up", "open")]
+    old = agreement(one, other)
+    for h in old["hypotheses"]:
+        del h["both"]  # as in files that are older than the column
+    assert tables(old)[1]["columns"] == ["", "one", "other", "verdict of one", "of the other"]
 
 
 def test_the_same_trainings_and_other_studies_are_no_second_run():

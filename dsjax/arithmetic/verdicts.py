@@ -1,0 +1,57 @@
+"""What trainings say about predeclared hypotheses: Student's t tests, corrected by Holm over all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from dsjax.statistics import holm, t_test
+
+LEVEL = 0.05
+DIRECTIONS = {"positive": 1, "negative": -1}
+EXPECTED = (*DIRECTIONS, "equivalent")
+
+
+def tested(hypothesis: Mapping[str, Any], values: np.ndarray) -> float | None:
+    """p of a hypothesis from one value a training; None where it does not exist.
+
+    Two-sided for a mean of 0; for `equivalent` the larger of the two one-sided tests that it is beyond +- `margin`.
+    """
+    if hypothesis["expect"] == "equivalent":
+        p = max(_beyond(values, sign * hypothesis["margin"], sign) for sign in (1, -1))
+    else:
+        p = t_test(values)[2]
+    return p if np.isfinite(p) else None
+
+
+def _beyond(values: np.ndarray, margin: float, sign: int) -> float:
+    """One-sided p of the mean lying beyond the margin, above it for sign 1 and below it for -1."""
+    p = t_test(values - margin)[2]
+    return p / 2 if sign * (values.mean() - margin) < 0 else 1 - p / 2
+
+
+def decide(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same rows {"expect", "margin", "estimate", "p"} with "p_holm", over all of them, and "verdict".
+
+    A hypothesis that expects `positive` or `negative` is supported if Holm's p is at most 5 % and the sign is that one,
+    contradicted if the sign is the other one, else open. One that expects `equivalent` is supported if Holm's p is at
+    most 5 %, contradicted if Student's 95 % interval lies outside of the margin, else open.
+    """
+    adjusted = holm([float("nan") if row["p"] is None else row["p"] for row in rows])
+    out = [{**row, "p_holm": p if np.isfinite(p) else None} for row, p in zip(rows, adjusted, strict=True)]
+    return [{**row, "verdict": _verdict(row)} for row in out]
+
+
+def _verdict(row: Mapping[str, Any]) -> str:
+    value, p, expect = row["estimate"]["value"], row["p_holm"], row["expect"]
+    if value is None or p is None:
+        return "not defined"
+    if expect == "equivalent":
+        low, high = row["estimate"]["t_low"], row["estimate"]["t_high"]
+        apart = low is not None and (low > row["margin"] or high < -row["margin"])
+        return "supported" if p <= LEVEL else "contradicted" if apart else "open"
+    if p > LEVEL:
+        return "open"
+    return "supported" if value * DIRECTIONS[expect] > 0 else "contradicted"
