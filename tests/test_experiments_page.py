@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 STORED = ROOT / "experiments" / "arithmetic" / "cpu"
 AGAIN = STORED.with_name("cpu-again")
 SETTLED = STORED.with_name("cpu-settled")
+NOISE = ROOT / "experiments" / "noise"
 SETTLED_AGAIN = STORED.with_name("cpu-settled-again")
 PAGE = (ROOT / "docs" / "experiments.md").read_text()
 NUMBER = r"[+-]?\d+\.\d{3}"
@@ -44,6 +45,14 @@ def settled_rerun() -> dict[str, Any]:
     return json.loads((SETTLED_AGAIN / "agreement.json").read_text())
 
 
+@pytest.fixture(scope="module")
+def noise() -> dict[str, Any]:
+    return {
+        preset: json.loads((NOISE / preset / "results.json").read_text())["report"]
+        for preset in ("cpu", "cpu-large-steps")
+    }
+
+
 def estimates(data: Any) -> Iterator[Mapping[str, Any]]:
     if isinstance(data, Mapping):
         if {"value", "low", "high"} <= data.keys():
@@ -56,8 +65,8 @@ def estimates(data: Any) -> Iterator[Mapping[str, Any]]:
             yield from estimates(value)
 
 
-def test_every_estimate_is_a_stored_one(report, rerun, settled, settled_rerun):
-    stored = estimates([report, rerun, settled, settled_rerun])
+def test_every_estimate_is_a_stored_one(report, rerun, settled, settled_rerun, noise):
+    stored = estimates([report, rerun, settled, settled_rerun, noise])
     known = {spelled(estimate, form) for estimate in stored for form in (SIGNED, WITH_INTERVAL)}
     known |= {with_student(h["both"]["estimate"]) for h in settled_rerun["hypotheses"]}
     stated = ESTIMATE.findall(PAGE)
@@ -85,6 +94,28 @@ def test_the_part_about_settled_bases_is_of_that_run(settled, report):
     assert (
         len({*lines} & {"| " + " | ".join(row) + " |" for table in report["tables"][1:] for row in table["rows"]}) == 0
     )
+
+
+def test_the_part_about_noise_is_of_those_runs(noise):
+    part = PAGE.split("<!-- the study of noise -->")[1].split("<!-- end of the study of noise -->")[0]
+    hypotheses, models, *_ = noise["cpu"]["tables"]
+    for row in (*hypotheses["rows"], *models["rows"]):
+        assert "| " + " | ".join(row) + " |" in part
+    definition = json.loads((NOISE / "study.json").read_text())
+    for stored in noise.values():
+        assert {h["id"]: h["text"] for h in stored["hypotheses"]} == {
+            h["id"]: h["text"] for h in definition["hypotheses"]
+        }
+    curves = noise["cpu"]["histories"]["none"]["curves"]
+    plain, with_baseline = (curves[m]["gradient"][0] for m in ("reinforce-plain", "rloo"))
+    assert plain["step"] == with_baseline["step"] == 0
+    noises = [row["noise_decision"][0] for row in (plain, with_baseline)]
+    assert "is {:.0f} without a baseline and {:.0f} with one".format(*noises) in part
+    for h in noise["cpu-large-steps"]["hypotheses"]:
+        assert f"| {spelled(h['estimate'])} | {h['p_holm']:.2g} | {h['verdict']} |\n" in part
+    for verdict in ("supported", "open", "contradicted"):
+        named = [h["id"] for h in noise["cpu-large-steps"]["hypotheses"] if h["verdict"] == verdict]
+        assert f"{verdict.capitalize()}: {', '.join(named) or 'none'}." in part
 
 
 def test_all_hypotheses_of_the_study_were_judged(report, settled):
