@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
 import tempfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,22 @@ def write_json(path: Path, data: Any, indent: int | None = 1) -> None:
     separators = (",", ":") if indent is None else None
     text = json.dumps(data, indent=indent, separators=separators, allow_nan=False)
     write_atomically(path, f"{text}\n".encode())
+
+
+def read_json(path: Path) -> Any:
+    """The data of a JSON file, packed with gzip if its name ends in .gz.
+
+    Raises:
+      OSError: if it cannot be read, or is packed otherwise or not to its end.
+      ValueError: if it is not JSON.
+    """
+    data = path.read_bytes()
+    if path.suffix == ".gz":
+        try:
+            data = gzip.decompress(data)
+        except (EOFError, zlib.error) as error:
+            raise gzip.BadGzipFile(str(error)) from error
+    return json.loads(data)
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

@@ -1,5 +1,6 @@
 """The command line: exit statuses and messages; nothing is overwritten on bad input."""
 
+import gzip
 import json
 import runpy
 import sys
@@ -7,6 +8,8 @@ import sys
 import pytest
 
 from dsjax.cli import joined, main
+from dsjax.commands.results import read_results
+from dsjax.errors import InputError
 
 
 @pytest.mark.parametrize(
@@ -139,6 +142,20 @@ def test_results_of_something_else_are_not_drawn(content, tmp_path, capsys):
     error = refused(["figures", str(tmp_path)], capsys)
     assert all(w in error for w in ("run: received", str(tmp_path), "finished run")), error
     assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_packed_results_are_read_and_broken_ones_refused(tmp_path):
+    packed = gzip.compress(b'{"config": {}}')
+    file = tmp_path / "results.json.gz"
+    file.write_bytes(packed)
+    for path in (tmp_path, file):
+        assert read_results("run", path) == (file, {"config": {}})
+    for content in (packed[:-9], packed[:12] + b"\xff" + packed[13:], b"{}", gzip.compress(b"{"), b""):
+        file.write_bytes(content)
+        with pytest.raises(InputError, match=r"run: .*finished run or study"):
+            read_results("run", tmp_path)
+    (tmp_path / "results.json").write_text("{}")  # a later report
+    assert read_results("run", tmp_path) == (tmp_path / "results.json", {})
 
 
 def test_repeated_settings_are_all_taken():

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dsjax.arithmetic.agreement import tables
-from dsjax.arithmetic.tables import SIGNED, WITH_INTERVAL, spelled, with_student
+from dsjax.arithmetic.tables import SIGNED, WITH_INTERVAL, p_value, spelled, with_student
+from dsjax.commands.results import read_results
 
 ROOT = Path(__file__).parents[1]
 STORED = ROOT / "experiments" / "arithmetic" / "cpu"
@@ -25,14 +27,20 @@ NUMBER = r"[+-]?\d+\.\d{3}"
 ESTIMATE = re.compile(rf"{NUMBER} \[{NUMBER}, {NUMBER}\]")
 
 
+@functools.cache
+def stored(folder: Path) -> dict[str, Any]:
+    """The report of a published run."""
+    return read_results("run", folder)[1]["report"]
+
+
 @pytest.fixture(scope="module")
 def report() -> dict[str, Any]:
-    return json.loads((STORED / "results.json").read_text())["report"]
+    return stored(STORED)
 
 
 @pytest.fixture(scope="module")
 def settled() -> dict[str, Any]:
-    return json.loads((SETTLED / "results.json").read_text())["report"]
+    return stored(SETTLED)
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +55,12 @@ def settled_rerun() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def noise() -> dict[str, Any]:
-    return {
-        preset: json.loads((NOISE / preset / "results.json").read_text())["report"]
-        for preset in ("cpu", "cpu-large-steps")
-    }
+    return {preset: stored(NOISE / preset) for preset in ("cpu", "cpu-large-steps")}
+
+
+def line(row: Iterable[str]) -> str:
+    """A row of a table of the page."""
+    return f"| {' | '.join(row)} |"
 
 
 def estimates(data: Any) -> Iterator[Mapping[str, Any]]:
@@ -66,8 +76,8 @@ def estimates(data: Any) -> Iterator[Mapping[str, Any]]:
 
 
 def test_every_estimate_is_a_stored_one(report, rerun, settled, settled_rerun, noise):
-    stored = estimates([report, rerun, settled, settled_rerun, noise])
-    known = {spelled(estimate, form) for estimate in stored for form in (SIGNED, WITH_INTERVAL)}
+    found = estimates([report, rerun, settled, settled_rerun, noise])
+    known = {spelled(estimate, form) for estimate in found for form in (SIGNED, WITH_INTERVAL)}
     known |= {with_student(h["both"]["estimate"]) for h in settled_rerun["hypotheses"]}
     stated = ESTIMATE.findall(PAGE)
     assert len(stated) > 20
@@ -77,7 +87,7 @@ def test_every_estimate_is_a_stored_one(report, rerun, settled, settled_rerun, n
 def test_the_table_of_hypotheses_is_the_stored_one(report):
     table = report["tables"][0]
     for row in table["rows"]:
-        assert "| " + " | ".join(row) + " |" in PAGE
+        assert line(row) in PAGE
     published = PAGE.split("<!-- a rerun of the cpu preset -->")[0]
     assert len(re.findall(r"^\| H\d+ \|", published, re.MULTILINE)) == len(table["rows"])
 
@@ -86,24 +96,22 @@ def test_the_part_about_settled_bases_is_of_that_run(settled, report):
     part = PAGE.split("<!-- the settled bases -->")[1].split("<!-- end of the settled bases -->")[0]
     hypotheses, *models = settled["tables"]
     for row in hypotheses["rows"]:
-        assert "| " + " | ".join(row) + " |" in part
-    lines = {"| " + " | ".join(row) + " |" for table in models for row in table["rows"]}
+        assert line(row) in part
+    lines = {line(row) for table in models for row in table["rows"]}
     shown = [line for line in part.splitlines() if re.match(r"\| [a-z-]+ \|", line)]
     assert len(shown) > 20
     assert {*shown} <= lines
-    assert (
-        len({*lines} & {"| " + " | ".join(row) + " |" for table in report["tables"][1:] for row in table["rows"]}) == 0
-    )
+    assert len({*lines} & {line(row) for table in report["tables"][1:] for row in table["rows"]}) == 0
 
 
 def test_the_part_about_noise_is_of_those_runs(noise):
     part = PAGE.split("<!-- the study of noise -->")[1].split("<!-- end of the study of noise -->")[0]
     hypotheses, models, *_ = noise["cpu"]["tables"]
     for row in (*hypotheses["rows"], *models["rows"]):
-        assert "| " + " | ".join(row) + " |" in part
+        assert line(row) in part
     definition = json.loads((NOISE / "study.json").read_text())
-    for stored in noise.values():
-        assert {h["id"]: h["text"] for h in stored["hypotheses"]} == {
+    for found in noise.values():
+        assert {h["id"]: h["text"] for h in found["hypotheses"]} == {
             h["id"]: h["text"] for h in definition["hypotheses"]
         }
     curves = noise["cpu"]["histories"]["none"]["curves"]
@@ -112,7 +120,7 @@ def test_the_part_about_noise_is_of_those_runs(noise):
     noises = [row["noise_decision"][0] for row in (plain, with_baseline)]
     assert "is {:.0f} without a baseline and {:.0f} with one".format(*noises) in part
     for h in noise["cpu-large-steps"]["hypotheses"]:
-        assert f"| {spelled(h['estimate'])} | {h['p_holm']:.2g} | {h['verdict']} |\n" in part
+        assert f"| {spelled(h['estimate'])} | {p_value(h['p_holm'])} | {h['verdict']} |\n" in part
     for verdict in ("supported", "open", "contradicted"):
         named = [h["id"] for h in noise["cpu-large-steps"]["hypotheses"] if h["verdict"] == verdict]
         assert f"{verdict.capitalize()}: {', '.join(named) or 'none'}." in part
@@ -136,7 +144,7 @@ def test_the_rerun_is_the_stored_one(request, of, first, last):
     part = PAGE.split(f"<!-- {first} -->")[1].split(f"<!-- {last} -->")[0]
     counts, hypotheses, *_ = tables(request.getfixturevalue(of))
     for row in (*counts["rows"], *hypotheses["rows"]):
-        assert "| " + " | ".join(row) + " |" in part
+        assert line(row) in part
 
 
 def test_the_second_run_of_the_settled_preset_is_whole_and_agrees(settled_rerun):
@@ -150,7 +158,7 @@ def test_the_second_run_of_the_settled_preset_is_whole_and_agrees(settled_rerun)
 @pytest.mark.parametrize("folder", [STORED, SETTLED], ids=lambda path: path.name)
 @pytest.mark.parametrize("history", ["none", "full"])
 def test_figures_hold_the_stored_numbers(folder, history):
-    report = json.loads((folder / "results.json").read_text())["report"]
+    report = stored(folder)
     splits = report["histories"][history]["splits"]
     with (folder / f"F5_components_{history}.csv").open() as file:
         rows = list(csv.DictReader(file))

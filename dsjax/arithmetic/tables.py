@@ -28,6 +28,11 @@ def with_student(estimate: Mapping[str, Any]) -> str:
     return "-" if estimate["value"] is None else f"{estimate['value']:+.3f} {by_student(estimate)}"
 
 
+def p_value(p: float | None) -> str:
+    """Two digits; `-` where there is none."""
+    return "-" if p is None else f"{p:.2g}"
+
+
 def tables(report: Mapping[str, Any]) -> list[Table]:
     """The hypotheses, then the models of each history and split."""
     out = [_hypotheses(report["hypotheses"])] if report["hypotheses"] else []
@@ -49,7 +54,7 @@ def _hypotheses(hypotheses: list[Mapping[str, Any]]) -> Table:
             h["text"],
             spelled(h["estimate"]),
             by_student(h["estimate"]),
-            "-" if h["p_holm"] is None else f"{h['p_holm']:.2g}",
+            p_value(h["p_holm"]),
             h["verdict"],
         ]
         for h in hypotheses

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from dsjax.errors import InputError
+from dsjax.files import read_json
+
+NAME = "results.json"
+PACKED = f"{NAME}.gz"
 
 
 def read_results(field: str, path: Path) -> tuple[Path, Any]:
-    """(file, its data) of results.json, or of the directory that it is in.
+    """(file, its data) of results.json, packed with gzip or not, or of the directory that it is in.
 
     Raises:
       InputError: naming the field, if there is no such file or it is not JSON.
     """
-    file = path / "results.json" if path.is_dir() else path
+    file = path
+    if path.is_dir():
+        file = path / (PACKED if (path / PACKED).exists() and not (path / NAME).exists() else NAME)
     try:
-        return file, json.loads(file.read_text())
+        return file, read_json(file)
     except (OSError, ValueError) as error:
         raise InputError(field, str(path), f"the results of a finished run or study ({error})") from error
 
