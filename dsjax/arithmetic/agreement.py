@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dsjax.arithmetic.tables import Table, spelled, with_student
+from dsjax.arithmetic.tables import Table, p_value, spelled, with_student
 from dsjax.arithmetic.verdicts import decide, tested
 from dsjax.errors import require
 from dsjax.statistics import t_test
@@ -146,17 +146,9 @@ def tables(found: Mapping[str, Any]) -> list[Table]:
             ]
             for h in found["hypotheses"]
         ]
-        columns = [
-            "",
-            "one",
-            "other",
-            "verdict of one",
-            "of the other",
-            "both [Student]",
-            "p (Holm)",
-            "verdict of both",
-        ]
-        columns = columns[: len(rows[0])]
+        columns = ["", "one", "other", "verdict of one", "of the other"]
+        if len(rows[0]) > len(columns):
+            columns += ["both [Student]", "p (Holm)", "verdict of both"]
         out.append({"title": "Hypotheses", "columns": columns, "rows": rows})
     if found["apart"]:
         written = {"bootstrap": spelled, "Student": with_student}
@@ -174,8 +166,7 @@ def _both(hypothesis: Mapping[str, Any]) -> list[str]:
     if "both" not in hypothesis:
         return []
     both = hypothesis["both"]
-    p = "-" if both["p_holm"] is None else f"{both['p_holm']:.2g}"
-    return [with_student(both["estimate"]), p, both["verdict"]]
+    return [with_student(both["estimate"]), p_value(both["p_holm"]), both["verdict"]]
 
 
 def _run(seeds: list[int]) -> str:
