@@ -16,7 +16,7 @@ lint: $(BIN)/.installed
 	$(BIN)/pyright
 
 mutation: $(BIN)/.installed
-	$(BIN)/python -m proofs_check.mutation.runner
+	$(BIN)/python -m tests.mutation.runner
 
 setup: $(BIN)/.installed
 

@@ -1,5 +1,5 @@
 """`python -m dsjax` is `dsjax`."""
 
-from dsjax.cli import main
+from dsjax.cli.main import main
 
 raise SystemExit(main())

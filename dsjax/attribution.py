@@ -15,10 +15,10 @@ import jax.numpy as jnp
 from flax import struct
 from jax.flatten_util import ravel_pytree
 
-from dsjax.diagnosis import from_rollouts as from_rollouts
 from dsjax.errors import require
 from dsjax.objectives import Objective, SumCount
 from dsjax.policies.base import Params, Policy, Pull, log_probs, log_probs_vjp, vjp_again
+from dsjax.rollouts.diagnosis import from_rollouts as from_rollouts
 from dsjax.trajectories import Trajectories
 
 

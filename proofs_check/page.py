@@ -18,8 +18,8 @@ from matplotlib import rc_context
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from dsjax.files import write_atomically, write_json
-from dsjax.run_directory import provenance
+from dsjax.io import write_atomically, write_json
+from dsjax.training.run_directory import provenance
 from proofs_check.boundaries import BOUNDARIES
 from proofs_check.registry import select
 from proofs_check.report import Report, TheoremResult

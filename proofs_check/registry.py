@@ -1,48 +1,25 @@
-"""Every theorem that can be checked, by id, in order."""
+"""Every theorem by id, in order: the folders of `proofs_check.theorems`, with what each of them holds."""
 
 from __future__ import annotations
 
+import importlib.util
+import pkgutil
 from collections.abc import Sequence
+from types import ModuleType
 
 from dsjax.errors import require
+from proofs_check import theorems
 from proofs_check.theorem import Theorem
-from proofs_check.theorems import (
-    t01_factorisation,
-    t02_balance,
-    t03_conservation,
-    t04_length_invariance,
-    t05_sft_length,
-    t06_kl_length,
-    t07_kl_tax,
-    t08_sign,
-    t09_imitation,
-    t10_accounting,
-    t11_soft_optimum,
-    t12_grpo,
-    t13_length_normalised,
-    t14_signal_noise,
-    t15_clipping,
-)
 
-_MODULES = (
-    t01_factorisation,
-    t02_balance,
-    t03_conservation,
-    t04_length_invariance,
-    t05_sft_length,
-    t06_kl_length,
-    t07_kl_tax,
-    t08_sign,
-    t09_imitation,
-    t10_accounting,
-    t11_soft_optimum,
-    t12_grpo,
-    t13_length_normalised,
-    t14_signal_noise,
-    t15_clipping,
-)
 
-THEOREMS: dict[str, Theorem] = {module.THEOREM.id: module.THEOREM for module in _MODULES}
+def parts(name: str) -> list[ModuleType]:
+    """The modules of that name of all theorems that have one, in order."""
+    folders = sorted(found.name for found in pkgutil.iter_modules(theorems.__path__))
+    there = [f"{theorems.__name__}.{folder}.{name}" for folder in folders]
+    return [importlib.import_module(module) for module in there if importlib.util.find_spec(module)]
+
+
+THEOREMS: dict[str, Theorem] = {module.THEOREM.id: module.THEOREM for module in parts("numeric")}
 
 
 def select(ids: Sequence[str] | None) -> tuple[Theorem, ...]:

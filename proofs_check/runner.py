@@ -22,8 +22,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dsjax.compilation import compile_quickly
 from dsjax.errors import require
+from dsjax.numerics import compile_quickly
 from dsjax.process import DecisionSamplingProcess
 from proofs_check.instance_file import decode, encode
 from proofs_check.instances import shape_of

@@ -1,7 +1,7 @@
 """Training on disk: one MessagePack file of parameters, or a series of Orbax checkpoints of everything.
 
 Whatever is written appears whole or not at all, and nothing from a file is ever executed. Of several processes
-(`dsjax.training.processes`) each writes and reads its part of the arrays, the first all other files: every process must
+(`dsjax.training.multihost`) each writes and reads its part of the arrays, the first all other files: every process must
 call `save_checkpoint`, `load_checkpoint` and the methods of `Checkpoints`.
 
 A checkpoint is a folder:
@@ -30,11 +30,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import serialization
 
-from dsjax.configuration import differences
+from dsjax.config import differences
 from dsjax.errors import InputError, require
-from dsjax.files import write_atomically
+from dsjax.io import write_atomically
 from dsjax.policies.base import Params
-from dsjax.training.processes import LostProcessError, agreed, by_first, first, losses_told
+from dsjax.training.multihost import LostProcessError, agreed, by_first, first, losses_told
 
 
 def save_params(path: Path, params: Params) -> None:

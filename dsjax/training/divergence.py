@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dsjax.attribution import component_gradients, mean_of
-from dsjax.files import write_arrays
+from dsjax.io import write_arrays
 from dsjax.objectives import Objective
 from dsjax.training.critic import critic_loss
 from dsjax.training.step import TrainState

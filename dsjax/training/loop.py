@@ -12,7 +12,7 @@ import optax
 from dsjax.errors import require
 from dsjax.objectives import Objective
 from dsjax.policies.base import Params, Policy
-from dsjax.training.layout import ONE_DEVICE, Layout
+from dsjax.training.sharding import ONE_DEVICE, Layout
 from dsjax.training.sources import Setting, Source
 from dsjax.training.step import TrainState, make_gradient_measure, make_train_steps
 

@@ -29,21 +29,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dsjax.configuration import differences, to_dict
+from dsjax.config import differences, to_dict
 from dsjax.errors import InputError, require
-from dsjax.evaluation import draw_pool, evaluation_sets, quick_measures
-from dsjax.files import write_json
+from dsjax.evaluation.components import draw_pool, evaluation_sets, quick_measures
+from dsjax.io import write_json
 from dsjax.objectives import resolve
 from dsjax.policies.base import Params
-from dsjax.run_directory import RunDirectory, provenance
 from dsjax.tasks import Problems
 from dsjax.training.checkpoints import Checkpoints, Facts, Restored, StorageError, Trees
+from dsjax.training.config import BASE, MAY_CHANGE, TrainConfig
 from dsjax.training.divergence import FILE, all_finite, not_finite, save_batch
-from dsjax.training.layout import Layout
 from dsjax.training.loop import DivergedError, adam
-from dsjax.training.metrics import EventFiles, Row, RowFile, require_tensorboard
-from dsjax.training.processes import agreed, by_first, losses_told, own_copy, require_same
-from dsjax.training.run_config import BASE, MAY_CHANGE, TrainConfig
+from dsjax.training.multihost import agreed, by_first, losses_told, own_copy, require_same
+from dsjax.training.records import EventFiles, Row, RowFile, require_tensorboard
+from dsjax.training.run_directory import RunDirectory, provenance
+from dsjax.training.sharding import Layout
 from dsjax.training.sources import SOURCES
 from dsjax.training.start import KIND, read_params, start_params
 from dsjax.training.step import TrainState, computed, draw, make_gradient_measure, make_train_steps

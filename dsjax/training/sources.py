@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from dsjax.policies.base import Params, Policy, log_probs
-from dsjax.rollout import sample_attempts, to_trajectories
+from dsjax.policies.rollout import sample_attempts, to_trajectories
 from dsjax.tasks import Problems, Task
 from dsjax.training.critic import CriticPolicy, token_values
 from dsjax.trajectories import Trajectories

@@ -9,14 +9,14 @@ from typing import Any
 
 import jax
 
-from dsjax.configuration import from_dict
+from dsjax.config import from_dict
 from dsjax.errors import InputError, require
 from dsjax.policies.base import Params
 from dsjax.policies.transformer import TransformerPolicy
 from dsjax.training.checkpoints import Checkpoints, DamagedError, load_checkpoint, save_checkpoint
-from dsjax.training.layout import ONE_DEVICE, Layout
-from dsjax.training.processes import by_first
-from dsjax.training.run_config import TrainConfig
+from dsjax.training.config import TrainConfig
+from dsjax.training.multihost import by_first
+from dsjax.training.sharding import ONE_DEVICE, Layout
 
 KIND = "train"
 SAME = ("operation", "layers", "model_width", "heads", "rounds", "history", "separate_trunks")

@@ -15,7 +15,7 @@ from dsjax.attribution import ComponentGradients, component_gradients, euclidean
 from dsjax.objectives import Objective
 from dsjax.policies.base import Params, Policy
 from dsjax.training.critic import critic_loss
-from dsjax.training.layout import ONE_DEVICE, Layout
+from dsjax.training.sharding import ONE_DEVICE, Layout
 from dsjax.training.sources import Setting, Source
 from dsjax.trajectories import Trajectories
 

@@ -25,13 +25,13 @@ from rich.progress import track
 from rich.table import Table
 
 from dsjax import attribution
-from dsjax.bench import BenchConfig, Timed, layout_of, prepare, seconds
-from dsjax.commands.devices import use_processor_cores
-from dsjax.files import write_json
+from dsjax.cli.devices import use_processor_cores
+from dsjax.io import write_json
 from dsjax.policies import base, transformer
-from dsjax.rollout import sample_attempts
-from dsjax.run_directory import provenance
+from dsjax.policies.rollout import sample_attempts
 from dsjax.training import sources
+from dsjax.training.bench import BenchConfig, Timed, layout_of, prepare, seconds
+from dsjax.training.run_directory import provenance
 
 FORMAT = 1
 Side = Callable[[], Timed]

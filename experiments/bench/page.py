@@ -113,7 +113,7 @@ def low_precision(run: Result) -> list[str]:
 
 def growth(result: Result) -> list[str]:
     """The exponent e of the seconds of a step ~ value^e along each sweep."""
-    from dsjax.bench import slope
+    from dsjax.training.bench import slope
 
     measures = ("decode", "sft", "rl")
     rows = []

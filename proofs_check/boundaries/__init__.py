@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-from proofs_check.boundaries import (
-    t07_kl_tax,
-    t11_soft_optimum,
-    t13_length_normalised,
-    t14_signal_noise,
-    t15_clipping,
-)
-from proofs_check.boundaries.boundary import Boundary
+from proofs_check.boundary import Boundary
+from proofs_check.registry import parts
 
-_MODULES = (t07_kl_tax, t11_soft_optimum, t13_length_normalised, t14_signal_noise, t15_clipping)
-
-BOUNDARIES: tuple[Boundary, ...] = tuple(module.BOUNDARY for module in _MODULES)
+BOUNDARIES: tuple[Boundary, ...] = tuple(module.BOUNDARY for module in parts("boundary"))
 
 __all__ = ["BOUNDARIES", "Boundary"]

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dsjax.compilation import compile_quickly
 from dsjax.errors import require
+from dsjax.numerics import compile_quickly
 from dsjax.statistics import holm
 from proofs_check.numerics import SUM
 from proofs_check.runner import COMPILERS, Progress

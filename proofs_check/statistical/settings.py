@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from flax import struct
 
 from dsjax.policies import Params, PositionwisePolicy, SaturatedPolicy, log_probs
+from dsjax.policies.rollout import sample_attempts, to_trajectories
 from dsjax.process import DecisionSamplingProcess
-from dsjax.rollout import sample_attempts, to_trajectories
 from dsjax.trajectories import Trajectories
 from proofs_check.instances import perturbed
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dsjax.errors import require
-from proofs_check.symbolic import t01, t02, t03, t04, t05, t06, t07, t08, t09, t10, t11, t12, t13
+from proofs_check.registry import parts
 from proofs_check.symbolic.proof import SymbolicProof
 
-_MODULES = (t01, t02, t03, t04, t05, t06, t07, t08, t09, t10, t11, t12, t13)
-
-SYMBOLIC: dict[str, tuple[SymbolicProof, ...]] = {module.PROOFS[0].theorem: module.PROOFS for module in _MODULES}
+SYMBOLIC: dict[str, tuple[SymbolicProof, ...]] = {
+    module.PROOFS[0].theorem: module.PROOFS for module in parts("symbolic")
+}
 
 
 def select(ids: Sequence[str] | None) -> tuple[SymbolicProof, ...]:

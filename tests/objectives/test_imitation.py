@@ -10,9 +10,9 @@ import jax
 import numpy as np
 import pytest
 
-from dsjax.arms import ARMS
 from dsjax.attribution import component_gradients
 from dsjax.objectives import resolve
+from dsjax.training.arms import ARMS
 from dsjax.trajectories import RESAMPLE, STOP
 from tests.cases import TIGHT, Shape, enumerated, make_case
 

@@ -16,8 +16,8 @@ from dsjax.attribution import component_gradients
 from dsjax.errors import InputError
 from dsjax.objectives import resolve
 from dsjax.policies import History, log_probs
+from dsjax.policies.rollout import Attempts, sample_attempts, to_trajectories
 from dsjax.policies.transformer import TransformerPolicy, product
-from dsjax.rollout import Attempts, sample_attempts, to_trajectories
 from dsjax.trajectories import Trajectories
 from tests.cases import MIDDLE, TIGHT, make_case
 

@@ -5,7 +5,7 @@ import json
 import pytest
 from matplotlib.figure import Figure
 
-from proofs_check.boundaries import t07_kl_tax as tax
+from proofs_check.theorems.t07_kl_tax import boundary as tax
 
 
 @pytest.mark.usefixtures("x64")

@@ -5,7 +5,7 @@ import json
 import pytest
 from matplotlib.figure import Figure
 
-from proofs_check.boundaries import t11_soft_optimum as soft
+from proofs_check.theorems.t11_soft_optimum import boundary as soft
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from fractions import Fraction
 import pytest
 from matplotlib.figure import Figure
 
-from proofs_check.boundaries import t13_length_normalised as graded
+from proofs_check.theorems.t13_length_normalised import boundary as graded
 
 
 @pytest.mark.usefixtures("x64")

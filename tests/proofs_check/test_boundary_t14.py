@@ -5,7 +5,7 @@ import json
 import pytest
 from matplotlib.figure import Figure
 
-from proofs_check.boundaries import t14_signal_noise as noise
+from proofs_check.theorems.t14_signal_noise import boundary as noise
 
 POINTS = [(0.4, 0.6, 0.4), (0.8, 0.9, 0.3)]
 

@@ -6,7 +6,7 @@ import math
 import pytest
 from matplotlib.figure import Figure
 
-from proofs_check.boundaries import t15_clipping as clipping
+from proofs_check.theorems.t15_clipping import boundary as clipping
 
 
 @pytest.mark.usefixtures("x64")

@@ -6,7 +6,7 @@ import pytest
 
 from proofs_check.registry import THEOREMS
 from proofs_check.runner import DEFAULT_INSTANCES, _jobs
-from proofs_check.theorems.t04_length_invariance import Recoding
+from proofs_check.theorems.t04_length_invariance.numeric import Recoding
 
 DECIDES = "the statement needs a decision, and the stop of round T is forced"
 BINARY = "the statement is about a binary verifier"

@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsjax.accounting import final_accuracy
 from dsjax.attribution import component_gradients
+from dsjax.evaluation.accounting import final_accuracy
 from dsjax.objectives import reinforce
 from dsjax.policies import SaturatedPolicy
 from dsjax.process import DecisionSamplingProcess
 from proofs_check.instances import Shape, draw
-from proofs_check.theorems import t03_conservation as t03
-from proofs_check.theorems import t06_kl_length as t06
+from proofs_check.theorems.t03_conservation import numeric as t03
+from proofs_check.theorems.t06_kl_length import numeric as t06
 
 pytestmark = pytest.mark.usefixtures("x64")
 

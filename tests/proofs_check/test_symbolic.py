@@ -14,19 +14,22 @@ import sympy
 from rich.console import Console
 from sympy.polys.rings import ring
 
-from dsjax.accounting import final_accuracy
 from dsjax.attribution import component_gradients, energies
 from dsjax.errors import InputError
+from dsjax.evaluation.accounting import final_accuracy
 from dsjax.objectives import own_token_kl, reinforce, sft, trajectory_kl
 from dsjax.objectives.advantages import advantage
 from dsjax.objectives.aggregation import aggregate
 from dsjax.policies import SaturatedPolicy, log_probs
 from dsjax.process import DecisionSamplingProcess
-from proofs_check.symbolic import SYMBOLIC, run_symbolic, t03, t10, t12
+from proofs_check.symbolic import SYMBOLIC, run_symbolic
 from proofs_check.symbolic import runner as symbolic_runner
 from proofs_check.symbolic.process import DECIDE, SAMPLE, Context, Draw, Model, Shape, generic, name
 from proofs_check.symbolic.proof import SymbolicProof, evaluate, is_refuted, is_zero
 from proofs_check.symbolic.report import SymbolicReport
+from proofs_check.theorems.t03_conservation import symbolic as t03
+from proofs_check.theorems.t10_accounting import symbolic as t10
+from proofs_check.theorems.t12_grpo import symbolic as t12
 
 # Sums of at most a few hundred terms of size <= 1 (1e-13); energies through an eigendecomposition (`numerics.ENERGY`).
 SUM, ENERGY = 1e-12, 1e-9

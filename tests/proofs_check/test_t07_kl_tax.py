@@ -11,7 +11,7 @@ from dsjax.attribution import component_gradients
 from dsjax.objectives import reinforce
 from dsjax.policies import SaturatedPolicy, log_probs
 from dsjax.process import DecisionSamplingProcess
-from proofs_check.theorems.t07_kl_tax import tilted, with_own_token_kl, with_trajectory_kl
+from proofs_check.theorems.t07_kl_tax.numeric import tilted, with_own_token_kl, with_trajectory_kl
 
 pytestmark = pytest.mark.usefixtures("x64")
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsjax.accounting import final_accuracy, limit_log_odds, logit
 from dsjax.attribution import component_gradients
+from dsjax.evaluation.accounting import final_accuracy, limit_log_odds, logit
 from dsjax.objectives import sft
 from dsjax.policies import History, PositionwisePolicy, SaturatedPolicy
 from dsjax.process import DecisionSamplingProcess

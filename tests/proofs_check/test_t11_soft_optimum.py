@@ -14,8 +14,8 @@ from dsjax.objectives import reward_with_kl
 from dsjax.policies import SaturatedPolicy, log_probs
 from dsjax.process import DecisionSamplingProcess
 from proofs_check.instances import Shape, draw
-from proofs_check.theorems import t11_soft_optimum as t11
-from proofs_check.theorems.t07_kl_tax import kl_to_go, with_trajectory_kl
+from proofs_check.theorems.t07_kl_tax.numeric import kl_to_go, with_trajectory_kl
+from proofs_check.theorems.t11_soft_optimum import numeric as t11
 
 pytestmark = pytest.mark.usefixtures("x64")
 

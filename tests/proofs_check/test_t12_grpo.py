@@ -15,7 +15,7 @@ from dsjax.policies import SaturatedPolicy
 from dsjax.process import DecisionSamplingProcess
 from dsjax.trajectories import STOP
 from proofs_check.numerics import gap
-from proofs_check.theorems.t12_grpo import factor
+from proofs_check.theorems.t12_grpo.numeric import factor
 from tests.cases import SMALL, make_case
 
 pytestmark = pytest.mark.usefixtures("x64")

@@ -12,7 +12,7 @@ from dsjax.objectives import grpo, reinforce
 from dsjax.policies import SaturatedPolicy
 from dsjax.process import DecisionSamplingProcess
 from dsjax.trajectories import STOP
-from proofs_check.theorems.t13_length_normalised import by_length
+from proofs_check.theorems.t13_length_normalised.numeric import by_length
 
 pytestmark = pytest.mark.usefixtures("x64")
 

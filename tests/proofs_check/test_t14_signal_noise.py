@@ -13,7 +13,7 @@ from dsjax.objectives import reinforce
 from dsjax.policies import Params, PositionwisePolicy, SaturatedPolicy
 from dsjax.process import DecisionSamplingProcess
 from dsjax.signal_noise import signal_to_noise
-from proofs_check.theorems import t14_signal_noise as t14
+from proofs_check.theorems.t14_signal_noise import numeric as t14
 
 pytestmark = pytest.mark.usefixtures("x64")
 CENTRED = partial(reinforce, baseline="batch_mean")

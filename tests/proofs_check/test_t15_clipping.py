@@ -9,7 +9,7 @@ import pytest
 
 from dsjax.objectives.ratios import ratio
 from dsjax.trajectories import Trajectories
-from proofs_check.theorems import t15_clipping as t15
+from proofs_check.theorems.t15_clipping import numeric as t15
 
 pytestmark = pytest.mark.usefixtures("x64")
 

@@ -14,13 +14,13 @@ import jax.numpy as jnp
 import optax
 from orbax.checkpoint import v1  # noqa: F401  loaded once, in the server that the processes are forked from
 
-import dsjax.cli
-import dsjax.commands.train
+import dsjax.cli.main
+import dsjax.cli.train
 import dsjax.training.run
 from dsjax.objectives import resolve
 from dsjax.training.checkpoints import Checkpoints
+from dsjax.training.config import TrainConfig
 from dsjax.training.run import run
-from dsjax.training.run_config import TrainConfig
 
 
 def _cached() -> None:
@@ -38,7 +38,7 @@ def command(arguments: list[str], errors: str) -> None:
     _cached()
     with open(errors, "w") as file:
         os.dup2(file.fileno(), 2)
-        sys.exit(dsjax.cli.main(arguments))
+        sys.exit(dsjax.cli.main.main(arguments))
 
 
 def small_measure(*_: Any) -> Any:
@@ -58,7 +58,7 @@ def one_of_several(arguments: list[str], output: str, environment: dict[str, str
     with open(output, "w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-        sys.exit(dsjax.cli.main(arguments))
+        sys.exit(dsjax.cli.main.main(arguments))
 
 
 class SmallFiles:

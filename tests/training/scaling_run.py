@@ -10,7 +10,7 @@ import optax
 from dsjax.objectives import resolve
 from dsjax.policies.transformer import TransformerPolicy
 from dsjax.tasks import AdditionTask
-from dsjax.training.layout import Layout, data_mesh
+from dsjax.training.sharding import Layout, data_mesh
 from dsjax.training.sources import SOURCES, Setting
 from dsjax.training.step import TrainState, make_train_steps
 

@@ -23,7 +23,7 @@ from dsjax.training.checkpoints import (
     load_checkpoint,
     save_checkpoint,
 )
-from dsjax.training.layout import Layout, data_mesh
+from dsjax.training.sharding import Layout, data_mesh
 
 FACTS = {"measured": 3, "best": {"step": 1, "accuracy": 0.5}, "evaluations": {}}
 
@@ -244,5 +244,6 @@ def test_what_a_killed_process_left_is_cleaned(series):
 
 
 def test_orbax_is_imported_when_it_is_needed():
-    code = "import sys, dsjax.training.run, dsjax.cli; sys.exit('orbax' in sys.modules or 'tensorboard' in sys.modules)"
+    loaded = "'orbax' in sys.modules or 'tensorboard' in sys.modules"
+    code = f"import sys, dsjax.training.run, dsjax.cli.main; sys.exit({loaded})"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -11,7 +11,6 @@ import numpy as np
 import optax
 import pytest
 
-from dsjax.arms import ARMS, Arm
 from dsjax.attribution import pull_back
 from dsjax.errors import InputError
 from dsjax.objectives import resolve
@@ -20,6 +19,7 @@ from dsjax.policies import log_probs
 from dsjax.policies.transformer import TransformerPolicy
 from dsjax.process import DecisionSamplingProcess, Values
 from dsjax.tasks import AdditionTask
+from dsjax.training.arms import ARMS, Arm
 from dsjax.training.critic import critic_loss, token_values, with_critic
 from dsjax.training.sources import SOURCES, Setting
 from dsjax.training.step import TrainState, make_train_steps

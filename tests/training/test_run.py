@@ -19,18 +19,18 @@ import pytest
 from orbax.checkpoint import v1
 
 import dsjax.training.run as job
-from dsjax import arms
-from dsjax.arms import Arm
-from dsjax.cli import main
-from dsjax.configuration import from_dict, load, to_dict
+from dsjax.cli.main import main
+from dsjax.config import from_dict, load, to_dict
 from dsjax.errors import InputError
-from dsjax.files import write_json
+from dsjax.io import write_json
 from dsjax.objectives import resolve
+from dsjax.training import arms
+from dsjax.training.arms import Arm
 from dsjax.training.checkpoints import Checkpoints, StorageError, check_files, load_checkpoint
+from dsjax.training.config import MAY_CHANGE, TrainConfig
 from dsjax.training.divergence import not_finite
 from dsjax.training.loop import DivergedError
 from dsjax.training.run import Stopped, run
-from dsjax.training.run_config import MAY_CHANGE, TrainConfig
 from dsjax.training.start import read_params
 from dsjax.training.step import draw
 from tests.training import run_worker

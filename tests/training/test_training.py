@@ -11,13 +11,13 @@ import numpy as np
 import optax
 import pytest
 
-from dsjax.arms import ARMS, Arm
 from dsjax.errors import InputError
-from dsjax.files import write_atomically
+from dsjax.io import write_atomically
 from dsjax.objectives import resolve
 from dsjax.policies import log_probs
 from dsjax.policies.transformer import TransformerPolicy
 from dsjax.tasks import AdditionTask
+from dsjax.training.arms import ARMS, Arm
 from dsjax.training.checkpoints import load_params, save_params
 from dsjax.training.loop import DivergedError, adam, chunk_size, train
 from dsjax.training.sources import SOURCES, Setting

@@ -1,0 +1,367 @@
+"""The objective atlas: how each objective shares its exact expected gradient, for answers of 1 to 1024 tokens.
+
+Columns (docs/objectives.md): (i) coefficient per factor, (ii) per token, (iii) block share, (iv) decision share of
+energy and its Euclidean twin, (v) slope of that share against L, (vi) signs of the decision gradient, (vii) signal and
+noise, (viii) bias against grad J. Every number comes from the objective itself, through its coefficients on an exact
+law.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+
+from dsjax.atlas.laws import (
+    Enumerated,
+    Scenario,
+    Structure,
+    enumerate_at,
+    exact_values,
+    on_policy,
+    standard_scenario,
+    structure,
+)
+from dsjax.atlas.measure import Measured, measure
+from dsjax.attribution import component_gradients
+from dsjax.errors import require
+from dsjax.numerics import compile_quickly
+from dsjax.objectives import Objective, resolve
+
+LENGTHS = tuple(2**i for i in range(11))  # 1 .. 1024
+SHORT = 32  # programs are compiled for answers of at most this many tokens, and for the longest
+COMPARED = 5  # tokens at which structure and enumeration are compared,
+COMPARED_NODES = 3  # with fewer nodes than are used for the rows, so that the rule of the count is tested too
+THREADS = 2
+ROUNDING = 1e-9  # relative: what counts as equal, or as zero
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row: an objective, its options, and what it learns from.
+
+    Attributes:
+      objective: name in the registry, or `module:function`.
+      options: of the objective.
+      demonstrations: it sees demonstrations instead of the policy's own trajectories.
+      normalised: it divides by a group's standard deviation, whose exact law must know the returns that occur.
+    """
+
+    objective: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    demonstrations: bool = False
+    normalised: bool = False
+
+
+ENTRIES: dict[str, Entry] = {
+    "REINFORCE": Entry("reinforce"),
+    "RLOO": Entry("rloo"),
+    "RLOO, clipped": Entry("rloo_clipped"),
+    "GRPO": Entry("grpo", normalised=True),
+    "GSPO": Entry("gspo", normalised=True),
+    "DAPO": Entry("dapo", normalised=True),
+    "Dr.GRPO": Entry("dr_grpo", {"max_tokens": 2 * (LENGTHS[-1] + 1)}),
+    "CISPO": Entry("cispo", normalised=True),
+    "PPO, GAE 0.95": Entry("ppo", {"gae_lambda": 0.95}),
+    "REINFORCE++": Entry("reinforce_plus_plus"),
+    "per-turn baseline": Entry("biased_per_turn"),
+    "SFT": Entry("sft", {}, True),
+    "SFT, sum": Entry("sft_sequence_sum", {}, True),
+    "SFT, weight 32": Entry("sft", {"decision_weight": 32.0}, True),
+    "RFT": Entry("rft"),
+    "DFT": Entry("dft", {}, True),
+    "DPO": Entry("dpo"),
+    "IPO": Entry("ipo"),
+    "KL loss, k1": Entry("own_token_kl", {"estimator": "k1"}),
+    "KL loss, k2": Entry("own_token_kl", {"estimator": "k2"}),
+    "KL loss, k3": Entry("own_token_kl", {"estimator": "k3"}),
+    "trajectory KL": Entry("trajectory_kl"),
+    "reward + traj. KL": Entry("reinforce", {"reward_kl": 0.1}),
+    "entropy bonus": Entry("entropy_bonus"),
+}
+
+
+def _sign(x: np.ndarray, scale: float) -> np.ndarray:
+    """-1, 0 or 1; 0 for rounding dust."""
+    return np.where(np.abs(x) <= ROUNDING * scale, 0, np.sign(x)).astype(int)
+
+
+def is_zero(measured: Measured) -> bool:
+    """Whether the expected gradient is rounding dust against the gradients of single trajectories."""
+    signal = float(measured.energy_sample + measured.energy_decision)
+    return signal <= ROUNDING**2 * float(measured.noise.moment_sample + measured.noise.moment_decision)
+
+
+def sign_errors(measured: Measured, scenario: Scenario) -> dict[str, int]:
+    """(vi): states at which the gradient of the STOP logit has the wrong sign, or is 0, against r - V + c (T8)."""
+    values = exact_values(scenario)
+    truth = _sign(scenario.reward - values.V[1][:, None] + scenario.cost, 1.0)
+    gradient = np.asarray(measured.gradient.decide)[..., 0]
+    found = np.zeros_like(truth) if is_zero(measured) else _sign(gradient, float(np.abs(gradient).max()))
+    return {
+        "states": int(truth.size),
+        "wrong": int(((found != 0) & (found != truth)).sum()),
+        "zero": int((found == 0).sum()),
+    }
+
+
+def bias(measured: Measured) -> dict[str, float | None]:
+    """(viii): the part of G that is not along grad J, relative to the part that is; and how long that part is.
+
+    `scale` = <G, grad J>/<grad J, grad J> and `relative` = |G - scale grad J|/|scale grad J| in the Fisher metric of
+    the policy; `relative` is None where G has no part along grad J (scale <= 0, or rounding dust).
+    """
+    scale, along, across = (float(x) for x in (measured.scale, measured.along, measured.across))
+    if is_zero(measured) or scale <= 0 or along <= ROUNDING * across:
+        return {"scale": scale, "relative": None}
+    return {"scale": scale, "relative": across / along}
+
+
+def _ratio(x: Any, y: Any) -> float | None:
+    """x / y as a plain number; None where it is not defined."""
+    x, y = float(x), float(y)
+    return x / y if y > 0 and np.isfinite(x) else None
+
+
+def slope(shares: Mapping[int, float | None]) -> dict[str, float | None]:
+    """(v): least-squares slope of log(share) against log(L), its standard error, and that between the last two L."""
+    points = [(np.log(length), np.log(share)) for length, share in shares.items() if share is not None and share > 0]
+    if len(points) < 3 or len(points) < len(shares):
+        return {"value": None, "error": None, "tail": None}
+    x, y = (np.array(v) for v in zip(*points, strict=True))
+    centred = x - x.mean()
+    value = float(centred @ y / (centred @ centred))
+    rest = y - y.mean() - value * centred
+    error = float(np.sqrt(rest @ rest / (len(x) - 2) / (centred @ centred)))
+    return {"value": value, "error": error, "tail": float((y[-1] - y[-2]) / (x[-1] - x[-2]))}
+
+
+def _verdict(gaps: Sequence[Any]) -> str:
+    """Whether every trajectory has one coefficient for its decision and its sampling tokens, at every length."""
+    return "balanced" if max(float(gap) for gap in gaps) <= ROUNDING else "unbalanced"
+
+
+def _share_verdict(fit: Mapping[str, float | None]) -> str:
+    """Whether the share survives long answers: its slope at the longest ones is nearer to 0 than to -1."""
+    tail = fit["tail"]
+    return "undefined" if tail is None else "balanced" if tail > -0.5 else "unbalanced"
+
+
+@dataclass(frozen=True)
+class Row:
+    """All columns of one objective; `to_json` is the stored format."""
+
+    name: str
+    entry: Entry
+    lengths: tuple[int, ...]
+    measured: Sequence[Measured]  # one a length
+    signs: dict[str, dict[str, int] | None]  # by verifier: "binary", "graded"
+    gap: float  # against enumeration, relative to the largest entry of the gradient
+
+    def _by_length(self, value: Callable[[Measured], float | None]) -> dict[int, float | None]:
+        return {length: value(m) for length, m in zip(self.lengths, self.measured, strict=True)}
+
+    @property
+    def shares(self) -> dict[int, float | None]:
+        """(iv): E_d/(E_s + E_d) by length."""
+        return self._by_length(
+            lambda m: None if is_zero(m) else _ratio(m.energy_decision, m.energy_sample + m.energy_decision)
+        )
+
+    @property
+    def euclidean_shares(self) -> dict[int, float | None]:
+        """(iv), in logit space: |G_d|^2/(|G_s|^2 + |G_d|^2) by length."""
+        return self._by_length(
+            lambda m: None if is_zero(m) else _ratio(m.square_decision, m.square_sample + m.square_decision)
+        )
+
+    @property
+    def block_shares(self) -> dict[int, float | None]:
+        """(iii): the decisions' part of all absolute coefficients, by length."""
+        return self._by_length(lambda m: _ratio(m.block_share, 1.0))
+
+    @property
+    def unbiased(self) -> bool:
+        """Whether the expected gradient is a positive multiple of grad J at every length."""
+        found = [bias(m)["relative"] for m in self.measured]
+        return all(x is not None and x <= ROUNDING for x in found)
+
+    @property
+    def verdicts(self) -> dict[str, str]:
+        """Balanced or not, one verdict a convention."""
+        return {
+            "factor": _verdict([m.factor_gap for m in self.measured]),
+            "token": _verdict([m.token_gap for m in self.measured]),
+            "block": _share_verdict(slope(self.block_shares)),
+            "energy": _share_verdict(slope(self.shares)),
+            "euclidean": _share_verdict(slope(self.euclidean_shares)),
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, strict JSON (None for what is not defined); lengths are string keys."""
+
+        def keyed(values: Mapping[int, float | None]) -> dict[str, float | None]:
+            return {str(length): value for length, value in values.items()}
+
+        ends = (self.measured[0], self.measured[-1])
+        return {
+            "name": self.name,
+            "objective": self.entry.objective,
+            "options": dict(self.entry.options),
+            "data": "demonstrations" if self.entry.demonstrations else "own",
+            "shares": keyed(self.shares),
+            "euclidean_shares": keyed(self.euclidean_shares),
+            "block_shares": keyed(self.block_shares),
+            "factor_ratio": keyed(self._by_length(lambda m: _ratio(m.factor_ratio, 1.0))),
+            "token_ratio": keyed(self._by_length(lambda m: _ratio(m.token_ratio, 1.0))),
+            "slope": slope(self.shares),
+            "sign_errors": self.signs,
+            "snr": {
+                "sample": keyed(self._by_length(lambda m: _ratio(m.noise.signal_sample, m.noise.moment_sample))),
+                "decision": keyed(self._by_length(lambda m: _ratio(m.noise.signal_decision, m.noise.moment_decision))),
+            },
+            "bias": {**bias(ends[1]), "relative_at_shortest": bias(ends[0])["relative"], "unbiased": self.unbiased},
+            "verdicts": self.verdicts,
+            "enumeration_gap": self.gap,
+        }
+
+
+@dataclass(frozen=True)
+class _Laws:
+    """What every row shares: structures of one scenario, by (demonstrations, length)."""
+
+    scenario: Scenario
+    structures: dict[tuple[bool, int], Structure]
+    compared: dict[bool, Structure]
+    spelled: dict[bool, Enumerated]
+
+    @classmethod
+    def of(cls, scenario: Scenario, lengths: Sequence[int]) -> _Laws:
+        laws = {False: on_policy(scenario), True: scenario.demonstrator}
+        structures = {(d, n): structure(scenario, law, n) for d, law in laws.items() for n in lengths}
+        return cls(
+            scenario,
+            structures,
+            {d: structure(scenario, law, COMPARED, COMPARED_NODES) for d, law in laws.items()},
+            {d: enumerate_at(scenario, COMPARED, d) for d in laws},
+        )
+
+
+def _program(objective: Objective, laws: _Laws, longest: int) -> Callable[[Structure, Structure], Measured]:
+    like = next(iter(laws.structures.values()))
+    return compile_quickly(lambda x, own: measure(objective, laws.scenario, x, own, longest), like, like)
+
+
+def _objective(entry: Entry, scenario: Scenario) -> Objective:
+    options = dict(entry.options)
+    if entry.normalised:
+        options["reward_support"] = tuple(sorted({float(r) for r in scenario.reward.ravel()}))
+    return resolve(entry.objective, options)
+
+
+def _gap(entry: Entry, laws: _Laws, program: Callable[[Structure, Structure], Measured]) -> float:
+    """Largest difference to the gradient by enumeration at `COMPARED` tokens, relative to the largest entry."""
+    scenario = laws.scenario
+    measured = program(laws.compared[entry.demonstrations], laws.compared[False])
+    found, spelled = measured.gradient, laws.spelled[entry.demonstrations]
+    objective = _objective(entry, scenario)
+    gradients = compile_quickly(
+        lambda params, traj: component_gradients(spelled.policy, params, traj, objective), spelled.params, spelled.traj
+    )
+    true = gradients(spelled.params, spelled.traj)
+    sample, decide = np.asarray(true.sample["sample"]), np.asarray(true.decision["decide"])
+    pairs = ((found.first, sample[:, 0]), (found.filler, sample[:, 1]), (found.decide, decide))
+    worst = max(float(np.abs(np.asarray(f) - t).max()) for f, t in pairs)
+    # Against grad J too, for objectives whose own expected gradient is zero.
+    entries = (*(t for _, t in pairs), *jax.tree.leaves(measured.true_gradient))
+    return worst / max(float(np.abs(np.asarray(t)).max()) for t in entries)
+
+
+def _row(
+    name: str, entry: Entry, lengths: Sequence[int], binary: _Laws, graded: _Laws, tick: Callable[[], None]
+) -> Row:
+    with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
+        objective = _objective(entry, binary.scenario)
+        programs = {n: _program(objective, binary, n) for n in {SHORT, max(SHORT, *lengths)}}
+        measured = []
+        for length in lengths:
+            program = programs[SHORT if length <= SHORT else max(lengths)]
+            x, own = binary.structures[entry.demonstrations, length], binary.structures[False, length]
+            measured.append(jax.device_get(program(x, own)))
+            tick()
+        gap = _gap(entry, binary, programs[SHORT])
+        tick()
+        other = _program(_objective(entry, graded.scenario), graded, SHORT)
+        m = other(graded.structures[entry.demonstrations, SHORT], graded.structures[False, SHORT])
+        graded_signs = sign_errors(m, graded.scenario) if np.isfinite(m.gradient.decide).all() else None
+        tick()
+    signs = {"binary": sign_errors(measured[-1], binary.scenario), "graded": graded_signs}
+    return Row(name, entry, tuple(lengths), measured, signs, gap)
+
+
+def compute(
+    entries: Mapping[str, Entry] = ENTRIES,
+    lengths: Sequence[int] = LENGTHS,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Row]:
+    """The rows of these entries, in order, in float64.
+
+    Args:
+      entries: what to measure, by name.
+      lengths: answer lengths, increasing, 1 to 1024.
+      progress: called with (done, total) as work goes on.
+
+    Raises:
+      InputError: for lengths that are not increasing or outside of 1..1024, an unknown objective or option.
+    """
+    lengths = tuple(lengths)
+    allowed = f"increasing, 1..{LENGTHS[-1]}"
+    inside = bool(lengths) and all(1 <= n <= LENGTHS[-1] for n in lengths)
+    require(inside and list(lengths) == sorted(set(lengths)), "lengths", lengths, allowed)
+    for entry in entries.values():  # before any work
+        resolve(entry.objective, entry.options)
+    total, done = len(entries) * (len(lengths) + 2), 0
+
+    def tick() -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress(done, total)
+
+    with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
+        binary = _Laws.of(standard_scenario(), lengths)
+        graded = _Laws.of(standard_scenario(graded=True), (SHORT,))
+    with ThreadPoolExecutor(THREADS) as pool:
+        try:
+            jobs = [pool.submit(_row, n, entry, lengths, binary, graded, tick) for n, entry in entries.items()]
+            return [job.result() for job in jobs]
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+CURVES = {
+    "reward": "REINFORCE",
+    "SFT": "SFT",
+    "own-token KL": "KL loss, k2",
+    "trajectory KL": "trajectory KL",
+}
+
+
+def share_against_length(progress: Callable[[int, int], None] | None = None) -> list[dict[str, Any]]:
+    """The numbers of figure F1: rows {"objective", "length", "share" (energy), "euclidean_share", "block_share"}."""
+    rows = compute({label: ENTRIES[name] for label, name in CURVES.items()}, progress=progress)
+    return [
+        {
+            "objective": row.name,
+            "length": length,
+            "share": row.shares[length],
+            "euclidean_share": row.euclidean_shares[length],
+            "block_share": row.block_shares[length],
+        }
+        for row in rows
+        for length in row.lengths
+    ]

@@ -1,0 +1,1 @@
+"""Rollouts of any framework: reading and attributing them."""

@@ -1,0 +1,139 @@
+"""Settings of a preset of the arithmetic study, as its study.json gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, get_args
+
+from dsjax.config import from_dict, require_int, require_positive
+from dsjax.errors import InputError, require
+from dsjax.policies.base import History
+from dsjax.training.arms import Family, arm_of
+from dsjax.training.config import BASE, TrainConfig
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Step size and problems an update are chosen by a sweep, with the same effort for both families of arms.
+
+    Attributes:
+      sft: the arm that stands for all SFT arms.
+      reward: the arm that stands for all reward arms.
+      learning_rates: step sizes to try.
+      prompts: problems an update to try; one choice for all arms, which see the same problems.
+      seed: of the models of the sweep, which are used for nothing else.
+      problems: fresh in-distribution problems that the choice is made on; neither trained nor evaluated on.
+    """
+
+    sft: str = "sft-self"
+    reward: str = "rloo"
+    learning_rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3)
+    prompts: tuple[int, ...] = (32,)
+    seed: int = 1000
+    problems: int = 1000
+
+    def __post_init__(self) -> None:
+        for family in get_args(Family):
+            name = getattr(self, family)
+            require(arm_of(name).family == family, f"sweep.{family}", name, f"an arm of the family {family}")
+        for name in ("learning_rates", "prompts"):
+            require(bool(getattr(self, name)), f"sweep.{name}", getattr(self, name), "at least one value")
+        for rate in self.learning_rates:
+            require_positive("sweep.learning_rates", rate)
+        require_int("sweep.problems", self.problems, 1)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One preset.
+
+    Attributes:
+      arms: names of `dsjax.training.arms.ARMS`.
+      histories: what later rounds see of earlier ones.
+      seeds: trainings of everything, numbered from `first_seed`.
+      seeds_of: another number of them for a history, by its name.
+      first_seed: of the first.
+      train: fields of `TrainConfig` for all trainings.
+      base: more of them for the base.
+      arm: more of them for the arms.
+      sweep: how step sizes are chosen.
+      evaluation_problems: fixed held-out problems a split, after training (`train` has those along the training).
+      attempts: at each problem, for rules that use more than T attempts; history `none`.
+      theory: jobs without needs that give the numbers of figures about theory, `module:function` by name.
+      comparisons: pairs of models whose differences are reported, besides each arm's to the base.
+      shown: arms in the figures, in this order; all by default.
+    """
+
+    arms: tuple[str, ...]
+    histories: tuple[str, ...] = ("none", "full")
+    seeds: int = 3
+    seeds_of: dict[str, int] = field(default_factory=dict)
+    first_seed: int = 0
+    train: dict[str, Any] = field(default_factory=dict)
+    base: dict[str, Any] = field(default_factory=dict)
+    arm: dict[str, Any] = field(default_factory=dict)
+    sweep: Sweep = field(default_factory=Sweep)
+    evaluation_problems: int = 1000
+    attempts: int = 8
+    theory: dict[str, Any] = field(default_factory=dict)
+    comparisons: tuple[tuple[str, ...], ...] = ()
+    shown: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        require(bool(self.arms) and len(set(self.arms)) == len(self.arms), "arms", self.arms, "each arm once")
+        for name in self.arms:
+            require(arm_of(name).value_weight == 0, "arms", name, "arms without a critic")
+        for pair in self.comparisons:
+            require(len(pair) == 2, "comparisons", pair, "pairs of arms")
+            for name in pair:
+                arm_of(name)
+        for name in self.shown:
+            arm_of(name)
+        known = get_args(History)
+        ok = (
+            bool(self.histories) and len(set(self.histories)) == len(self.histories) and set(self.histories) <= {*known}
+        )
+        require(ok, "histories", self.histories, known)
+        for name in ("seeds", "evaluation_problems", "attempts"):
+            require_int(name, getattr(self, name), 1)
+        for name, number in self.seeds_of.items():
+            require(name in self.histories, "seeds_of", name, self.histories)
+            require_int(f"seeds_of.{name}", number, 1)
+        require_int("first_seed", self.first_seed, 0)
+        allowed = f"seeds that do not include {self.sweep.seed}, which is the sweep's"
+        apart = all(self.sweep.seed not in self.seeds_for(history) for history in self.histories)
+        require(apart, "first_seed", self.first_seed, allowed)
+        for name, arm in ((BASE, BASE), *((arm, arm) for arm in self.arms)):
+            self.config(arm, self.histories[0], self.first_seed, f"settings of {name}")
+        rounds = self.config(BASE, self.histories[0], 0).rounds
+        require(self.attempts >= rounds, "attempts", self.attempts, f"at least rounds = {rounds}")
+
+    def seeds_for(self, history: str) -> range:
+        """The seeds of a history's trainings."""
+        return range(self.first_seed, self.first_seed + self.seeds_of.get(history, self.seeds))
+
+    def config(self, arm: str, history: str, seed: int, where: str = "settings", **fields: Any) -> TrainConfig:
+        """The training of an arm, or of the base.
+
+        Raises:
+          InputError: for an unknown field or an impossible value.
+        """
+        own = self.base if arm == BASE else self.arm
+        for name in ("arm", "history", "seed", "init_from", "init_checkpoint"):
+            for given in (self.train, own):
+                require(name not in given, f"{where}.{name}", given.get(name), "nothing: the study sets it")
+        data: Mapping[str, Any] = {**self.train, **own, "arm": arm, "history": history, "seed": seed, **fields}
+        try:
+            return from_dict(TrainConfig, data)
+        except InputError as error:
+            raise InputError(f"{where}: {error.field}", error.received, error.allowed) from error
+
+    @classmethod
+    def read(cls, settings: Mapping[str, Any]) -> Settings:
+        """From the settings of a preset.
+
+        Raises:
+          InputError: for an unknown field or an impossible value.
+        """
+        return from_dict(cls, settings)

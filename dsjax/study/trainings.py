@@ -1,0 +1,185 @@
+"""The jobs of the study: sweep, bases, arms, evaluations.
+
+theory/NAME                   the numbers of a figure about theory
+sweep/base, sweep/FAMILY/..   the trainings that step size and problems an update are chosen by
+sweep/choice                  what they chose, on fresh in-distribution problems
+HISTORY/seed-S/base           a base
+HISTORY/seed-S/arms/ARM       an arm from it
+HISTORY/seed-S/evaluation     attempts of all of these models, and what each decider thinks of each
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import jax
+import numpy as np
+
+from dsjax.config import from_dict, to_dict
+from dsjax.evaluation.components import draw_pool, evaluation_sets, judge, quick_measures
+from dsjax.io import write_arrays
+from dsjax.policies.base import Params
+from dsjax.study.jobs import Done, Job, Progress
+from dsjax.study.settings import Settings
+from dsjax.training.arms import Family, arm_of
+from dsjax.training.config import BASE, TrainConfig
+from dsjax.training.run import run
+from dsjax.training.run_directory import RunDirectory
+from dsjax.training.start import read_params
+
+HERE = "dsjax.study.trainings"
+CHOICE = "sweep/choice"
+SWEEP_HISTORY = "none"
+RUN = "run"  # of a job that trains: the directory of `dsjax.training.run` in its own
+
+
+def jobs(settings: Mapping[str, Any]) -> list[Job]:
+    """The list of jobs of a preset.
+
+    Raises:
+      InputError: for settings that cannot be used.
+    """
+    asked = Settings.read(settings)
+    out = [Job(f"theory/{name}", kind) for name, kind in asked.theory.items()]
+    out += _sweep(asked)
+    for history in asked.histories:
+        for seed in asked.seeds_for(history):
+            folder = f"{history}/seed-{seed}"
+            base = _training(f"{folder}/{BASE}", asked.config(BASE, history, seed), ())
+            arms = [
+                _training(f"{folder}/arms/{arm}", asked.config(arm, history, seed), (base.name, CHOICE))
+                for arm in asked.arms
+            ]
+            options = {
+                "problems": asked.evaluation_problems,
+                "attempts": asked.attempts if history == "none" else None,
+                "models": [BASE, *asked.arms],
+            }
+            names = tuple(job.name for job in (base, *arms))
+            out += [base, *arms, Job(f"{folder}/evaluation", f"{HERE}:evaluate", options, names, _work(base) / 8)]
+    return out
+
+
+def _work(job: Job) -> float:
+    return float(job.options["config"]["updates"])
+
+
+def _training(name: str, config: TrainConfig, needs: tuple[str, ...]) -> Job:
+    return Job(name, f"{HERE}:train", {"config": to_dict(config)}, needs, float(config.updates))
+
+
+def _sweep(asked: Settings) -> list[Job]:
+    sweep = asked.sweep
+    base = _training(f"sweep/{BASE}", asked.config(BASE, SWEEP_HISTORY, sweep.seed), ())
+    out = [base]
+    for family in get_args(Family):
+        for rate in sweep.learning_rates:
+            for prompts in sweep.prompts:
+                fields = {"learning_rate": rate, "prompts": prompts}
+                config = asked.config(getattr(sweep, family), SWEEP_HISTORY, sweep.seed, **fields)
+                out.append(_training(f"sweep/{family}/rate-{rate:g}-prompts-{prompts}", config, (base.name,)))
+    names = tuple(job.name for job in out[1:])
+    return [*out, Job(CHOICE, f"{HERE}:choose", {"problems": sweep.problems}, names, _work(base) / 20)]
+
+
+def train(options: Mapping[str, Any], directory: RunDirectory, needs: Mapping[str, Done], progress: Progress) -> Any:
+    """One training: without needs a base, else from the base needed, and as `sweep/choice` says if that is needed."""
+    fields = dict(options["config"])
+    arm = fields["arm"]
+    for name, need in needs.items():
+        if name == CHOICE:
+            chosen = need.result["chosen"]
+            fields |= {"learning_rate": chosen[arm_of(arm).family], "prompts": chosen["prompts"]}
+        else:
+            fields |= {"init_from": str(need.folder / RUN), "init_checkpoint": "last"}
+    config = from_dict(TrainConfig, fields)
+    result = run(config, directory.path / RUN, advance=lambda step, row: progress(step, config.updates))
+    return {"config": to_dict(config), "updates": result["updates"], **_tokens(config, directory.path / RUN)}
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a training's metrics."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def _tokens(config: TrainConfig, folder: Path) -> dict[str, int]:
+    """Tokens that the loss saw, and tokens sampled to make its data, in the whole training."""
+    trained = sum(row["tokens_trained"] for row in rows_of(folder) if row["kind"] == "train") * config.chunk
+    source = config.objective_of.source
+    attempts = {"base-answers": 1, "own-answers": 1}.get(source, config.rounds if "policy" in source else 0)
+    sampled = config.updates * config.prompts * config.group * attempts * config.task.length
+    return {"tokens_trained": round(trained), "tokens_sampled": sampled}
+
+
+def _params(config: TrainConfig, need: Done) -> Params:
+    fields = {**to_dict(config), "init_from": str(need.folder / RUN), "init_checkpoint": "last"}
+    return read_params(from_dict(TrainConfig, fields))
+
+
+def choose(options: Mapping[str, Any], directory: RunDirectory, needs: Mapping[str, Done], progress: Progress) -> Any:
+    """Step size of each family and problems an update, by final accuracy on fresh in-distribution problems.
+
+    First the problems an update, common to all arms: best mean over the families of the best over step sizes. Then the
+    best step size of each family.
+    """
+    del directory
+    table = []
+    for done, need in enumerate(needs.values()):
+        config = from_dict(TrainConfig, need.result["config"])
+        problems = config.task.training_problems(config.key("validation"), options["problems"])
+        key = config.key("validation attempts")
+        pool, log_stop = draw_pool(config.policy, _params(config, need), config.task, problems, key, config.rounds)
+        measures = quick_measures(np.asarray(pool.right), np.asarray(log_stop), config.history)
+        row = {"family": config.objective_of.family, "arm": config.arm, "learning_rate": config.learning_rate}
+        table.append({**row, "prompts": config.prompts, **measures})
+        progress(done + 1, len(needs))
+    return {"table": table, "chosen": chosen_of(table)}
+
+
+def chosen_of(table: list[dict[str, Any]]) -> dict[str, Any]:
+    """{"prompts", "sft": step size, "reward": step size} of the rows of a sweep."""
+    families = get_args(Family)
+
+    def best(family: str, prompts: int) -> dict[str, Any]:
+        rows = [row for row in table if row["family"] == family and row["prompts"] == prompts]
+        return max(rows, key=lambda row: row["accuracy"])
+
+    def quality(prompts: int) -> float:
+        return sum(best(family, prompts)["accuracy"] for family in families)
+
+    prompts = max(dict.fromkeys(row["prompts"] for row in table), key=quality)
+    return {"prompts": prompts, **{family: best(family, prompts)["learning_rate"] for family in families}}
+
+
+def evaluate(options: Mapping[str, Any], directory: RunDirectory, needs: Mapping[str, Done], progress: Progress) -> Any:
+    """Attempts of every model and the verdict of every decider on them, as one file SPLIT.npz a split.
+
+    `right` bool[M, N, K] and `answers` i8[M, N, K, L] of the samplers; `own` f32[M, N, K] log pi_d(STOP) of each model
+    on its own attempts; `log_stop` f32[M, M, N, T] of (sampler, decider) on the first T. N problems, K attempts.
+    """
+    models = dict(zip(options["models"], needs.values(), strict=True))
+    config = from_dict(TrainConfig, next(iter(models.values())).result["config"])
+    policy, task, key = config.policy, config.task, config.key("evaluation")
+    attempts = options["attempts"] or config.rounds
+    params = {name: _params(config, need) for name, need in models.items()}
+    sets = evaluation_sets(task, task.splits, options["problems"])
+    done = 0
+    for split, problems in sets.items():
+        arrays: dict[str, list[Any]] = {"right": [], "answers": [], "own": [], "log_stop": []}
+        for name in models:
+            pool, own = draw_pool(policy, params[name], task, problems, key, attempts)
+            first = jax.tree.map(lambda x: x[:, : config.rounds], pool).replace(prompt=pool.prompt)
+            verdicts = [
+                own[:, : config.rounds] if other == name else judge(policy, params[other], first) for other in models
+            ]
+            arrays["right"].append(np.asarray(pool.right))
+            arrays["answers"].append(np.asarray(pool.answers, np.int8))
+            arrays["own"].append(np.asarray(own))
+            arrays["log_stop"].append(np.stack([np.asarray(v) for v in verdicts]))
+            done += 1
+            progress(done, len(sets) * len(models))
+        write_arrays(directory.path / f"{split}.npz", {k: np.stack(v) for k, v in arrays.items()})
+    return {"config": to_dict(config), "models": list(models), "splits": list(sets)}

@@ -1,0 +1,225 @@
+"""What a long training run is asked to do: fields, their limits, and which of them may change when it resumes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import jax
+import optax
+
+from dsjax.config import require_int, require_positive
+from dsjax.errors import require
+from dsjax.policies.base import History
+from dsjax.policies.rollout import require_temperature
+from dsjax.policies.transformer import Dtype, TransformerPolicy
+from dsjax.tasks import TASKS, AdditionTask, MultiplicationTask, Operation
+from dsjax.training.arms import ARMS, Arm, arm_of
+from dsjax.training.sharding import Layout, ParameterSharding, data_mesh
+from dsjax.training.sources import Setting
+
+BASE = "base"
+Which = Literal["best", "last"]
+
+# Everything else changes the numbers: the samples, the loss, the order of updates, or what is measured and chosen.
+SAME_NUMBERS = {
+    "updates": "problems and samples of an update do not depend on where the run ends",
+    "checkpoint_every": "a checkpoint reads the state and changes nothing",
+    "keep": "only the number of checkpoints on disk",
+    "tensorboard": "another copy of metrics.jsonl",
+}
+SAME_UP_TO_ROUNDING = {
+    "devices": "the same sums in another order, so that a run can move to another machine",
+    "parameter_sharding": "where parameters lie, not what they are",
+    "microbatch": "the same sums in another order, so that a run can move to smaller devices",
+}
+MAY_CHANGE = (*SAME_NUMBERS, *SAME_UP_TO_ROUNDING)
+
+
+def purpose_key(seed: int, purpose: str) -> jax.Array:
+    """An independent stream of keys for each purpose of a run with this seed."""
+    return jax.random.fold_in(jax.random.key(seed), int.from_bytes(purpose.encode(), "big") % (2**31 - 1))
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of `dsjax train`.
+
+    Attributes:
+      seed: of everything random but the evaluation problems, which are fixed.
+      operation: the task: `addition` or `multiplication`.
+      digits: D of the task.
+      width: digits written per operand; 0 means D.
+      rounds: T.
+      layers: of the transformer.
+      model_width: of the transformer.
+      heads: of the transformer.
+      history: what a later round sees of earlier ones, `none` or `full`.
+      separate_trunks: one trunk per component instead of a shared one.
+      arm: what to train: a name of `dsjax.training.arms.ARMS`, or `base`: demonstrations with one-digit errors, in
+        all rows or, with history `full`, in half of them.
+      init_from: directory of another run: its parameters are the start and the frozen base; None: random parameters.
+      init_checkpoint: which checkpoint of that run: `best` in distribution, or `last`.
+      decision_weight: weight of the decision token in the loss of `base`.
+      updates: number of updates, a multiple of evaluate_every.
+      chunk: updates per compiled call. Ctrl-C waits for the call that is running.
+      evaluate_every: updates between measurements, a multiple of chunk.
+      checkpoint_every: updates between checkpoints; saved at the next end of a chunk.
+      keep: newest checkpoints to keep, besides the best.
+      learning_rate: Adam step size.
+      decay_updates: over how many updates the step size falls to 0, as (1 + cos(pi update/decay_updates))/2; at least
+        `updates`, or 0: it stays.
+      clip_norm: global gradient norm to clip to.
+      prompts: problems an update.
+      group: episodes (or labelled answers) a problem.
+      temperature: of sampling in training; evaluation samples at 1.
+      cost: of a resample, c.
+      imitate_errors: whether SFT copies the wrong answers that its demonstrations show.
+      longer_share: part of the problems of each update that have longer operands (the split `longer`), below 1.
+      evaluation_problems: fixed held-out problems a split.
+      tensorboard: also write TensorBoard event files (needs the extra `tensorboard`).
+      devices: that share an update; None is all there are.
+      parameter_sharding: `replicated`, or `fsdp`: parameters and optimiser state are split over the devices.
+      microbatch: sequences a device runs at a time, computed again for their gradient; 0 for all at once, without that;
+        None lets the backend decide (see `Layout`).
+      dtype: that the trunk computes in; parameters and heads stay in float32.
+    """
+
+    seed: int = 0
+    operation: Operation = "addition"
+    digits: int = 3
+    width: int = 0
+    rounds: int = 3
+    layers: int = 2
+    model_width: int = 64
+    heads: int = 4
+    history: History = "none"
+    separate_trunks: bool = False
+    arm: str = "rloo"
+    init_from: str | None = None
+    init_checkpoint: Which = "best"
+    decision_weight: float = 3.0
+    updates: int = 1000
+    chunk: int = 10
+    evaluate_every: int = 100
+    checkpoint_every: int = 100
+    keep: int = 3
+    learning_rate: float = 1e-4
+    decay_updates: int = 0
+    clip_norm: float = 1.0
+    prompts: int = 32
+    group: int = 8
+    temperature: float = 1.0
+    cost: float = 0.0
+    imitate_errors: bool = False
+    longer_share: float = 0.0
+    evaluation_problems: int = 256
+    tensorboard: bool = False
+    devices: int | None = 1
+    parameter_sharding: ParameterSharding = "replicated"
+    microbatch: int | None = None
+    dtype: Dtype = "float32"
+
+    def __post_init__(self) -> None:
+        require_int("seed", self.seed, 0)
+        require(self.seed < 2**32, "seed", self.seed, "0..2^32-1")
+        require_int("rounds", self.rounds, 2, "with one round there is nothing to decide")
+        for name in (
+            *("layers", "model_width", "heads", "updates", "chunk", "evaluate_every", "checkpoint_every"),
+            *("prompts", "evaluation_problems"),
+        ):
+            require_int(name, getattr(self, name), 1)
+        require_int("keep", self.keep, 2, "the newest may turn out to be damaged")
+        for name in ("learning_rate", "clip_norm"):
+            require_positive(name, getattr(self, name))
+        require_temperature(self.temperature)
+        for name in ("cost", "decision_weight"):
+            value = getattr(self, name)
+            require(0 <= value < float("inf"), name, value, ">= 0 and finite")
+        for name, kind in (
+            ("operation", Operation),
+            ("history", History),
+            ("init_checkpoint", Which),
+            ("parameter_sharding", ParameterSharding),
+            ("dtype", Dtype),
+        ):
+            require(getattr(self, name) in get_args(kind), name, getattr(self, name), get_args(kind))
+        for name, factor in (("model_width", "heads"), ("evaluate_every", "chunk"), ("updates", "evaluate_every")):
+            value, of = getattr(self, name), getattr(self, factor)
+            require(value % of == 0, name, value, f"a multiple of {factor} = {of}")
+        require_int("decay_updates", self.decay_updates, 0)
+        decays = self.decay_updates == 0 or self.decay_updates >= self.updates
+        require(decays, "decay_updates", self.decay_updates, f"0, or at least updates = {self.updates}")
+        require(self.arm in (BASE, *ARMS), "arm", self.arm, (BASE, *ARMS))
+        reward = self.objective_of.family == "reward"
+        require_int("group", self.group, 2 if reward else 1, "a leave-one-out baseline needs others" if reward else "")
+        if self.devices is not None:
+            require_int("devices", self.devices, 1)
+        if self.microbatch is not None:
+            require_int("microbatch", self.microbatch, 0, "0 is the whole batch")
+        exists = self.longer_share == 0 or "longer" in self.task.splits
+        allowed = "0 <= longer_share < 1; above 0 only with width > digits"
+        require(0 <= self.longer_share < 1 and exists, "longer_share", self.longer_share, allowed)
+
+    @property
+    def objective_of(self) -> Arm:
+        """Source, objective and component that train."""
+        if self.arm == BASE:
+            source = "synthetic" if self.history == "none" else "synthetic-half"
+            return Arm(source, "sft", "sft", {"decision_weight": self.decision_weight})
+        return arm_of(self.arm)
+
+    @property
+    def step_size(self) -> optax.ScalarOrSchedule:
+        """Of Adam: a number, or a function of the number of updates made."""
+        if self.decay_updates == 0:
+            return self.learning_rate
+        return optax.cosine_decay_schedule(self.learning_rate, self.decay_updates)
+
+    @property
+    def task(self) -> AdditionTask | MultiplicationTask:
+        """The task."""
+        return TASKS[self.operation](self.digits, self.width)
+
+    @property
+    def policy(self) -> TransformerPolicy:
+        """The policy; with a critic if the arm trains one."""
+        return TransformerPolicy.for_task(
+            self.task,
+            self.rounds,
+            layers=self.layers,
+            width=self.model_width,
+            heads=self.heads,
+            history=self.history,
+            separate_trunks=self.separate_trunks,
+            dtype=self.dtype,
+            critic=self.objective_of.value_weight > 0,
+        )
+
+    @property
+    def setting(self) -> Setting:
+        """What training shares."""
+        return Setting(
+            self.task,
+            self.rounds,
+            self.prompts,
+            self.group,
+            self.temperature,
+            self.cost,
+            self.imitate_errors,
+            self.longer_share,
+        )
+
+    def layout(self) -> Layout:
+        """Where an update runs.
+
+        Raises:
+          InputError: for more devices than there are.
+        """
+        alone = self.devices == 1 and jax.process_count() == 1
+        mesh = None if alone else data_mesh(self.devices)
+        return Layout(mesh, self.parameter_sharding, self.microbatch)
+
+    def key(self, purpose: str) -> jax.Array:
+        """A key for each purpose; runs with the same seed share `problems`."""
+        return purpose_key(self.seed, purpose)

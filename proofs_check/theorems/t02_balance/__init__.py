@@ -1,0 +1,1 @@
+"""T2: see numeric.py."""

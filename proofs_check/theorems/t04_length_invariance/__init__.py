@@ -1,0 +1,1 @@
+"""T4: see numeric.py."""

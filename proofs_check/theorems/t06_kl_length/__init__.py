@@ -1,0 +1,1 @@
+"""T6: see numeric.py."""

@@ -1,0 +1,1 @@
+"""T7: see numeric.py."""

@@ -1,0 +1,1 @@
+"""T9: see numeric.py."""

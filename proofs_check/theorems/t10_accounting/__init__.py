@@ -1,0 +1,1 @@
+"""T10: see numeric.py."""

@@ -1,0 +1,1 @@
+"""T11: see numeric.py."""

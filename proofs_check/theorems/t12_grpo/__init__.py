@@ -1,0 +1,1 @@
+"""T12: see numeric.py."""

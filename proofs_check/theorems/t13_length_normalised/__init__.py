@@ -1,0 +1,1 @@
+"""T13: see numeric.py."""

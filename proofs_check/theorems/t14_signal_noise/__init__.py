@@ -1,0 +1,1 @@
+"""T14: see numeric.py."""

@@ -1,0 +1,1 @@
+"""T15: see numeric.py."""

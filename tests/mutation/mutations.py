@@ -1,0 +1,970 @@
+"""The errors that are planted: one place each, a plausible slip that still runs.
+
+Each names the theorems and tests that should notice it, the theorems first. An error that no check notices is a check
+that is missing; an edit that changes no result (an equivalent program) does not belong here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One planted error.
+
+    Attributes:
+      id: short name.
+      file: of the library, from the root of the repository.
+      old: text that occurs exactly once in the file.
+      new: what takes its place.
+      wrong: what is wrong then, in words.
+      theorems: ids whose checks are tried first.
+      tests: pytest node ids that are tried next.
+    """
+
+    id: str
+    file: str
+    old: str
+    new: str
+    wrong: str
+    theorems: tuple[str, ...]
+    tests: tuple[str, ...]
+
+    def apply(self, source: str) -> str:
+        """The file's text with the error in it.
+
+        Raises:
+          ValueError: if the text to replace does not occur exactly once.
+        """
+        found = source.count(self.old)
+        if found != 1:
+            raise ValueError(f"mutation {self.id}: the text occurs {found} times in {self.file}, not once: {self.old}")
+        return source.replace(self.old, self.new)
+
+
+def _in(
+    file: str, theorems: tuple[str, ...], tests: tuple[str, ...], *rows: tuple[str, str, str, str, dict]
+) -> tuple[Mutation, ...]:
+    """Mutations (id, old, new, wrong, other evidence) of one file, with that file's evidence by default."""
+    return tuple(
+        Mutation(name, file, old, new, wrong, other.get("theorems", theorems), other.get("tests", tests))
+        for name, old, new, wrong, other in rows
+    )
+
+
+_ADVANTAGES = "tests/objectives/test_advantages.py"
+_SAMPLED = f"{_ADVANTAGES}::test_sampled_groups_match_numpy"
+_ON_LAW = f"{_ADVANTAGES}::test_exact_laws_match_every_group_written_out"
+_FAR_OFF = "tests/objectives/test_objectives.py::test_far_off_policy"
+_FOUND = "tests/test_mutants.py"  # what earlier mutation runs found missing
+_KL = "tests/objectives/test_kl.py"
+_REDUCTIONS = "tests/objectives/test_reductions.py"
+_PREFERENCE = "tests/objectives/test_preference.py"
+_TOKENS = "tests/objectives/test_token_advantages.py"
+_ATTRIBUTION = "tests/test_attribution.py"
+_ACCOUNTING = "tests/evaluation/test_accounting.py"
+_SIGNAL = "tests/test_signal_noise.py"
+_TRAJECTORIES = "tests/test_trajectories.py"
+
+
+def _coefficients(*variants: str) -> tuple[str, ...]:
+    node = "tests/objectives/test_objectives.py::test_coefficients_are_the_closed_forms"
+    return tuple(f"{node}[{variant}-False]" for variant in variants)
+
+
+def _process(*tests: str) -> tuple[str, ...]:
+    return tuple(f"tests/test_process.py::test_{test}[V2-L2-T2-Q2-none-c0.15]" for test in tests)
+
+
+MUTATIONS: tuple[Mutation, ...] = (
+    *_in(
+        "dsjax/objectives/advantages.py",
+        ("T2",),
+        (_SAMPLED,),
+        (
+            "loo-size",
+            "jnp.maximum(size_B - 1.0, 1.0)",
+            "jnp.maximum(size_B, 1.0)",
+            "leave-one-out: mean of the others divided by G for G - 1",
+            {"theorems": ("T14",)},
+        ),
+        (
+            "loo-self",
+            "(_group_sum(reward_B, traj)[traj.group] - reward_B)",
+            "(_group_sum(reward_B, traj)[traj.group])",
+            "leave-one-out: the trajectory's own return left in its baseline",
+            {"theorems": ("T14",)},
+        ),
+        (
+            "loo-exact-sign",
+            "return reward_B - _group_mean(reward_B, traj)",
+            "return reward_B + _group_mean(reward_B, traj)",
+            "leave-one-out on an exact law: baseline added instead of subtracted",
+            {},
+        ),
+        (
+            "batch-mean-weights",
+            "jnp.sum(traj.weight * reward_B) / jnp.where(mass > 0, mass, 1.0)",
+            "jnp.mean(reward_B)",
+            "batch mean that ignores the law",
+            {},
+        ),
+        (
+            "group-mean-factor",
+            "(group_size - 1) / group_size * leave_one_out(reward_B, traj)",
+            "leave_one_out(reward_B, traj)",
+            "group mean on an exact law without (G - 1)/G",
+            {"theorems": (), "tests": (f"{_ON_LAW}[group_mean-binary-3]",)},
+        ),
+        (
+            "grpo-std-unbiased",
+            "variance_B = _group_sum(centred_B * centred_B, traj)[traj.group] / size_B",
+            "variance_B = _group_sum(centred_B * centred_B, traj)[traj.group] / (size_B - 1.0)",
+            "GRPO: sample standard deviation (G - 1) for the population's (G)",
+            {"theorems": ()},
+        ),
+        (
+            "grpo-exact-std-unbiased",
+            "variance_BxN = (spread_BxN + (reward_B[:, None] - mean_BxN) ** 2) / group_size",
+            "variance_BxN = (spread_BxN + (reward_B[:, None] - mean_BxN) ** 2) / (group_size - 1)",
+            "GRPO on an exact law: sample standard deviation for the population's",
+            {"theorems": ("T12",), "tests": (f"{_ON_LAW}[group_normalised-binary-3]",)},
+        ),
+        (
+            "grpo-exact-own-return",
+            "variance_BxN = (spread_BxN + (reward_B[:, None] - mean_BxN) ** 2) / group_size",
+            "variance_BxN = spread_BxN / group_size",
+            "GRPO on an exact law: own return left out of the standard deviation",
+            {"theorems": ("T12",), "tests": (f"{_ON_LAW}[group_normalised-binary-3]",)},
+        ),
+        (
+            "grpo-exact-group-size",
+            "_compositions(group_size - 1, len(reward_support))",
+            "_compositions(group_size, len(reward_support))",
+            "GRPO on an exact law: G other members for G - 1",
+            {"theorems": ("T12",), "tests": (f"{_ON_LAW}[group_normalised-binary-3]",)},
+        ),
+        (
+            "grpo-epsilon",
+            "centred / (std + epsilon_)",
+            "centred / std",
+            "GRPO: epsilon not added to the standard deviation",
+            {"theorems": ()},
+        ),
+        (
+            "grpo-dust",
+            "dust_B = (2 * size_B",
+            "dust_B = (0 * size_B",
+            "GRPO: rounding dust of a degenerate group divided by itself",
+            {"theorems": (), "tests": (f"{_ADVANTAGES}::test_degenerate_groups_give_exactly_zero",)},
+        ),
+        (
+            "grpo-exact-dust",
+            "dust = (2 * group_size",
+            "dust = (0 * group_size",
+            "GRPO on an exact law: rounding dust of equal returns divided by itself",
+            {"theorems": (), "tests": (f"{_FOUND}::test_equal_returns_of_an_exact_law_give_exactly_zero",)},
+        ),
+        (
+            "grpo-exact-prompt-mass",
+            "law_QxK = law_QxK / jnp.where(mass_Q > 0, mass_Q, 1.0)[:, None]",
+            "law_QxK = law_QxK / jnp.sum(mass_Q)",
+            "GRPO on an exact law: joint law of prompt and return for the prompt's own",
+            {"theorems": ("T12",), "tests": (f"{_ON_LAW}[group_normalised-binary-3]",)},
+        ),
+        (
+            "support-silent",
+            "return jnp.where(covered, advantage_B, jnp.nan)",
+            "return advantage_B",
+            "GRPO on an exact law: a number for returns outside of the stated support",
+            {"theorems": (), "tests": (f"{_ADVANTAGES}::test_mass_outside_of_the_reward_support[1e-08]",)},
+        ),
+        (
+            "advantage-gradient",
+            "return jax.lax.stop_gradient(ADVANTAGES[name](reward, traj, **options))",
+            "return ADVANTAGES[name](reward, traj, **options)",
+            "gradient flows through the advantage",
+            {"theorems": (), "tests": (f"{_ADVANTAGES}::test_no_gradient_flows_through_an_advantage",)},
+        ),
+    ),
+    *_in(
+        "dsjax/objectives/aggregation.py",
+        ("T1",),
+        (f"{_REDUCTIONS}::test_aggregations",),
+        (
+            "sequence-sum-weights",
+            "return jnp.sum(traj.weight * total_B), jnp.sum(traj.weight)\n",
+            "return jnp.sum(total_B), jnp.sum(traj.weight)\n",
+            "sum over sequences without the law",
+            {},
+        ),
+        (
+            "sequence-mean-length",
+            "traj.weight * total_B / jnp.maximum(traj.num_tokens, 1.0)",
+            "traj.weight * total_B",
+            "mean over sequences of sums: 1/T_i dropped",
+            {"theorems": ("T13",)},
+        ),
+        (
+            "token-mean-count",
+            "jnp.sum(traj.weight * traj.num_tokens)",
+            "jnp.sum(traj.weight)",
+            "token mean divided by sequences for tokens",
+            {"theorems": ("T5",)},
+        ),
+        (
+            "constant-count",
+            "return total, longest * mass",
+            "return total, mass",
+            "Lmax left out of the constant normaliser",
+            {"theorems": ()},
+        ),
+        (
+            "aggregation-mask",
+            "return jnp.where(mask_BxS, value_BxS, 0.0)",
+            "return value_BxS",
+            "values outside of the masks kept",
+            {
+                "theorems": (),
+                "tests": ("tests/objectives/test_objectives.py::test_nothing_leaks_from_behind_the_masks[reinforce]",),
+            },
+        ),
+    ),
+    *_in(
+        "dsjax/objectives/kl.py",
+        ("T6",),
+        (f"{_KL}::test_estimates_are_their_closed_forms",),
+        ("k2-half", "0.5 * log_ratio_BxS**2", "log_ratio_BxS**2", "k2 = x^2 without its half", {}),
+        (
+            "k3-reversed",
+            "return jnp.expm1(-x_BxS) + x_BxS",
+            "return jnp.expm1(x_BxS) - x_BxS",
+            "k3 of the inverted ratio",
+            {"theorems": ()},
+        ),
+        (
+            "k3-cap",
+            "x_BxS = jnp.maximum(log_ratio_BxS, -LOG_RATIO_LIMIT)",
+            "x_BxS = log_ratio_BxS",
+            "k3 overflows far below the reference",
+            {"theorems": ()},
+        ),
+        (
+            "k3-ratio-gradient",
+            'ratio(logp_BxS, traj, "token") * estimate',
+            'jax.lax.stop_gradient(ratio(logp_BxS, traj, "token")) * estimate',
+            "k3 times a ratio without its gradient: the forward KL for the reverse one",
+            {"theorems": (), "tests": (f"{_KL}::test_expected_gradient_of_own_token_kl[k3_ratio]",)},
+        ),
+        (
+            "log-ratio-sign",
+            'masked(logp_BxS - recorded(traj, "ref_logp"), traj.mask)',
+            'masked(recorded(traj, "ref_logp") - logp_BxS, traj.mask)',
+            "log pi_ref/pi for log pi/pi_ref",
+            {"tests": (f"{_KL}::test_log_ratio_is_zero_and_flat_behind_the_masks",)},
+        ),
+        (
+            "reward-kl-sign",
+            "jax.lax.stop_gradient(traj.reward - beta * drift_B)",
+            "jax.lax.stop_gradient(traj.reward + beta * drift_B)",
+            "KL added to the return for a penalty",
+            {"theorems": ("T2",), "tests": (f"{_KL}::test_reward_with_kl_is_data",)},
+        ),
+        (
+            "token-reward-kl-sign",
+            "jax.lax.stop_gradient(reward_BxS - beta * log_ratio",
+            "jax.lax.stop_gradient(reward_BxS + beta * log_ratio",
+            "KL added to the token's reward for a penalty",
+            {"theorems": (), "tests": _coefficients("reinforce, KL token by token")},
+        ),
+    ),
+    *_in(
+        "dsjax/objectives/ratios.py",
+        ("T15",),
+        _coefficients("grpo", "grpo, asymmetric clip", "gspo, wide clip"),
+        (
+            "ratio-inverted",
+            'masked(logp_BxS - recorded(traj, "old_logp"), traj.mask)',
+            'masked(recorded(traj, "old_logp") - logp_BxS, traj.mask)',
+            "pi_old/pi for pi/pi_old",
+            {},
+        ),
+        (
+            "recorded-gradient",
+            "return jax.lax.stop_gradient(x)",
+            "return x",
+            "gradient flows through the recorded log-probs",
+            {"theorems": (), "tests": (f"{_REDUCTIONS}::test_reductions",)},
+        ),
+        (
+            "ratio-cap",
+            "jnp.exp(jnp.minimum(x, LOG_RATIO_LIMIT))",
+            "jnp.exp(x)",
+            "ratio overflows far off-policy",
+            {"theorems": (), "tests": (f"{_FAR_OFF}[grpo-1000.0]",)},
+        ),
+        (
+            "ppo-maximum",
+            "-jnp.minimum(rho * A,",
+            "-jnp.maximum(rho * A,",
+            "clipped surrogate: the larger of the two for the smaller",
+            {},
+        ),
+        (
+            "ppo-no-lower-clip",
+            "jnp.clip(rho, low, high) * A)",
+            "jnp.minimum(rho, high) * A)",
+            "clipped surrogate without its lower clip",
+            {},
+        ),
+        (
+            "cispo-gradient",
+            "-jax.lax.stop_gradient(jnp.clip(rho, low, high)) * A * logp",
+            "-jnp.clip(rho, low, high) * A * logp",
+            "CISPO: gradient flows through the clipped ratio",
+            {"theorems": (), "tests": _coefficients("cispo")},
+        ),
+        (
+            "geometric-length",
+            "return _sequence(log_rho_BxS, traj) / jnp.maximum(traj.num_tokens, 1.0)[:, None]",
+            "return _sequence(log_rho_BxS, traj)",
+            "GSPO's ratio without the 1/T_i in the exponent",
+            {},
+        ),
+    ),
+    *_in(
+        "dsjax/objectives/surrogate.py",
+        ("T1",),
+        _coefficients("reinforce"),
+        (
+            "surrogate-sign",
+            "value_BxS = -A_BxS * logp_BxS",
+            "value_BxS = A_BxS * logp_BxS",
+            "REINFORCE descends the return",
+            {},
+        ),
+        (
+            "given-advantage-gradient",
+            "A = jax.lax.stop_gradient(advantage)",
+            "A = 1.0 * advantage",
+            "gradient flows through advantages that are given",
+            {
+                "theorems": (),
+                "tests": (f"{_FOUND}::test_advantages_that_are_given_are_data",),
+            },
+        ),
+        (
+            "kl-shaping",
+            "shaped = token_rewards_with_kl if advantage in advantages.TOKEN_ADVANTAGES else reward_with_kl",
+            "shaped = reward_with_kl",
+            "KL of the whole trajectory paid at its last token, for advantages per token",
+            {"theorems": (), "tests": _coefficients("reinforce, KL token by token")},
+        ),
+        (
+            "token-kl-aggregation",
+            "estimator=kl_estimator, **reduction)",
+            "estimator=kl_estimator)",
+            "KL in the loss summed where the objective is a mean",
+            {"theorems": (), "tests": _coefficients("grpo, both KL")},
+        ),
+        (
+            "clip-high-ignored",
+            "logp_BxS, 1 - clip, 1 + high)",
+            "logp_BxS, 1 - clip, 1 + clip)",
+            "upper clip taken from the lower one",
+            {"theorems": (), "tests": (f"{_FOUND}::test_default_clips[dapo]",)},
+        ),
+        (
+            "entropy-sign",
+            "total += entropy * entropy_bonus",
+            "total -= entropy * entropy_bonus",
+            "entropy bonus lowers the entropy",
+            {"theorems": (), "tests": _coefficients("reinforce, entropy")},
+        ),
+        (
+            "trajectory-kl-sign",
+            "reward=jnp.zeros_like(traj.reward)), reward_kl=1.0)",
+            "reward=jnp.zeros_like(traj.reward)), reward_kl=-1.0)",
+            "trajectory KL ascends",
+            {"theorems": ("T6",), "tests": _coefficients("trajectory KL")},
+        ),
+        (
+            "dr-grpo-normaliser",
+            'aggregation="constant"',
+            'aggregation="sequence_sum"',
+            "Dr.GRPO without its constant normaliser",
+            {"theorems": (), "tests": _coefficients("dr_grpo")},
+        ),
+        (
+            "gspo-token-ratio",
+            'ratio="geometric"',
+            'ratio="token"',
+            "GSPO with token ratios",
+            {"theorems": ("T15",), "tests": _coefficients("gspo, wide clip")},
+        ),
+        (
+            "default-clip",
+            "    clip: float = 0.2,\n",
+            "    clip: float = 0.3,\n",
+            "clip of 0.3 by default for 0.2",
+            {"theorems": (), "tests": (*_coefficients("grpo"), f"{_FOUND}::test_default_clips[grpo]")},
+        ),
+        (
+            "gspo-clip",
+            "clip=3e-4,\n        clip_high=4e-4",
+            "clip=4e-4,\n        clip_high=3e-4",
+            "GSPO with its lower and upper clip swapped",
+            {"theorems": (), "tests": (*_coefficients("gspo"), f"{_FOUND}::test_default_clips[gspo]")},
+        ),
+        (
+            "dapo-clip-high",
+            "clip_high=0.28",
+            "clip_high=0.2",
+            "DAPO with a symmetric clip",
+            {"theorems": (), "tests": (*_coefficients("dapo"), f"{_FOUND}::test_default_clips[dapo]")},
+        ),
+        (
+            "cispo-clip-high",
+            "clip_high=4.0",
+            "clip_high=0.28",
+            "CISPO with DAPO's upper clip",
+            {"theorems": (), "tests": (*_coefficients("cispo"), f"{_FOUND}::test_default_weights_of_cispo")},
+        ),
+    ),
+    *_in(
+        "dsjax/objectives/entropy.py",
+        (),
+        (f"{_KL}::test_expected_gradient_of_the_entropy_bonus",),
+        (
+            "entropy-score",
+            "aggregate(once_BxS * logp_BxS,",
+            "aggregate(logp_BxS,",
+            "entropy bonus as the plain log-prob: no gradient in expectation",
+            {},
+        ),
+    ),
+    *_in(
+        "dsjax/objectives/supervised.py",
+        ("T5",),
+        _coefficients("sft, w = 3"),
+        (
+            "sft-weight-swapped",
+            "jnp.where(traj.sample_mask, 1.0, jnp.where(traj.decision_mask, decision_weight, 0.0))",
+            "jnp.where(traj.decision_mask, 1.0, jnp.where(traj.sample_mask, decision_weight, 0.0))",
+            "SFT: decision weight on the answer tokens",
+            {},
+        ),
+        (
+            "sft-count",
+            "count = jnp.sum(traj.weight * jnp.sum(m_BxS, axis=-1))",
+            "count = jnp.sum(traj.weight * traj.num_tokens)",
+            "SFT: weighted sum over an unweighted count",
+            {},
+        ),
+        (
+            "rft-threshold",
+            "traj.reward >= threshold",
+            "traj.reward > threshold",
+            "RFT drops returns that just reach the threshold",
+            {"theorems": (), "tests": (f"{_REDUCTIONS}::test_rft_on_binary_returns_is_reinforce_without_baseline",)},
+        ),
+        (
+            "rft-weights",
+            "kept = traj.replace(weight=traj.weight * kept_B)",
+            "kept = traj.replace(weight=kept_B)",
+            "RFT without the law of the trajectories",
+            {
+                "theorems": (),
+                "tests": (
+                    *_coefficients("rft"),
+                    f"{_FOUND}::test_rft_follows_the_law",
+                ),
+            },
+        ),
+        (
+            "dft-gradient",
+            "-jax.lax.stop_gradient(jnp.exp(logp_BxS)) * logp_BxS",
+            "-jnp.exp(logp_BxS) * logp_BxS",
+            "DFT: gradient flows through its weight",
+            {"theorems": (), "tests": _coefficients("dft")},
+        ),
+    ),
+    *_in(
+        "dsjax/objectives/preference.py",
+        (),
+        _coefficients("dpo", "ipo"),
+        (
+            "pairs-ties",
+            "traj.reward[:, None] > traj.reward[None, :]",
+            "traj.reward[:, None] >= traj.reward[None, :]",
+            "ties, and a trajectory with itself, counted as pairs",
+            {"tests": (f"{_PREFERENCE}::test_pairs",)},
+        ),
+        (
+            "pairs-group-mass",
+            "share_B = traj.weight / jnp.where(mass > 0, mass, 1.0)",
+            "share_B = traj.weight",
+            "the other trajectory weighed by its prompt's probability once more",
+            {"tests": (f"{_PREFERENCE}::test_exact_law_is_the_expectation_over_independent_pairs[dpo]",)},
+        ),
+        ("dpo-sign", "log_sigmoid(beta * gap)", "log_sigmoid(-beta * gap)", "DPO prefers the worse one", {}),
+        ("ipo-margin", "1 / (2 * beta)) ** 2", "1 / beta) ** 2", "IPO with twice the margin", {}),
+    ),
+    *_in(
+        "dsjax/objectives/token_advantages.py",
+        (),
+        (f"{_TOKENS}::test_gae_with_exact_values",),
+        (
+            "gae-next-value",
+            "discount * v_tp1 - v_t",
+            "discount * v_t - v_t",
+            "GAE: V_t for V_(t+1)",
+            {},
+        ),
+        (
+            "gae-lambda",
+            "traj, discount, discount * gae_lambda)",
+            "traj, discount, discount)",
+            "GAE: lambda ignored",
+            {},
+        ),
+        (
+            "gae-discount",
+            "traj, discount, discount * gae_lambda)",
+            "traj, discount, gae_lambda)",
+            "GAE: lambda for discount x lambda",
+            {"tests": _coefficients("ppo")},
+        ),
+        (
+            "reward-at-first-token",
+            "axis=1, reverse=True)\n        return jnp.where(traj.mask & (from",
+            "axis=1, reverse=False)\n        return jnp.where(traj.mask & (from",
+            "return paid at the first drawn token for the last",
+            {"tests": (f"{_TOKENS}::test_rewards_are_paid_at_the_last_drawn_token",)},
+        ),
+        (
+            "whiten-mask",
+            "weight_BxS = jnp.where(traj.mask, traj.weight[:, None], 0.0)",
+            "weight_BxS = jnp.broadcast_to(traj.weight[:, None], traj.mask.shape)",
+            "whitening counts the padding",
+            {"tests": (f"{_TOKENS}::test_whitening",)},
+        ),
+        (
+            "per-turn-group",
+            "index_BxS = traj.group[:, None] * S + traj.round",
+            "index_BxS = 0 * traj.group[:, None] * S + traj.round",
+            "baseline per turn pooled over prompts",
+            {"tests": _coefficients("per turn")},
+        ),
+    ),
+    *_in(
+        "dsjax/objectives/critic.py",
+        (),
+        (f"{_TOKENS}::test_exact_values_are_conditional_means[2]", f"{_TOKENS}::test_value_loss"),
+        (
+            "exact-values-late",
+            "jax.lax.cumsum(differs, axis=2) > differs",
+            "jax.lax.cumsum(differs, axis=2) > 0",
+            "exact values given the token itself: V_(t+1) for V_t",
+            {},
+        ),
+        (
+            "exact-values-prompt",
+            "same = (traj.group[:, None] == traj.group[None, :])[..., None] & ~differs_before",
+            "same = ~differs_before",
+            "exact values pooled over prompts",
+            {},
+        ),
+        (
+            "value-clip-minimum",
+            "jnp.maximum(loss_BxS,",
+            "jnp.minimum(loss_BxS,",
+            "critic: the smaller of plain and clipped loss",
+            {"tests": (f"{_TOKENS}::test_value_loss",)},
+        ),
+        (
+            "value-target",
+            "traj, **options) + old_BxS",
+            "traj, **options)",
+            "critic fitted to the advantage for the return",
+            {"tests": (f"{_TOKENS}::test_value_loss",)},
+        ),
+        (
+            "value-discount",
+            '"discount": discount,',
+            '"discount": 1.0,',
+            "critic's target undiscounted",
+            {
+                "tests": (
+                    f"{_TOKENS}::test_value_loss",
+                    f"{_FOUND}::test_the_critic_is_fitted_to_what_is_discounted_and_charged",
+                )
+            },
+        ),
+        (
+            "value-reward-kl",
+            "token_rewards_with_kl(traj, reward_kl)",
+            "token_rewards_with_kl(traj, 0.0)",
+            "critic's target without the KL in the reward",
+            {
+                "tests": (
+                    f"{_TOKENS}::test_value_loss",
+                    f"{_FOUND}::test_the_critic_is_fitted_to_what_is_discounted_and_charged",
+                )
+            },
+        ),
+    ),
+    *_in(
+        "dsjax/attribution.py",
+        ("T1",),
+        (f"{_ATTRIBUTION}::test_reward_gradient_three_ways[reinforce]",),
+        (
+            "coefficient-sign",
+            "c_BxS = -jax.grad(",
+            "c_BxS = jax.grad(",
+            "coefficients of descent for ascent",
+            {},
+        ),
+        (
+            "coefficient-mask",
+            "return jnp.where(traj.mask, c_BxS, 0.0)",
+            "return c_BxS",
+            "coefficients on tokens that were never drawn",
+            {
+                "theorems": (),
+                "tests": (*_coefficients("own"), f"{_FOUND}::test_tokens_that_were_never_drawn_have_no_coefficient"),
+            },
+        ),
+        (
+            "count-gradient",
+            "count = jax.lax.stop_gradient(count)",
+            "count = 1.0 * count",
+            "gradient flows through the count of an objective",
+            {"theorems": (), "tests": (*_coefficients("own"), f"{_FOUND}::test_the_count_of_an_objective_is_data")},
+        ),
+        (
+            "mean-coefficient",
+            "coefficient_decision=ratio(c_d, n_d)",
+            "coefficient_decision=ratio(c_d, n_s)",
+            "mean coefficient of a decision over the number of answer tokens",
+            {"theorems": (), "tests": (f"{_ATTRIBUTION}::test_sft_energy_is_the_chi_square_distance",)},
+        ),
+        (
+            "components-swapped",
+            '"sample": traj.sample_mask, "decision": traj.decision_mask}',
+            '"sample": traj.decision_mask, "decision": traj.sample_mask}',
+            "the two components swapped",
+            {},
+        ),
+        (
+            "loss-count",
+            "jnp.where(count > 0, total / jnp.where(count > 0, count, 1.0), 0.0)",
+            "jnp.where(count > 0, total, 0.0)",
+            "sum of the objective not divided by its count",
+            {"theorems": ("T5",), "tests": (f"{_ATTRIBUTION}::test_sft_energy_is_the_chi_square_distance",)},
+        ),
+        (
+            "fisher-weights",
+            "weight_s = jnp.where(mask_BxKxL1[..., :L], weight, 0.0)",
+            "weight_s = jnp.where(mask_BxKxL1[..., :L], jnp.mean(weight), 0.0)",
+            "Fisher matrix of the sampler without the law of the contexts",
+            {"tests": (f"{_ATTRIBUTION}::test_fisher_is_the_second_moment_of_the_scores[shape1]",)},
+        ),
+        (
+            "fisher-forced-stop",
+            "weight_d = jnp.where(mask_BxKxL1[..., L],",
+            "weight_d = jnp.where(mask_BxKxL1[..., 0],",
+            "forced stop counted in the decider's Fisher matrix",
+            {"tests": (f"{_ATTRIBUTION}::test_fisher_is_the_second_moment_of_the_scores[shape1]",)},
+        ),
+        (
+            "fisher-total-weight",
+            "rows.T @ (scale * rows) / jnp.sum(traj.weight)",
+            "rows.T @ (scale * rows)",
+            "Fisher matrix not divided by the total weight",
+            {
+                "theorems": (),
+                "tests": (f"{_SIGNAL}::test_scale_of_the_weights_and_weightless_trajectories_do_not_matter",),
+            },
+        ),
+        (
+            "energy-cut",
+            "jnp.sum(jnp.where(kept, projected**2 / jnp.where(kept, eigenvalues, 1.0), 0.0))",
+            "jnp.sum(projected**2 / eigenvalues)",
+            "energy without the cut of the pseudo-inverse",
+            {"theorems": ("T3",), "tests": (f"{_ATTRIBUTION}::test_a_single_round_has_no_decisions",)},
+        ),
+        (
+            "energy-scale",
+            "jnp.where(seen, 1.0 / jnp.sqrt(jnp.where(seen, diagonal, 1.0)), 0.0)",
+            "jnp.where(seen, 1.0, 0.0)",
+            "rank cut without the scaling that keeps rare contexts",
+            {"theorems": (), "tests": (f"{_ATTRIBUTION}::test_rarely_visited_contexts_still_count",)},
+        ),
+        (
+            "energy-root",
+            "jnp.where(kept, projected**2 / jnp.where",
+            "jnp.where(kept, jnp.abs(projected) / jnp.where",
+            "energy linear in the gradient",
+            {"theorems": ("T3",), "tests": (f"{_ATTRIBUTION}::test_reward_energies[shape0]",)},
+        ),
+        (
+            "share-odds",
+            "share=ratio(E_d, E_s + E_d)",
+            "share=ratio(E_d, E_s)",
+            "decision share as odds",
+            {"theorems": (), "tests": (f"{_ATTRIBUTION}::test_reward_energies[shape0]",)},
+        ),
+        (
+            "block-share-odds",
+            "block_share=ratio(c_d, c_s + c_d)",
+            "block_share=ratio(c_d, c_s)",
+            "block share as odds",
+            {"theorems": (), "tests": (f"{_ATTRIBUTION}::test_sft_energy_is_the_chi_square_distance",)},
+        ),
+        (
+            "euclidean-swapped",
+            "ratio(dd, ss + dd)",
+            "ratio(ss, ss + dd)",
+            "Euclidean share of the sampler for the decider's",
+            {"theorems": (), "tests": (f"{_ATTRIBUTION}::test_euclidean_columns",)},
+        ),
+    ),
+    *_in(
+        "dsjax/process.py",
+        ("T3",),
+        _process("weights_are_the_law_and_rewards_the_returns", "values_and_advantages_are_conditional_averages"),
+        (
+            "cost-dropped",
+            " - self.cost * jnp.asarray(stop_B, dtype)",
+            "",
+            "resampling cost dropped from the return",
+            {"theorems": ("T8",)},
+        ),
+        (
+            "cost-off-by-one",
+            "self.cost * jnp.asarray(stop_B, dtype)",
+            "self.cost * jnp.asarray(stop_B + 1, dtype)",
+            "return minus c tau for c (tau - 1)",
+            {"theorems": ("T11",)},
+        ),
+        (
+            "answers-reversed",
+            "self.vocabulary ** np.arange(L)[::-1]",
+            "self.vocabulary ** np.arange(L)",
+            "answers spelt backwards",
+            {"theorems": ("T4",), "tests": _process("enumeration_lists_every_trajectory_once_in_the_documented_order")},
+        ),
+        (
+            "tables-mean",
+            "logp_BxTxL1[:, t, : self.length].sum(-1)",
+            "logp_BxTxL1[:, t, : self.length].mean(-1)",
+            "log-probability of an answer as a mean over its tokens",
+            {"theorems": ("T4",)},
+        ),
+        (
+            "decision-swapped",
+            "jnp.exp(tables.log_stop[t]) * payoff[t] + jnp.exp(tables.log_resample[t]) * next_V",
+            "jnp.exp(tables.log_resample[t]) * payoff[t] + jnp.exp(tables.log_stop[t]) * next_V",
+            "value recursion with pi_stop and pi_resample swapped",
+            {"theorems": ("T1",)},
+        ),
+        (
+            "advantage-stop",
+            "stop.insert(0, payoff[t] - U_t)",
+            "stop.insert(0, payoff[t] - next_V)",
+            "advantage of STOP against going on for against the mean",
+            {},
+        ),
+        (
+            "advantage-sample",
+            "tuple(u - v[..., None] for",
+            "tuple(v[..., None] - u for",
+            "advantage of an answer with its sign flipped",
+            {"theorems": ("T2",)},
+        ),
+        (
+            "next-value",
+            "decision = spread(values.advantage_resample[t])",
+            "decision = spread(values.V[t][..., None] - values.U[t])",
+            "V_t for V_(t+1) in the advantage of RESAMPLE",
+            {"theorems": ("T2",), "tests": _process("token_advantages_match_a_naive_loop")},
+        ),
+        (
+            "visits-stop",
+            "reached = answer[t] * jnp.exp(tables.log_resample[t])",
+            "reached = answer[t] * jnp.exp(tables.log_stop[t])",
+            "states visited after STOP for after RESAMPLE",
+            {"tests": _process("visitation_is_the_mass_that_passes")},
+        ),
+        (
+            "return-prompt-law",
+            "jnp.sum(self.prompt_law * self.values(tables, payoff_B).V[0][:, 0])",
+            "jnp.mean(self.values(tables, payoff_B).V[0][:, 0])",
+            "expected return with uniform prompts",
+            {"theorems": ("T1",), "tests": _process("expected_return_and_its_gradient")},
+        ),
+    ),
+    *_in(
+        "dsjax/trajectories.py",
+        ("T1",),
+        (f"{_TRAJECTORIES}::test_masks_follow_the_stopping_round",),
+        (
+            "forced-stop",
+            "(round_K[None, :] < horizon - 1)",
+            "(round_K[None, :] < horizon)",
+            "forced stop of the last round counted as a decision",
+            {},
+        ),
+        (
+            "last-answer",
+            "used_BxK = round_K[None, :] <= stop_Bx1",
+            "used_BxK = round_K[None, :] < stop_Bx1",
+            "round of the stop left out",
+            {},
+        ),
+        (
+            "stop-resample",
+            "jnp.where(round_K[None, :] < stop_Bx1, RESAMPLE, STOP)",
+            "jnp.where(round_K[None, :] < stop_Bx1, STOP, RESAMPLE)",
+            "STOP and RESAMPLE swapped in the tokens",
+            {"theorems": ("T8",)},
+        ),
+        (
+            "law-mask",
+            "log_law_B = jnp.sum(jnp.where(self.mask, logp_BxS, 0.0), axis=-1)",
+            "log_law_B = jnp.sum(logp_BxS, axis=-1)",
+            "law of a trajectory from padding as well",
+            {
+                "theorems": (),
+                "tests": (f"{_TRAJECTORIES}::test_under_replaces_the_law_and_lets_no_gradient_through",),
+            },
+        ),
+        (
+            "law-gradient",
+            "logp_BxS = jax.lax.stop_gradient(logp_BxS)",
+            "logp_BxS = 1.0 * logp_BxS",
+            "gradient flows through the law of the trajectories",
+            {
+                "theorems": (),
+                "tests": (f"{_TRAJECTORIES}::test_under_replaces_the_law_and_lets_no_gradient_through",),
+            },
+        ),
+        (
+            "token-count",
+            "jnp.sum(self.mask, axis=-1).astype",
+            "jnp.sum(self.sample_mask, axis=-1).astype",
+            "decision tokens not counted in T_i",
+            {"theorems": ("T13",)},
+        ),
+        (
+            "imitated",
+            "used_BxK if imitated is None else used_BxK & imitated",
+            "used_BxK",
+            "answers that are only shown are imitated as well",
+            {"theorems": (), "tests": (f"{_TRAJECTORIES}::test_answers_that_are_shown_but_not_imitated",)},
+        ),
+    ),
+    *_in(
+        "dsjax/evaluation/accounting.py",
+        ("T10",),
+        (f"{_ACCOUNTING}::test_accuracy_and_rounds_match_enumeration",),
+        (
+            "accuracy-rounds",
+            "length=rounds - 1)",
+            "length=rounds)",
+            "rho^T for rho^(T-1) in the accuracy",
+            {},
+        ),
+        (
+            "accuracy-forced-stop",
+            "return total + alive * p\n",
+            "return total + alive * p * a\n",
+            "last attempt kept only if the decider agrees",
+            {},
+        ),
+        (
+            "accuracy-rho",
+            "rho = 1.0 - p * a - (1.0 - p) * b\n\n    def step",
+            "rho = 1.0 - p * a - p * b\n\n    def step",
+            "wrong attempts counted with p for 1 - p in rho",
+            {},
+        ),
+        ("mean-rounds", "for _ in range(rounds):", "for _ in range(rounds - 1):", "E[tau] one round short", {}),
+        (
+            "log-odds-swapped",
+            "jnp.log(jnp.asarray(a, float)) - jnp.log(jnp.asarray(b, float))",
+            "jnp.log(jnp.asarray(b, float)) - jnp.log(jnp.asarray(a, float))",
+            "limit of the log-odds with b/a for a/b",
+            {"tests": (f"{_ACCOUNTING}::test_log_odds_add_up_in_the_limit",)},
+        ),
+        (
+            "shapley-order",
+            "sampler=0.5 * ((v10 - v00) + (v11 - v01))",
+            "sampler=v10 - v00",
+            "sampler's part from one order of swapping only",
+            {"tests": (f"{_ACCOUNTING}::test_shapley_sums_to_the_total_and_is_symmetric",)},
+        ),
+        (
+            "shapley-swapped",
+            "v10, v01 = value(",
+            "v01, v10 = value(",
+            "sampler's and decider's parts swapped",
+            {"tests": (f"{_ACCOUNTING}::test_shapley_of_a_sum_is_its_terms",)},
+        ),
+    ),
+    *_in(
+        "dsjax/signal_noise.py",
+        ("T14",),
+        (f"{_SIGNAL}::test_against_scores_and_pseudo_inverse[reinforce-options0-saturated]",),
+        (
+            "trajectory-coefficient",
+            "c_BxS / jnp.where(law_Bx1 > 0, law_Bx1, 1.0)",
+            "c_BxS",
+            "gradient of a trajectory times its probability",
+            {},
+        ),
+        (
+            "moment-weights",
+            "jnp.sum(law_B * squares[1:])",
+            "jnp.mean(squares[1:])",
+            "second moment without the law",
+            {},
+        ),
+        (
+            "law-total",
+            "law_Bx1 = (traj.weight / jnp.sum(traj.weight))[:, None]",
+            "law_Bx1 = traj.weight[:, None]",
+            "weights taken for a law without being normalised",
+            {
+                "theorems": (),
+                "tests": (f"{_SIGNAL}::test_scale_of_the_weights_and_weightless_trajectories_do_not_matter",),
+            },
+        ),
+        (
+            "law-total-mean",
+            "law_B = traj.weight / jnp.sum(traj.weight)\n",
+            "law_B = traj.weight\n",
+            "mean over trajectories by weights that are not normalised",
+            {
+                "theorems": (),
+                "tests": (f"{_SIGNAL}::test_scale_of_the_weights_and_weightless_trajectories_do_not_matter",),
+            },
+        ),
+        (
+            "noise-sign",
+            "self.moment_decision - self.signal_decision",
+            "self.moment_decision + self.signal_decision",
+            "noise M + S for M - S",
+            {"theorems": ()},
+        ),
+        (
+            "ratio-inverted-signal",
+            "ratio(self.signal_decision, self.moment_decision)",
+            "ratio(self.moment_decision, self.signal_decision)",
+            "M/S for S/M",
+            {},
+        ),
+    ),
+)

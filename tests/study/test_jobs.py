@@ -1,0 +1,455 @@
+"""Studies of jobs: done once, claimed by one process, resumed after a kill, failed and tried again, merged."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+from rich.console import Console
+
+from dsjax.cli import study as commands
+from dsjax.cli.study import Report, Run, State
+from dsjax.errors import InputError
+from dsjax.study.engine import run_here
+from dsjax.study.jobs import DONE, FAILED, RUNNING, TODO, WAITING, Definition, Job, Study, merge
+from dsjax.training.run_directory import RunDirectory
+from tests.study import jobs_example
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = "tests.study.jobs_example"
+SETTINGS: dict[str, Any] = {"seeds": 2, "arms": ["a", "b"], "count": 4}
+
+
+def started(path: Path, jobs: list[Job]) -> Study:
+    made = Study(path, "example", "smoke", jobs)
+    made.start()
+    return made
+
+
+def drawing(path: Path, reverse: bool = False) -> Study:
+    jobs = jobs_example.jobs(SETTINGS)
+    return started(path, jobs[::-1] if reverse else jobs)
+
+
+def staged(path: Path, log: Path, names: tuple[str, ...] = ("one",)) -> Study:
+    return started(path, [Job(name, f"{EXAMPLE}:stages", {"log": str(log)}) for name in names])
+
+
+def states(made: Study) -> dict[str, str]:
+    return {status.job.name: status.state for status in made.status()}
+
+
+def worker(path: Path) -> subprocess.Popen[bytes]:
+    """Another process that runs the study on that path."""
+    code = "import sys; from dsjax.study import engine, jobs; engine.run_here(jobs.Study.load(sys.argv[1]))"
+    return subprocess.Popen([sys.executable, "-c", code, str(path)], cwd=ROOT)
+
+
+def wait_for(condition) -> None:
+    end = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def lines(log: Path) -> list[str]:
+    return [line.rsplit(" ", 1)[0] for line in log.read_text().splitlines()] if log.exists() else []
+
+
+def test_every_job_runs_once_with_the_results_of_its_needs(tmp_path):
+    made = drawing(tmp_path / "s")
+    notices = []
+    run_here(made, lambda *n: notices.append(n))
+    assert set(states(made).values()) == {DONE}
+    merged = merge(made)
+    assert merged["missing"] == []
+    assert list(merged["jobs"]) == sorted(made.jobs)
+    base = float(jax.random.normal(jax.random.key(1), (3,)).sum())
+    arm = float(jax.random.normal(jax.random.key(21), (4,)).sum())
+    assert merged["jobs"]["base/seed-1"]["result"] == {"sum": base, "needs": []}
+    assert merged["jobs"]["b/seed-1"]["result"] == {"sum": arm + base, "needs": ["base/seed-1"]}
+    assert merged["jobs"]["b/seed-1"]["options"] == {"seed": 21, "count": 4}
+    assert [n for n in notices if n[0] == "a/seed-0"] == [
+        ("a/seed-0", RUNNING, 0.5),
+        ("a/seed-0", RUNNING, 1.0),
+        ("a/seed-0", DONE, 1.0),
+    ]
+    assert made.record("a/seed-0")["provenance"]["device"]["platform"] == "cpu"
+
+    before = {name: (made.folder(name) / "result.json").stat().st_mtime_ns for name in made.jobs}
+    run_here(drawing(tmp_path / "s"), lambda *n: pytest.fail(f"{n} ran again"))
+    assert made.attempt("a/seed-0", 0, lambda _: pytest.fail("ran again")) == DONE, "another process got there first"
+    assert before == {name: (made.folder(name) / "result.json").stat().st_mtime_ns for name in made.jobs}
+
+
+def test_the_merged_results_do_not_depend_on_the_order(tmp_path):
+    made = [drawing(tmp_path / "a"), drawing(tmp_path / "b", reverse=True)]
+    ran: list[list[str]] = [[], []]
+    for one, names in zip(made, ran, strict=True):
+        run_here(one, lambda name, state, _, names=names: names.append(name) if state == DONE else None)
+    assert ran[0] != ran[1]
+    assert json.dumps(merge(made[0])) == json.dumps(merge(made[1]))
+
+
+def test_missing_jobs_are_named(tmp_path):
+    made = drawing(tmp_path / "s")
+    assert made.attempt("base/seed-1", 0, lambda _: None) == DONE
+    merged = merge(made)
+    assert list(merged["jobs"]) == ["base/seed-1"]
+    assert merged["missing"] == ["a/seed-0", "a/seed-1", "b/seed-0", "b/seed-1", "base/seed-0"]
+    found = states(made)
+    assert (found["a/seed-0"], found["a/seed-1"], found["base/seed-0"]) == (WAITING, TODO, TODO)
+
+
+def test_a_failed_job_is_kept_apart_and_tried_again_by_the_next_run(tmp_path):
+    switch = tmp_path / "broken"
+    switch.touch()
+    jobs = [
+        Job("bad", f"{EXAMPLE}:fails_while", {"file": str(switch)}),
+        Job("after", f"{EXAMPLE}:draw", {"seed": 0, "count": 1}, ("bad",)),
+        Job("beside", f"{EXAMPLE}:draw", {"seed": 0, "count": 1}),
+    ]
+    made = started(tmp_path / "s", jobs)
+    run_here(made)
+    assert states(made) == {"bad": FAILED, "after": WAITING, "beside": DONE}
+    assert made.status()[0].message == "FloatingPointError: loss is nan"
+    error = json.loads((made.folder("bad") / "error.json").read_text())
+    assert error["attempt"] == 1, "once a run"
+    assert "in fails_while" in error["traceback"]
+    run_here(made)
+    assert made.attempts("bad") == 2
+    assert made.attempt("bad", 1, lambda _: None) == FAILED
+    assert made.attempts("bad") == 2, "it failed since that run began"
+    switch.unlink()
+    run_here(made)
+    assert set(states(made).values()) == {DONE}
+    assert merge(made)["jobs"]["after"]["result"]["needs"] == ["bad"]
+    assert not (made.folder("bad") / "error.json").exists()
+
+
+@pytest.mark.parametrize(("value", "error"), [("nan", "ValueError"), ("object", "TypeError")])
+def test_a_result_that_is_no_json_is_a_failure(tmp_path, value, error):
+    made = started(tmp_path / "s", [Job("one", f"{EXAMPLE}:returns", {"value": value})])
+    run_here(made)
+    assert made.status()[0].message.startswith(error)
+    assert merge(made)["missing"] == ["one"]
+
+
+def test_work_that_cannot_be_imported_is_a_failure(tmp_path):
+    made = started(tmp_path / "s", [Job("one", f"{EXAMPLE}:nothing")])
+    run_here(made)
+    assert "kind of job one" in made.status()[0].message
+
+
+def test_a_second_worker_skips_a_claimed_job(tmp_path):
+    made = drawing(tmp_path / "s")
+    holder = RunDirectory(
+        made.folder("base/seed-0"),
+        "job",
+        {"kind": f"{EXAMPLE}:draw", "options": {"seed": 0, "count": 3}, "needs": []},
+    )
+    holder.open()
+    assert made.attempt("base/seed-0", 0, lambda _: None) is None
+    run_here(made, wait=False)
+    found = states(made)
+    assert found == {
+        "base/seed-0": RUNNING,
+        "a/seed-0": WAITING,
+        "b/seed-0": WAITING,
+        "base/seed-1": DONE,
+        "a/seed-1": DONE,
+        "b/seed-1": DONE,
+    }
+    assert states(made) == found, "to look at a job does not claim it"
+    holder.close()
+    run_here(made, wait=False)
+    assert set(states(made).values()) == {DONE}
+
+
+def test_a_killed_worker_frees_its_job_and_finished_stages_stay(tmp_path):
+    log = tmp_path / "log"
+    (tmp_path / "wait").touch()
+    made = staged(tmp_path / "s", log)
+    other = worker(made.path)
+    wait_for(lambda: lines(log) == ["one first", "one second"])
+    assert states(made) == {"one": RUNNING}
+    assert made.attempt("one", 0, lambda _: None) is None
+    other.send_signal(signal.SIGKILL)
+    assert other.wait() == -signal.SIGKILL
+    assert states(made) == {"one": TODO}
+    assert made.attempts("one") == 0
+    (tmp_path / "wait").unlink()
+    run_here(made)
+    assert lines(log) == ["one first", "one second", "one second"]
+    straight = staged(tmp_path / "t", tmp_path / "log")
+    run_here(straight)
+    assert merge(made) == merge(straight)
+    assert merge(made)["jobs"]["one"]["result"] == {"total": len("first") + len("second")}
+
+
+def test_an_interrupt_leaves_the_study_as_it_is(tmp_path):
+    made = staged(tmp_path / "s", tmp_path / "log")
+
+    def interrupt(name, state, fraction):
+        if fraction == 0.5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_here(made, interrupt)
+    assert states(made) == {"one": TODO}
+    run_here(made)
+    assert lines(tmp_path / "log") == ["one first", "one second"]
+
+
+def test_workers_that_start_together_never_do_a_job_twice(tmp_path):
+    log = tmp_path / "log"
+    names = tuple(f"job-{n}" for n in range(30))
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from tests.test_jobs import staged\n"
+        "from dsjax.study.engine import run_here\n"
+        "path, log, count = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])\n"
+        "print('ready', flush=True); sys.stdin.readline()\n"
+        "run_here(staged(path, log, tuple(f'job-{n}' for n in range(count))))\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "deep" / "s"), str(log), str(len(names))]
+    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "cwd": ROOT}
+    workers = [subprocess.Popen(command, **pipes) for _ in range(2)]
+    for one in workers:
+        assert one.stdout is not None
+        assert one.stdout.readline() == b"ready\n"
+    for one in workers:  # all at once, on a directory that is not there yet
+        assert one.stdin is not None
+        one.stdin.write(b"go\n")
+        one.stdin.close()
+    for one in workers:
+        assert one.wait() == 0
+        one.stdout.close()  # type: ignore[union-attr]
+    assert sorted(lines(log)) == sorted(f"{name} {stage}" for name in names for stage in ("first", "second"))
+    assert merge(staged(tmp_path / "deep" / "s", log, names))["missing"] == []
+
+
+def test_seconds_count_earlier_processes(tmp_path):
+    made = staged(tmp_path / "s", tmp_path / "log")
+    (made.folder("one") / "progress.json").write_text('{"fraction": 0.5, "seconds": 1000.0}')
+    assert (made.status()[0].fraction, made.status()[0].seconds) == (0.5, 1000.0)
+    run_here(made)
+    assert made.record("one")["seconds"] >= 1000.0
+
+
+@pytest.mark.parametrize(
+    ("jobs", "field", "received"),
+    [
+        (lambda: [], "jobs", []),
+        (lambda: [Job("a", "m:f"), Job("a", "m:f")], "job name", "a"),
+        (lambda: [Job("a", "m:f"), Job("a/b/c", "m:f")], "job name", "a/b/c"),
+        (lambda: [Job("a", "m:f", needs=("b",))], "needs of job a", "b"),
+        (lambda: [Job("a", "m:f", needs=("a",))], "needs", "a -> a"),
+        (lambda: [Job("a", "m:f", needs=("b",)), Job("b", "m:f", needs=("a",))], "needs", "a -> b -> a"),
+        (lambda: [Job("../a", "m:f")], "job name", "../a"),
+        (lambda: [Job("a/../b", "m:f")], "job name", "a/../b"),
+        (lambda: [Job("/a", "m:f")], "job name", "/a"),
+        (lambda: [Job("a b", "m:f")], "job name", "a b"),
+        (lambda: [Job("", "m:f")], "job name", ""),
+        (lambda: [Job("a", "m:f", work=0)], "work of job a", 0),
+    ],
+)
+def test_impossible_lists_are_refused(tmp_path, jobs, field, received):
+    with pytest.raises(InputError) as error:
+        Study(tmp_path / "s", "example", "smoke", jobs())
+    assert (error.value.field, error.value.received) == (field, received)
+    assert not (tmp_path / "s").exists()
+
+
+def test_options_are_plain_data(tmp_path):
+    assert Job("a", "m:f", {"x": (1, 2)}).options == {"x": [1, 2]}
+    for bad in (object(), float("nan")):
+        with pytest.raises(InputError, match="options of job a"):
+            Job("a", "m:f", {"x": bad})
+
+
+def test_results_of_other_options_are_refused_and_new_jobs_are_taken(tmp_path):
+    run_here(drawing(tmp_path / "s"))
+    jobs = jobs_example.jobs({**SETTINGS, "count": 5})
+    with pytest.raises(InputError) as error:
+        started(tmp_path / "s", jobs)
+    assert (error.value.field, error.value.received) == ("options.count", 5)
+    assert len(Study.load(tmp_path / "s").jobs) == 6
+    more = started(tmp_path / "s", jobs_example.jobs({**SETTINGS, "seeds": 3}))
+    assert len(merge(more)["missing"]) == 3
+    run_here(more)
+    assert merge(Study.load(tmp_path / "s"))["missing"] == []
+
+
+def test_another_study_and_a_foreign_directory_are_refused(tmp_path):
+    drawing(tmp_path / "s")
+    with pytest.raises(InputError, match=r"preset: received 'cpu'; allowed: 'smoke'"):
+        Study(tmp_path / "s", "example", "cpu", jobs_example.jobs(SETTINGS)).start()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    with pytest.raises(InputError, match=r"it holds thesis\.tex"):
+        drawing(tmp_path / "mine")
+    assert os.listdir(tmp_path / "mine") == ["thesis.tex"]
+    with pytest.raises(InputError, match="study directory"):
+        Study.load(tmp_path / "mine")
+
+
+def write_definition(folder: Path, **changes: Any) -> Path:
+    data = {
+        "name": "example",
+        "jobs": f"{EXAMPLE}:jobs",
+        "report": f"{EXAMPLE}:report",
+        "hypotheses": ["arms differ"],
+        "arms": ["a", "b"],
+        "count": 4,
+        "presets": {"smoke": {"seeds": 1}, "cpu": {"seeds": 2, "count": 5}},
+    }
+    folder.mkdir(exist_ok=True)
+    (folder / "study.json").write_text(json.dumps({**data, **changes}))
+    return folder
+
+
+def test_a_preset_changes_the_shared_settings(tmp_path):
+    definition = Definition.read(write_definition(tmp_path / "d"))
+    assert definition.hypotheses == ("arms differ",)
+    smoke, cpu = definition.study(), definition.study("cpu", tmp_path / "out")
+    assert (smoke.preset, str(smoke.path), len(smoke.jobs)) == ("smoke", "runs/example-smoke", 3)
+    assert (cpu.preset, cpu.path, len(cpu.jobs)) == ("cpu", tmp_path / "out", 6)
+    assert (smoke.jobs["a/seed-0"].options["count"], cpu.jobs["a/seed-0"].options["count"]) == (4, 5)
+    with pytest.raises(InputError, match="preset: received 'gpu'; allowed: smoke, cpu"):
+        definition.study("gpu")
+
+
+def test_a_preset_extends_another(tmp_path):
+    presets = {
+        "cpu": {"seeds": 2, "train": {"width": 64, "layers": 2}, "list": [1, 2]},
+        "again": {"extends": "cpu", "first_seed": 5, "train": {"width": 128}},
+        "third": {"extends": "again", "list": [3], "count": 7},
+    }
+    definition = Definition.read(write_definition(tmp_path / "d", presets=presets))
+    assert definition.settings_of("again") == {
+        "arms": ["a", "b"],
+        "count": 4,
+        "seeds": 2,
+        "first_seed": 5,
+        "train": {"width": 128, "layers": 2},
+        "list": [1, 2],
+    }
+    third = {"list": [3], "count": 7}
+    assert definition.settings_of("third") == {**definition.settings_of("again"), **third}
+    assert definition.settings_of("cpu")["train"] == {"width": 64, "layers": 2}
+    assert len(definition.study("third").jobs) == 6
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"presets": {"a": {"extends": "b"}}}, r"presets\.a\.extends: received 'b'"),
+        ({"presets": {"a": {"extends": "a"}}}, r"presets\.a\.extends: received 'a'"),
+        ({"presets": {"a": {"extends": "b"}, "b": {"extends": "a"}}}, r"presets\.b\.extends: received 'a'"),
+        ({"presets": {"a": {"extends": 3}}}, r"presets\.a\.extends: received 3"),
+        ({"name": None}, "name in"),
+        ({"presets": {}}, "presets in"),
+        ({"presets": {"smoke": 3}}, "presets in"),
+        ({"jobs": "nothing:here"}, "jobs of the study"),
+        ({"jobs": "builtins:dict"}, "list of Job"),
+    ],
+)
+def test_a_bad_definition_is_refused(tmp_path, changes, words):
+    with pytest.raises(InputError, match=words):
+        Definition.read(write_definition(tmp_path / "d", **changes)).study()
+
+
+def test_a_folder_without_a_definition_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"study\.json"):
+        Definition.read(tmp_path)
+
+
+def said(command: Run | State | Report) -> tuple[int, str]:
+    console = Console(file=io.StringIO(), width=200)
+    status = commands.study(commands.Study(command), console)
+    return status, console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_run_status_and_report(tmp_path):
+    folder, out = write_definition(tmp_path / "d"), tmp_path / "out"
+    with pytest.raises(InputError, match="study directory"):
+        said(State(folder, out=out))
+    status, text = said(Run(folder, out=out))
+    assert status == 0
+    assert "3 done" in text
+    status, text = said(State(folder, out=out))
+    assert status == 0
+    assert [line.split()[1:4:2] for line in text.splitlines() if "seed" in line] == [
+        ["base/seed-0", "done"],
+        ["a/seed-0", "done"],
+        ["b/seed-0", "done"],
+    ]
+    assert said(Report(folder, out=out))[0] == 0
+    results = json.loads((out / "results.json").read_text())
+    assert results["report"] == {"jobs": 3, "missing": 0}
+    assert results["hypotheses"] == ["arms differ"]
+    assert set(results["seconds"]) == set(results["jobs"])
+    assert len(results["provenance"]) == 1
+    assert {key: results[key] for key in merge(Study.load(out))} == merge(Study.load(out))
+    with pytest.raises(InputError, match="preset"):
+        said(Run(folder, preset="cpu", out=out))
+    with pytest.raises(InputError, match="preset cpu"):
+        said(Report(folder, preset="cpu", out=out))
+
+
+def broken_jobs(settings: dict[str, Any]) -> list[Job]:
+    return [
+        Job("bad", f"{EXAMPLE}:fails_while", {"file": settings["file"]}),
+        Job("after", f"{EXAMPLE}:draw", {"seed": 0, "count": 1}, ("bad",)),
+    ]
+
+
+def test_a_failure_is_reported_with_exit_status_1(tmp_path):
+    (tmp_path / "broken").touch()
+    shared = {"jobs": "tests.test_jobs:broken_jobs", "file": str(tmp_path / "broken"), "report": None}
+    folder, out = write_definition(tmp_path / "d", **shared), tmp_path / "out"
+    for _ in range(2):
+        status, text = said(Run(folder, out=out))
+        assert status == 1
+        assert "1 failed, 1 waiting" in text
+        assert "bad: FloatingPointError: loss is nan" in text
+        assert str(out / "jobs" / "bad" / "error.json") in text
+    assert "loss is nan" in said(State(folder, out=out))[1]
+    status, text = said(Report(folder, out=out))
+    assert status == 1
+    assert [line for line in text.splitlines() if line.startswith("missing")] == ["missing: after", "missing: bad"]
+    (tmp_path / "broken").unlink()
+    assert said(Run(folder, out=out))[0] == 0
+    assert said(Report(folder, out=out))[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"workers": 2}, "workers"),
+        ({"address": "tcp://127.0.0.1:1"}, "address"),
+        ({"resources": ("GPU=1",)}, "resources"),
+        ({"engine": "dask"}, "workers and address"),
+        ({"engine": "dask", "workers": 2, "address": "x"}, "workers and address"),
+        ({"engine": "dask", "workers": 0}, "workers"),
+        ({"engine": "dask", "workers": 1, "resources": ("GPU",)}, "set"),
+        ({"engine": "dask", "workers": 1, "resources": ("GPU=x",)}, "resources"),
+        ({"engine": "dask", "workers": 1, "resources": ("GPU=0",)}, "resources"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(tmp_path, options, field):
+    with pytest.raises(InputError) as error:
+        said(Run(write_definition(tmp_path / "d"), out=tmp_path / "out", **options))
+    assert error.value.field == field
+    assert not (tmp_path / "out").exists()
