@@ -16,6 +16,7 @@ from flax import struct
 from jax.flatten_util import ravel_pytree
 
 from dsjax.errors import require
+from dsjax.numerics import divide
 from dsjax.objectives import Objective, SumCount
 from dsjax.policies.base import Params, Policy, Pull, log_probs, log_probs_vjp, vjp_again
 from dsjax.rollouts.diagnosis import from_rollouts as from_rollouts
@@ -59,7 +60,7 @@ def mean_of(sum_count: SumCount) -> jax.Array:
     """sum / count, the count as data; 0 where count = 0."""
     total, count = sum_count
     count = jax.lax.stop_gradient(count)
-    return jnp.where(count > 0, total / jnp.where(count > 0, count, 1.0), 0.0)
+    return divide(total, count)
 
 
 def coefficients(objective: Objective, logp_BxS: jax.Array, traj: Trajectories) -> jax.Array:
@@ -187,7 +188,7 @@ def energies(
 
 def ratio(part: jax.Array, whole: jax.Array) -> jax.Array:
     """part / whole; NaN where nothing is shared out (whole = 0), without a NaN in the gradient."""
-    return jnp.where(whole > 0, part / jnp.where(whole > 0, whole, 1.0), jnp.nan)
+    return divide(part, whole, jnp.nan)
 
 
 def inner(a: Params, b: Params) -> jax.Array:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dsjax.errors import InputError, require
+from dsjax.io import read_json
 
 T = TypeVar("T")
 
@@ -83,13 +84,7 @@ def load(cls: type[T], file: str | Path) -> T:
     Raises:
       InputError: if the file cannot be read, is not JSON, or has a bad field.
     """
-    try:
-        data = json.loads(Path(file).read_text())
-    except OSError as error:
-        raise InputError("configuration file", str(file), f"a file that can be read ({error.strerror})") from error
-    except ValueError as error:  # not JSON, or not even text
-        raise InputError("configuration file", str(file), f"valid JSON ({error})") from error
-    return from_dict(cls, data)
+    return from_dict(cls, read_json(Path(file), "configuration file"))
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any], path: str = "") -> list[tuple[str, Any, Any]]:

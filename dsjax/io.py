@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and readers that say which file is wrong and how."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from dsjax.errors import InputError
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -39,20 +41,42 @@ def write_json(path: Path, data: Any, indent: int | None = 1) -> None:
     write_atomically(path, f"{text}\n".encode())
 
 
-def read_json(path: Path) -> Any:
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; a key that is there twice has no one value."""
+    out = dict(pairs)
+    if len(out) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} twice")
+    return out
+
+
+def read_json(path: Path, field: str = "file", what: str = "a readable JSON file") -> Any:
     """The data of a JSON file, packed with gzip if its name ends in .gz.
 
+    Args:
+      path: of the file.
+      field: what the file is to the user, for the error.
+      what: what it should be.
+
     Raises:
-      OSError: if it cannot be read, or is packed otherwise or not to its end.
-      ValueError: if it is not JSON.
+      InputError: if it cannot be read, is packed otherwise or not to its end, is not JSON, or has a key twice.
     """
-    data = path.read_bytes()
-    if path.suffix == ".gz":
-        try:
+    try:
+        data = path.read_bytes()
+        if path.suffix == ".gz":
             data = gzip.decompress(data)
-        except (EOFError, zlib.error) as error:
-            raise gzip.BadGzipFile(str(error)) from error
-    return json.loads(data)
+        return json.loads(data, object_pairs_hook=_once)
+    except OSError as error:
+        raise InputError(field, str(path), f"{what} ({error.strerror or error})") from error
+    except (EOFError, ValueError, zlib.error) as error:
+        raise InputError(field, str(path), f"{what} ({error})") from error
+    except RecursionError as error:
+        raise InputError(field, str(path), f"{what} (nested too deeply)") from error
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file of JSON lines."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

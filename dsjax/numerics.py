@@ -1,8 +1,9 @@
-"""Compiling programs that run a few times: there XLA's optimisation costs more than it saves."""
+"""Numerics that every part shares: the exact scope, division where there is something to divide by, quick compiling."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -16,10 +17,27 @@ QUICK: dict[str, str | bool] = {
 }
 
 
+@contextmanager
+def exact() -> Iterator[None]:
+    """The scope of exact work: float64, on the CPU. It is one thread's; no JAX setting changes outside of it."""
+    with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
+        yield
+
+
+def divide(part: Any, whole: Any, otherwise: float = 0.0) -> Any:
+    """part / whole where whole > 0, else `otherwise`; no division by 0, and no NaN in a gradient (double-where).
+
+    Elementwise, for NumPy and JAX arrays alike; the shapes must broadcast without rank promotion.
+    """
+    xp = whole.__array_namespace__()
+    positive = whole > 0
+    return xp.where(positive, part / xp.where(positive, whole, 1.0), otherwise)
+
+
 def compile_quickly(function: Callable[..., Any], *arguments: Any) -> Callable[..., Any]:
     """The executable of `function` for arguments of these shapes, without the backend's optimisation."""
     lowered = jax.jit(function).lower(*arguments)
     try:
         return lowered.compile(compiler_options=dict(QUICK))
-    except jax.errors.JaxRuntimeError:  # an XLA that does not know an option; a real error comes again
+    except (jax.errors.JaxRuntimeError, ValueError):  # an XLA that does not know an option; a real error comes again
         return lowered.compile()

@@ -20,6 +20,7 @@ from flax import struct
 from jax.flatten_util import ravel_pytree
 
 from dsjax.attribution import coefficients, component_mask, energy, fisher, ratio
+from dsjax.numerics import divide
 from dsjax.objectives import Objective
 from dsjax.policies.base import Params, Policy, log_probs
 from dsjax.trajectories import Trajectories
@@ -64,7 +65,7 @@ def trajectory_gradients(
     flat, unravel = ravel_pytree(params)
     c_BxS = coefficients(objective, log_probs(policy, params, traj), traj)
     law_Bx1 = (traj.weight / jnp.sum(traj.weight))[:, None]
-    k_BxS = jnp.where(law_Bx1 > 0, c_BxS / jnp.where(law_Bx1 > 0, law_Bx1, 1.0), 0.0)
+    k_BxS = divide(c_BxS, law_Bx1)
     masks = [component_mask(traj, name) for name in ("sample", "decision")]
 
     def surrogates(p: jax.Array) -> jax.Array:

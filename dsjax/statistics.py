@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from dsjax.numerics import divide
+
 RESAMPLES = 2000
 LEVEL = 0.95
 
@@ -157,8 +159,7 @@ def ratio_of_sums(numerator_N: np.ndarray, denominator_N: np.ndarray) -> Statist
     """Statistic sum_i w_i n_i / sum_i w_i d_i; NaN where the denominator is 0."""
 
     def statistic(weights_RxN: np.ndarray) -> np.ndarray:
-        top, bottom = weights_RxN @ numerator_N, weights_RxN @ denominator_N
-        return np.divide(top, bottom, out=np.full_like(top, np.nan), where=bottom > 0)
+        return divide(weights_RxN @ numerator_N, weights_RxN @ denominator_N, np.nan)
 
     return statistic
 

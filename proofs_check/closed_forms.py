@@ -9,6 +9,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from dsjax.numerics import divide
 from dsjax.policies import Params
 from dsjax.process import DecisionSamplingProcess, Tables, Values, Visitation
 
@@ -63,7 +64,7 @@ def tree_logits(process: DecisionSamplingProcess, log_law_QxHxA: jax.Array) -> j
 
 def _squares(mass: jax.Array, moment: jax.Array) -> jax.Array:
     """Sum of moment^2 / mass; 0 where nothing goes."""
-    return jnp.sum(jnp.where(mass > 0, moment**2 / jnp.where(mass > 0, mass, 1.0), 0.0))
+    return jnp.sum(divide(moment**2, mass))
 
 
 def martingale_energies(

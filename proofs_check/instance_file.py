@@ -10,7 +10,6 @@ are stored as their words.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dsjax.errors import InputError, require
+from dsjax.io import read_json
 from proofs_check.instances import Shape
 from proofs_check.registry import select
 from proofs_check.theorem import Theorem
@@ -97,7 +97,4 @@ def read(path: Path) -> Any:
     Raises:
       InputError: if it cannot be read or is not JSON.
     """
-    try:
-        return json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise InputError("instance-file", str(path), f"a readable JSON file ({error})") from error
+    return read_json(path, "instance-file")

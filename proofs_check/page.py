@@ -8,7 +8,6 @@ DIR/worst/T7.json       the instance with the largest error relative to its tole
 from __future__ import annotations
 
 import io
-import json
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -18,7 +17,7 @@ from matplotlib import rc_context
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from dsjax.io import write_atomically, write_json
+from dsjax.io import read_json, write_atomically, write_json
 from dsjax.training.run_directory import provenance
 from proofs_check.boundaries import BOUNDARIES
 from proofs_check.registry import select
@@ -255,4 +254,4 @@ def write(directory: Path, evidence: Evidence) -> Path:
 
 def load(path: Path) -> dict[str, Any]:
     """The JSON of a written report."""
-    return json.loads((path / "report.json").read_text())
+    return read_json(path / "report.json")

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dsjax.errors import require
-from dsjax.numerics import compile_quickly
+from dsjax.numerics import compile_quickly, exact
 from dsjax.process import DecisionSamplingProcess
 from proofs_check.instance_file import decode, encode
 from proofs_check.instances import shape_of
@@ -113,7 +113,7 @@ def _exact_scope(function: Callable[..., Any]) -> Callable[..., Any]:
     """Run in float64 on the CPU; scopes are per thread, so compiler threads need it too."""
 
     def scoped(*args: Any, **options: Any) -> Any:
-        with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
+        with exact():
             return function(*args, **options)
 
     return scoped

@@ -104,7 +104,7 @@ def test_bad_json_names_the_file(tmp_path, content):
     file.write_bytes(content)
     error = refused(load, Outer, file)
     assert (error.field, error.received) == ("configuration file", str(file))
-    assert error.allowed.startswith("valid JSON (")
+    assert error.allowed.startswith("a readable JSON file (")
     assert file.read_bytes() == content
 
 

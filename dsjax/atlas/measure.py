@@ -8,6 +8,7 @@ from flax import struct
 
 from dsjax.atlas.laws import ROUNDS, Scenario, Structure, parameters, structured_logp, trajectories
 from dsjax.attribution import coefficients, pull_back_through, ratio
+from dsjax.numerics import divide
 from dsjax.objectives import Objective, resolve
 from dsjax.policies import Params
 from dsjax.signal_noise import SignalNoise
@@ -49,7 +50,7 @@ def _inverse_fisher(
 
     def part(x: jax.Array, y: jax.Array, n: jax.Array, p: jax.Array) -> jax.Array:
         mass = n * p
-        return jnp.sum(jnp.where(mass > 0, x * y / jnp.where(mass > 0, mass, 1.0), 0.0))
+        return jnp.sum(divide(x * y, mass))
 
     first = part(a.first, b.first, visits.first, law.first)
     filler = part(a.filler, b.filler, visits.filler, law.filler)
@@ -89,7 +90,7 @@ def _moments(
 
     def moment(g: jax.Array, n: jax.Array, p: jax.Array) -> jax.Array:
         mass = n * p
-        return jnp.sum(x.weight * jnp.sum(jnp.where(mass > 0, g * g / jnp.where(mass > 0, mass, 1.0), 0.0), -1))
+        return jnp.sum(x.weight * jnp.sum(divide(g * g, mass), -1))
 
     q, y = x.prompt, x.first[:, 0]
     sample = moment(first, visits.first[q], law.first[q]) + fillers * moment(probe, visits.filler[q], law.filler[q])
@@ -147,7 +148,7 @@ def measure(objective: Objective, scenario: Scenario, x: Structure, own: Structu
     factor_mean = jnp.sum(jnp.sum(jnp.abs(factors_BxK), -1) / answers_B)
 
     w = x.weight[:, None, None]
-    k_BxKxS = jnp.where(w > 0, c_BxKxS / jnp.where(w > 0, w, 1.0), 0.0)
+    k_BxKxS = divide(c_BxKxS, w)
     largest = jnp.max(jnp.abs(k_BxKxS))
 
     def off(k_BxK: jax.Array, counts: jax.Array) -> jax.Array:

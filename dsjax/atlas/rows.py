@@ -29,7 +29,7 @@ from dsjax.atlas.laws import (
 from dsjax.atlas.measure import Measured, measure
 from dsjax.attribution import component_gradients
 from dsjax.errors import require
-from dsjax.numerics import compile_quickly
+from dsjax.numerics import compile_quickly, exact
 from dsjax.objectives import Objective, resolve
 
 LENGTHS = tuple(2**i for i in range(11))  # 1 .. 1024
@@ -284,7 +284,7 @@ def _gap(entry: Entry, laws: _Laws, program: Callable[[Structure, Structure], Me
 def _row(
     name: str, entry: Entry, lengths: Sequence[int], binary: _Laws, graded: _Laws, tick: Callable[[], None]
 ) -> Row:
-    with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
+    with exact():
         objective = _objective(entry, binary.scenario)
         programs = {n: _program(objective, binary, n) for n in {SHORT, max(SHORT, *lengths)}}
         measured = []
@@ -332,7 +332,7 @@ def compute(
         if progress is not None:
             progress(done, total)
 
-    with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
+    with exact():
         binary = _Laws.of(standard_scenario(), lengths)
         graded = _Laws.of(standard_scenario(graded=True), (SHORT,))
     with ThreadPoolExecutor(THREADS) as pool:

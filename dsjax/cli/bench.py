@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from dsjax.cli.terminal import bars, require_directory, require_writable
-from dsjax.errors import InputError, require
-from dsjax.io import write_json
+from dsjax.errors import require
+from dsjax.io import read_json, write_json
 from dsjax.training.bench import FORMAT, MEASURES, SWEEPS, BenchConfig, measure, report, slope, sweep
 
 LABELS = {
@@ -65,12 +64,7 @@ def read(path: Path) -> dict[str, Any]:
     Raises:
       InputError: if it cannot be read or is not one of this format.
     """
-    try:
-        data = json.loads(path.read_text())
-    except OSError as error:
-        raise InputError("compare", str(path), f"a file that can be read ({error.strerror})") from error
-    except ValueError as error:
-        raise InputError("compare", str(path), f"a result of `dsjax bench --json` ({error})") from error
+    data = read_json(path, "compare", "a result of `dsjax bench --json`")
     ok = isinstance(data, dict) and data.get("format") == FORMAT and "matmul_peak_flops" in data
     require(ok, "compare", str(path), f"a result of `dsjax bench --json`, format {FORMAT}")
     return data

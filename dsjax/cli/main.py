@@ -7,7 +7,6 @@ terminated; after the last two the same command continues.
 from __future__ import annotations
 
 import inspect
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -148,8 +147,7 @@ def _own_process(name: str | None) -> Any:
     """The process that a user's function returns."""
     if name is None:
         return None
-    import jax
-
+    from dsjax.numerics import exact
     from dsjax.objectives import import_function
     from dsjax.process import DecisionSamplingProcess
 
@@ -158,7 +156,7 @@ def _own_process(name: str | None) -> Any:
         inspect.signature(function).bind()
     except (TypeError, ValueError) as error:
         raise InputError("process", name, f"a function without arguments ({error})") from error
-    with jax.enable_x64(True):
+    with exact():
         process = function()
     require(isinstance(process, DecisionSamplingProcess), "process", name, "a function that returns a process")
     return process
@@ -229,10 +227,9 @@ def _check_theorems(instances: int, seed: int, progress: Any) -> dict[str, Any]:
 def _overrides(command: Quickstart) -> dict[str, Any]:
     data: dict[str, Any] = {}
     if command.config is not None:
-        try:
-            data = json.loads(command.config.read_text())
-        except (OSError, ValueError) as error:
-            raise InputError("configuration file", str(command.config), f"a readable JSON file ({error})") from error
+        from dsjax.io import read_json
+
+        data = read_json(command.config, "configuration file")
         if not isinstance(data, dict):
             raise InputError("configuration file", str(command.config), "a JSON object with named fields")
     settings = parse_settings(command.set)

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dsjax.errors import InputError
 from dsjax.io import read_json
 
 NAME = "results.json"
@@ -22,10 +21,7 @@ def read_results(field: str, path: Path) -> tuple[Path, Any]:
     file = path
     if path.is_dir():
         file = path / (PACKED if (path / PACKED).exists() and not (path / NAME).exists() else NAME)
-    try:
-        return file, read_json(file)
-    except (OSError, ValueError) as error:
-        raise InputError(field, str(path), f"the results of a finished run or study ({error})") from error
+    return file, read_json(file, field, "the results of a finished run or study")
 
 
 def study_report(results: Any) -> Mapping[str, Any] | None:

@@ -18,6 +18,7 @@ import numpy as np
 from jax.scipy.special import gammaln, xlogy
 
 from dsjax.errors import require
+from dsjax.numerics import divide
 from dsjax.objectives.token_advantages import TOKEN_ADVANTAGES
 from dsjax.trajectories import Trajectories, is_concrete
 
@@ -31,8 +32,7 @@ def _group_sum(x_B: jax.Array, traj: Trajectories) -> jax.Array:
 def _group_mean(x_B: jax.Array, traj: Trajectories) -> jax.Array:
     """f[B]: the law-weighted mean of x over the trajectory's group."""
     total, mass = _group_sum(traj.weight * x_B, traj), _group_sum(traj.weight, traj)
-    mean = jnp.where(mass > 0, total / jnp.where(mass > 0, mass, 1.0), 0.0)
-    return mean[traj.group]
+    return divide(total, mass)[traj.group]
 
 
 def _members(traj: Trajectories, dtype: jnp.dtype) -> jax.Array:
@@ -60,8 +60,7 @@ def batch_mean(reward_B: jax.Array, traj: Trajectories) -> jax.Array:
     A finite batch of B independent samples scales the expected gradient by (B - 1)/B; on an exact law the factor is
     1, the limit of a large batch.
     """
-    mass = jnp.sum(traj.weight)
-    return reward_B - jnp.sum(traj.weight * reward_B) / jnp.where(mass > 0, mass, 1.0)
+    return reward_B - divide(jnp.sum(traj.weight * reward_B), jnp.sum(traj.weight))
 
 
 def leave_one_out(reward_B: jax.Array, traj: Trajectories) -> jax.Array:
@@ -137,7 +136,7 @@ def group_normalised(
     covered = jnp.all((jnp.sum(close_BxK, -1) == 1) | (traj.weight == 0))
     if is_concrete(covered):
         require(bool(covered), "reward_support", reward_support, "all returns that have positive probability")
-    law_QxK = law_QxK / jnp.where(mass_Q > 0, mass_Q, 1.0)[:, None]
+    law_QxK = divide(law_QxK, mass_Q[:, None])
     counts_NxK = jnp.asarray(_compositions(group_size - 1, len(reward_support)), reward_B.dtype)
     log_multinomial_N = gammaln(jnp.asarray(group_size, reward_B.dtype)) - jnp.sum(gammaln(counts_NxK + 1), -1)
     log_pmf_QxN = log_multinomial_N[None] + jnp.sum(xlogy(counts_NxK[None], law_QxK[:, None, :]), -1)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from dsjax.errors import require
+from dsjax.numerics import divide
 from dsjax.objectives.advantages import advantage
 from dsjax.objectives.aggregation import SumCount, aggregate, masked
 from dsjax.objectives.kl import token_rewards_with_kl
@@ -25,7 +26,7 @@ def exact_values(traj: Trajectories) -> jax.Array:
     same = (traj.group[:, None] == traj.group[None, :])[..., None] & ~differs_before
     mass_BxS = jnp.sum(jnp.where(same, traj.weight[None, :, None], 0.0), axis=1)
     total_BxS = jnp.sum(jnp.where(same, (traj.weight * traj.reward)[None, :, None], 0.0), axis=1)
-    return jax.lax.stop_gradient(jnp.where(mass_BxS > 0, total_BxS / jnp.where(mass_BxS > 0, mass_BxS, 1.0), 0.0))
+    return jax.lax.stop_gradient(divide(total_BxS, mass_BxS))
 
 
 def value_loss(

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from dsjax.errors import require
+from dsjax.numerics import divide
 from dsjax.objectives.aggregation import SumCount
 from dsjax.objectives.kl import log_ratio
 from dsjax.trajectories import Trajectories
@@ -20,7 +21,7 @@ from dsjax.trajectories import Trajectories
 def pair_weights(traj: Trajectories) -> jax.Array:
     """f[B, B]: weight of the pair (preferred i, other j): w_i w_j / (weight of the group), 0 unless R_i > R_j."""
     mass = jax.ops.segment_sum(traj.weight, traj.group, traj.num_groups)[traj.group]
-    share_B = traj.weight / jnp.where(mass > 0, mass, 1.0)
+    share_B = divide(traj.weight, mass)
     pair = (traj.group[:, None] == traj.group[None, :]) & (traj.reward[:, None] > traj.reward[None, :])
     return jax.lax.stop_gradient(jnp.where(pair, traj.weight[:, None] * share_B[None, :], 0.0))
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from dsjax.errors import require
+from dsjax.numerics import divide
 from dsjax.objectives.aggregation import masked
 from dsjax.objectives.ratios import recorded
 from dsjax.trajectories import Trajectories
@@ -115,7 +116,7 @@ def biased_per_turn(reward: jax.Array, traj: Trajectories) -> jax.Array:
         return jax.ops.segment_sum(weighted_BxS.ravel(), index_BxS.ravel(), turns)
 
     reached = total(jnp.ones_like(reward_BxS), last_BxS)
-    b = jnp.where(reached > 0, total(reward_BxS, traj.mask) / jnp.where(reached > 0, reached, 1.0), 0.0)
+    b = divide(total(reward_BxS, traj.mask), reached)
     return returns_to_go(reward_BxS - jnp.where(last_BxS, b[index_BxS], 0.0), traj)
 
 

@@ -18,11 +18,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from dsjax.errors import InputError, require
+from dsjax.numerics import divide, exact
 from dsjax.objectives import Objective, resolve
 from dsjax.rollouts.format import Rollouts, check, square_bounds
 from dsjax.rollouts.words import availability, reading
@@ -102,7 +102,7 @@ def _evaluate(function: Objective, name: str, data: Rollouts) -> tuple[float, np
     """Loss and c_BxS in float64; not jitted, so that the library's own checks see the values."""
     from dsjax.attribution import coefficients, loss_of  # which in turn offers `from_rollouts`
 
-    with jax.enable_x64(True):
+    with exact():
         logp, traj = jnp.asarray(data.logp), data.trajectories()
         try:
             loss, c_BxS = float(loss_of(function, logp, traj)), np.asarray(coefficients(function, logp, traj))
@@ -154,7 +154,7 @@ def _share(part: Statistic, other: Statistic) -> Statistic:
 
     def statistic(weights: np.ndarray) -> np.ndarray:
         a, b = part(weights), other(weights)
-        return np.divide(a, a + b, out=np.full_like(a, np.nan), where=a + b > 0)
+        return divide(a, a + b, np.nan)
 
     return statistic
 
@@ -169,7 +169,7 @@ def _diagnose(
     bootstrap: _Bootstrap,
 ) -> Diagnosis:
     w_Bx1 = data.weight[:, None]
-    k_BxS = np.divide(c_BxS, w_Bx1, out=np.zeros_like(c_BxS), where=w_Bx1 > 0)
+    k_BxS = divide(c_BxS, w_Bx1)
     parts: dict[str, Any] = {
         "rollouts": _counts(data),
         "conventions": _conventions(data, c_BxS, k_BxS, bootstrap),
@@ -239,7 +239,7 @@ def _conventions(
 
     one_BxS = np.broadcast_to(data.weight[:, None], c_BxS.shape)
     length_BxS = _answers(data, np.ones_like(c_BxS))
-    mean_BxS = np.divide(_answers(data, k_BxS), length_BxS, out=np.zeros_like(c_BxS), where=length_BxS > 0)
+    mean_BxS = divide(_answers(data, k_BxS), length_BxS)
     decision, sample = data.decision_mask, data.sample_mask
     is_answer = length_BxS > 0
     numerators = {  # (of the sampler, of the decider)
@@ -398,7 +398,7 @@ def _gradients(data: Rollouts, bootstrap: _Bootstrap) -> dict[str, Any] | None:
         def statistic(w: np.ndarray) -> np.ndarray:
             top = np.sum((w @ gram) * w, -1) - w**2 @ own
             bottom = np.sum(w, -1) ** 2 - np.sum(w**2, -1)
-            return np.divide(top, bottom, out=np.full_like(top, np.nan), where=bottom > 0)
+            return divide(top, bottom, np.nan)
 
         return statistic
 
@@ -411,7 +411,7 @@ def _gradients(data: Rollouts, bootstrap: _Bootstrap) -> dict[str, Any] | None:
     def cosine(w: np.ndarray) -> np.ndarray:
         s, d, sd = (np.sum((w @ grams[n]) * w, -1) for n in ("sample", "decision", "cross"))
         size = np.sqrt(np.maximum(s, 0.0) * np.maximum(d, 0.0))
-        return np.divide(sd, size, out=np.full_like(sd, np.nan), where=size > 0)
+        return divide(sd, size, np.nan)
 
     statistics: dict[str, Statistic] = {
         "signal_sample": signal["sample"],

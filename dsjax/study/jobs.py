@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from dsjax.errors import InputError, require
-from dsjax.io import write_json
+from dsjax.io import read_json, write_json
 from dsjax.objectives import import_function
 from dsjax.training.run_directory import RunDirectory, opened, provenance
 
@@ -179,13 +179,13 @@ class Study:
         Raises:
           InputError: if it holds none.
         """
+        data = read_json(Path(path) / "jobs.json", "study directory", "one that `dsjax study run` has made")
         try:
-            data = json.loads((Path(path) / "jobs.json").read_text())
             require(data["format"] == FORMAT, "study directory", str(path), f"format {FORMAT}")
             return cls(path, data["study"], data["preset"], [Job(**job) for job in data["jobs"]])
         except InputError:
             raise
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (KeyError, TypeError) as error:
             raise InputError("study directory", str(path), f"one that `dsjax study run` has made ({error})") from error
 
     def folder(self, name: str) -> Path:
@@ -198,10 +198,8 @@ class Study:
         return RunDirectory(self.folder(name), "job", config)
 
     def _read(self, name: str, file: str) -> dict[str, Any] | None:
-        try:
-            return json.loads((self.folder(name) / file).read_text())
-        except FileNotFoundError:
-            return None
+        path = self.folder(name) / file
+        return read_json(path, f"job {name}") if path.exists() else None
 
     def done(self, name: str) -> bool:
         """Whether a job is complete."""
@@ -209,7 +207,7 @@ class Study:
 
     def record(self, name: str) -> dict[str, Any]:
         """`{"result", "seconds", "provenance"}` of a complete job."""
-        return json.loads((self.folder(name) / "result.json").read_text())
+        return read_json(self.folder(name) / "result.json", f"job {name}")
 
     def fraction(self, name: str) -> float:
         """Part of a job that is done, as it last reported it, 0..1."""
@@ -375,10 +373,7 @@ class Definition:
           InputError: if it cannot be read or lacks a field.
         """
         file = Path(folder) / "study.json"
-        try:
-            data = json.loads(file.read_text())
-        except (OSError, ValueError) as error:
-            raise InputError("study", str(folder), f"a folder with a readable study.json ({error})") from error
+        data = read_json(file, "study", "a folder with a readable study.json")
         require(isinstance(data, dict), "study.json", data, "an object with named fields")
         for name in ("name", "jobs"):
             require(isinstance(data.get(name), str), f"{name} in {file}", data.get(name), "a text")

@@ -10,7 +10,6 @@ HISTORY/seed-S/evaluation     attempts of all of these models, and what each dec
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -20,7 +19,7 @@ import numpy as np
 
 from dsjax.config import from_dict, to_dict
 from dsjax.evaluation.components import draw_pool, evaluation_sets, judge, quick_measures
-from dsjax.io import write_arrays
+from dsjax.io import read_rows, write_arrays
 from dsjax.policies.base import Params
 from dsjax.study.jobs import Done, Job, Progress
 from dsjax.study.settings import Settings
@@ -102,7 +101,7 @@ def train(options: Mapping[str, Any], directory: RunDirectory, needs: Mapping[st
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:
     """The rows of a training's metrics."""
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return read_rows(folder / "metrics.jsonl")
 
 
 def _tokens(config: TrainConfig, folder: Path) -> dict[str, int]:

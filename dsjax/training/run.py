@@ -32,7 +32,7 @@ import numpy as np
 from dsjax.config import differences, to_dict
 from dsjax.errors import InputError, require
 from dsjax.evaluation.components import draw_pool, evaluation_sets, quick_measures
-from dsjax.io import write_json
+from dsjax.io import read_json, write_json
 from dsjax.objectives import resolve
 from dsjax.policies.base import Params
 from dsjax.tasks import Problems
@@ -231,7 +231,7 @@ class _Run:
 
     def _note_start(self, skipped: list[str]) -> None:
         file = self.path / "starts.json"
-        starts = json.loads(file.read_text()) if file.exists() else []
+        starts = read_json(file, "starts.json") if file.exists() else []
         now = {"step": self.step, "time": time.time(), "skipped": skipped, "provenance": provenance()}
         if starts:
             changed = differences(starts[-1]["provenance"], now["provenance"])
@@ -371,7 +371,7 @@ class _Run:
     def _write_result(self) -> dict[str, Any]:
         file = self.path / "result.json"
         if file.exists():
-            stored = json.loads(file.read_text())
+            stored = read_json(file, "result.json")
             if stored["updates"] == self.step:
                 return stored
         facts = {name: self.facts[name] for name in ("best", "evaluations")}

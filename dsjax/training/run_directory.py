@@ -29,7 +29,7 @@ import jax
 import dsjax
 from dsjax.config import differences
 from dsjax.errors import InputError, require
-from dsjax.io import write_json
+from dsjax.io import read_json, read_rows, write_json
 
 FORMAT = 1
 Row = dict[str, Any]
@@ -122,11 +122,10 @@ class RunDirectory:
                 raise InputError("output directory", str(self.path), "a directory (this is a file)")
             names = [p.name for p in self.path.iterdir()] if self.path.exists() else []
             others = [n for n in names if n != ".lock" and not n.startswith(".config.json.")]  # a killed first start's
-            stored = json.loads(config_file.read_text()) if config_file.exists() else None
-        except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise InputError(
-                "output directory", str(self.path), f"one with a readable config.json ({error})"
-            ) from error
+        except OSError as error:
+            raise InputError("output directory", str(self.path), f"one that can be read ({error})") from error
+        what = "one with a readable config.json"
+        stored = read_json(config_file, "output directory", what) if config_file.exists() else None
         if stored is None:
             held = ", ".join(sorted(others)[:3])
             allowed = f"a new or empty directory, or one of an earlier {self.kind} run (it holds {held})"
@@ -156,12 +155,12 @@ class RunDirectory:
 
     def result(self, name: str) -> dict[str, Any]:
         """The result of a complete stage."""
-        return json.loads((self.stage_path(name) / "result.json").read_text())
+        return read_json(self.stage_path(name) / "result.json", f"stage {name}")
 
     def rows(self, name: str) -> list[Row]:
         """The metric rows of a stage."""
         file = self.stage_path(name) / "metrics.jsonl"
-        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        return read_rows(file) if file.exists() else []
 
     def run_stage(self, name: str, work: Callable[[StageWriter], dict[str, Any]]) -> dict[str, Any]:
         """The stage's result: from disk if it is complete, else by doing the work from its start."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import jax
 
 from dsjax.config import from_dict
 from dsjax.errors import InputError, require
+from dsjax.io import read_json
 from dsjax.policies.base import Params
 from dsjax.policies.transformer import TransformerPolicy
 from dsjax.training.checkpoints import Checkpoints, DamagedError, load_checkpoint, save_checkpoint
@@ -36,10 +36,10 @@ def _config_of(directory: Path) -> TrainConfig:
     allowed = "the directory of a run of `dsjax train`"
 
     def read() -> list[Any]:
+        stored = read_json(directory / "config.json", "init_from", allowed)
         try:
-            stored = json.loads((directory / "config.json").read_text())
             return [stored["kind"], stored["config"]]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (KeyError, TypeError) as error:
             raise InputError("init_from", str(directory), f"{allowed} ({error})") from error
 
     kind, data = by_first(read)

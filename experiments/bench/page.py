@@ -5,10 +5,11 @@ python experiments/bench/page.py        # writes them between the marks of the p
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from dsjax.io import read_json
 
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "performance.md"
@@ -32,7 +33,7 @@ Result = Mapping[str, Any]
 
 def load(name: str) -> Any:
     """A stored result."""
-    return json.loads((HERE / name).read_text())
+    return read_json(HERE / name)
 
 
 def table(head: list[str], rows: list[list[str]]) -> list[str]:

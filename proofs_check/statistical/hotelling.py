@@ -13,6 +13,7 @@ import numpy as np
 from jax.scipy.special import betainc
 
 from dsjax.errors import require
+from dsjax.numerics import exact
 from proofs_check.numerics import SUM
 
 # Poisson terms of a non-central law. The weights of `detectable` have mean <= SEARCH_END / 2 = 250 and standard
@@ -29,7 +30,7 @@ _betainc = jax.jit(betainc)
 
 def _regularised_beta(a: np.ndarray, b: np.ndarray, x: np.ndarray) -> np.ndarray:
     """I_x(a, b) in float64, one compiled program a shape."""
-    with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
+    with exact():
         return np.asarray(_betainc(np.asarray(a, float), np.asarray(b, float), np.asarray(x, float)))
 
 

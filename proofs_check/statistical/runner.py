@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dsjax.errors import require
-from dsjax.numerics import compile_quickly
+from dsjax.numerics import compile_quickly, exact
 from dsjax.statistics import holm
 from proofs_check.numerics import SUM
 from proofs_check.runner import COMPILERS, Progress
@@ -58,7 +58,7 @@ def _exact(setting: Setting, estimators: tuple[Estimator, ...]) -> dict[str, dic
 @lru_cache
 def prepare(name: str) -> Compiled:
     """Compile the programs of the process of that name, once."""
-    with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
+    with exact():
         number = jax.random.key(list(SETTINGS).index(name))
         setting = compile_quickly(SETTINGS[name], number)(number)
         estimators = tuple(e for e in ESTIMATORS if e.setting == name)
@@ -74,9 +74,9 @@ def prepare(name: str) -> Compiled:
 
             return jax.vmap(one)(index)
 
-        exact = compile_quickly(lambda setting: _exact(setting, estimators), setting)
+        enumerated = compile_quickly(lambda setting: _exact(setting, estimators), setting)
         compiled = compile_quickly(program, setting, jax.random.key(0), jnp.arange(CHUNK))
-        return Compiled(setting, estimators, jax.device_get(exact(setting)), compiled)
+        return Compiled(setting, estimators, jax.device_get(enumerated(setting)), compiled)
 
 
 def sample(
@@ -84,7 +84,7 @@ def sample(
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """{estimator: (f[samples, p] sampled, f[samples, p] wrong variant)}; batch i of a seed is always the same."""
     chunks = []
-    with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
+    with exact():
         key = jax.random.fold_in(jax.random.key(seed), list(SETTINGS).index(compiled.setting.name))
         for first in range(0, samples, CHUNK):
             out = jax.device_get(compiled.program(compiled.setting, key, jnp.arange(first, first + CHUNK)))

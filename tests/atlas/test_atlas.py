@@ -49,7 +49,7 @@ def coupled(logp_BxS, traj):
 
 @pytest.fixture(scope="module")
 def rows():
-    entries = {name: ENTRIES[name] for name in NAMES} | {"mine": Entry("tests.test_atlas:coupled")}
+    entries = {name: ENTRIES[name] for name in NAMES} | {"mine": Entry("tests.atlas.test_atlas:coupled")}
     return {row.name: row for row in compute(entries, LENGTHS)}
 
 
@@ -192,7 +192,7 @@ def test_unknown_objectives_and_options_are_refused():
         entries_with("no_such", {}, False)
     with pytest.raises(InputError, match="beta"):
         entries_with("sft", {"beta": 1.0}, True)
-    assert list(entries_with("tests.test_atlas:coupled", {}, False))[-1] == "tests.test_atlas:coupled"
+    assert list(entries_with("tests.atlas.test_atlas:coupled", {}, False))[-1] == "tests.atlas.test_atlas:coupled"
 
 
 def test_the_documented_example_works(tmp_path, monkeypatch, capsys):

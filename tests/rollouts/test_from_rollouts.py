@@ -559,7 +559,7 @@ OBJECTIVE_ERRORS = {
         f"{__name__}:broken",
         {},
         {},
-        "coefficient of tests.test_from_rollouts:broken: received 'nan at",
+        "coefficient of tests.rollouts.test_from_rollouts:broken: received 'nan at",
     ),
 }
 

@@ -60,7 +60,7 @@ def meet(options, directory, needs, progress):
 def test_both_workers_work_at_the_same_time(tmp_path, client):
     (tmp_path / "met").mkdir()
     options = {"folder": str(tmp_path / "met"), "count": 2}
-    made = started(tmp_path / "s", [Job(name, "tests.test_engines:meet", options) for name in ("one", "two")])
+    made = started(tmp_path / "s", [Job(name, "tests.study.test_engine:meet", options) for name in ("one", "two")])
     run_on_dask(made, client)
     assert states(made) == {"one": DONE, "two": DONE}
     met = {int(p.name) for p in (tmp_path / "met").iterdir()}

@@ -216,7 +216,7 @@ def test_workers_that_start_together_never_do_a_job_twice(tmp_path):
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from tests.test_jobs import staged\n"
+        "from tests.study.test_jobs import staged\n"
         "from dsjax.study.engine import run_here\n"
         "path, log, count = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])\n"
         "print('ready', flush=True); sys.stdin.readline()\n"
@@ -417,7 +417,7 @@ def broken_jobs(settings: dict[str, Any]) -> list[Job]:
 
 def test_a_failure_is_reported_with_exit_status_1(tmp_path):
     (tmp_path / "broken").touch()
-    shared = {"jobs": "tests.test_jobs:broken_jobs", "file": str(tmp_path / "broken"), "report": None}
+    shared = {"jobs": "tests.study.test_jobs:broken_jobs", "file": str(tmp_path / "broken"), "report": None}
     folder, out = write_definition(tmp_path / "d", **shared), tmp_path / "out"
     for _ in range(2):
         status, text = said(Run(folder, out=out))

@@ -140,7 +140,8 @@ def test_a_foreign_directory_is_refused_and_left_alone(tmp_path):
 def test_a_config_json_of_something_else_is_refused(tmp_path, content):
     (tmp_path / "config.json").write_bytes(content)
     error = refused(directory(tmp_path))
-    assert (error.field, error.received) == ("output directory", str(tmp_path))
+    assert error.field == "output directory"
+    assert error.received in (str(tmp_path), str(tmp_path / "config.json"))
 
 
 def test_results_of_another_kind_of_run_are_refused(tmp_path):

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from dsjax.attribution import coefficients, component_gradients, energies, energy, fisher, loss_of
+from dsjax.numerics import divide
 from dsjax.objectives import sft
 from dsjax.policies import Params, log_probs
 from dsjax.trajectories import Trajectories
@@ -104,7 +105,7 @@ def _chi2(counts: jax.Array, logits: jax.Array) -> jax.Array:
     n = jnp.sum(counts, -1, keepdims=True)
     pi = jax.nn.softmax(logits)
     excess = counts - n * pi
-    return jnp.sum(jnp.where(n > 0, excess**2 / (jnp.where(n > 0, n, 1.0) * pi), 0.0))
+    return jnp.sum(divide(excess**2 / pi, n))
 
 
 def _stated_gradient(counts: Params, params: Params, tokens: jax.Array) -> Params:

@@ -15,7 +15,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from dsjax.attribution import component_gradients
-from dsjax.numerics import compile_quickly
+from dsjax.numerics import compile_quickly, exact
 from dsjax.objectives import Objective
 from dsjax.policies import Params, PositionwisePolicy, log_probs
 from dsjax.process import DecisionSamplingProcess
@@ -187,7 +187,7 @@ def _difference(push: Push, other: Push) -> float:
 
 def measure() -> dict[str, Any]:
     """Signs on a lattice, and the flip for each length and drift, all from the library's gradient."""
-    with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
+    with exact():
         lattice, flips, pushes = [], [], {}
         for length in LENGTHS:
             push = pushes[length] = push_on_stop(answer_classes(length))

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator
 
 from dsjax.attribution import component_gradients, energies
-from dsjax.numerics import compile_quickly
+from dsjax.numerics import compile_quickly, exact
 from dsjax.objectives import own_token_kl, trajectory_kl
 from dsjax.policies import Params, SaturatedPolicy, log_probs
 from dsjax.process import DecisionSamplingProcess
@@ -187,7 +187,7 @@ def closed_forms(length: int) -> dict[str, tuple[float, float]]:
 def measure() -> dict[str, Any]:
     """Tilt per factor and energy of the KL gradient, given drift and at the soft optimum, by length."""
     rows = []
-    with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
+    with exact():
         for length in LENGTHS:
             found = measured(length, length in ENERGY_LENGTHS)
             closed = {name: list(pair) for name, pair in closed_forms(length).items() if name in found}

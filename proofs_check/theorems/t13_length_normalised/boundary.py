@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from dsjax.attribution import component_gradients
-from dsjax.numerics import QUICK
+from dsjax.numerics import QUICK, exact
 from dsjax.objectives import Objective, reinforce
 from dsjax.policies import SaturatedPolicy
 from dsjax.process import DecisionSamplingProcess
@@ -120,7 +120,7 @@ def _at(value: float, grade: float) -> dict[str, float]:
 
 def measure() -> dict[str, Any]:
     """Signs on a lattice of (V, r); thresholds by length and by number of rounds."""
-    with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
+    with exact():
         lattice = [_at(value, grade) for value in VALUES for grade in GRADES]
         by_length = [_row(length=length, baseline=b) for b in BASELINES for length in LENGTHS]
         by_rounds = [_row(length=1, baseline=0.0, rounds=T, stop=s) for s in STOPS for T in ROUNDS]

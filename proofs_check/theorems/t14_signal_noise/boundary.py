@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from dsjax.attribution import fisher
-from dsjax.numerics import compile_quickly
+from dsjax.numerics import compile_quickly, exact
 from dsjax.objectives import Objective, SumCount, reinforce
 from dsjax.objectives.aggregation import aggregate
 from dsjax.policies import Params, PositionwisePolicy
@@ -203,7 +203,7 @@ def measure() -> dict[str, Any]:
         "accuracy": (ACCURACIES, lambda p: (p, *STOPS)),
     }
     crossings, errors = [], []
-    with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
+    with exact():
         rows, ratio_error = _ratios()
         every = [(sweep, x, at(x)) for sweep, (values, at) in sweeps.items() for x in values]
         for estimator in ESTIMATORS[:3]:

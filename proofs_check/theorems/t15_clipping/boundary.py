@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 
-from dsjax.numerics import compile_quickly
+from dsjax.numerics import compile_quickly, exact
 from dsjax.policies import Params, PositionwisePolicy, log_probs
 from dsjax.trajectories import Trajectories
 from proofs_check.boundary import Boundary
@@ -204,7 +204,7 @@ def measured_steps(length: int, sign: float = -1.0) -> dict[str, float]:
 
 def measure() -> dict[str, Any]:
     """The boundary for both signs and several vocabularies, and least steps against length."""
-    with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
+    with exact():
         rows = [row for V in VOCABULARIES for row in measured_boundary(V, TOKENS)]
         steps = [{"length": length, **measured_steps(length)} for length in LENGTHS]
     stated = [{"length": length, **stated_steps(length)} for length in range(LENGTHS[0], LENGTHS[-1] + 1)]
