@@ -35,6 +35,52 @@ def interval(samples: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
     return float(low), float(high)
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its interval; NaN stands for what does not exist (no right answer, one unit, ..).
+
+    `f"{e:.3f}"` is `0.123 [0.101, 0.152]`, `f"{e:+.1%}"` is `+12.3% [+10.1%, +15.2%]`, and `-` where there is no value.
+
+    Attributes:
+      value: the point value.
+      low: lower end of the bootstrap's 95 % interval.
+      high: upper end.
+      t_low: lower end of Student's interval over seeds.
+      t_high: upper end.
+      p: two-sided p of mean 0 over seeds.
+      seeds: the value of each seed; empty where there is one run only.
+    """
+
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+    t_low: float = math.nan
+    t_high: float = math.nan
+    p: float = math.nan
+    seeds: tuple[float, ...] = ()
+
+    def __bool__(self) -> bool:
+        return math.isfinite(self.value)
+
+    def __format__(self, spec: str) -> str:
+        if not self:
+            return "-"
+        ends = [format(x, spec) for x in (self.low, self.high) if math.isfinite(x)]
+        return format(self.value, spec) + (f" [{', '.join(ends)}]" if len(ends) == 2 else "")
+
+    def to_json(self) -> dict[str, Any]:
+        """{"value", "low", "high"} and, over several seeds, {"t_low", "t_high", "p", "seeds"}; None for NaN."""
+        names = ("value", "low", "high", *(("t_low", "t_high", "p") if self.seeds else ()))
+        out: dict[str, Any] = {name: _or_none(getattr(self, name)) for name in names}
+        return {**out, "seeds": [_or_none(x) for x in self.seeds]} if self.seeds else out
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any] | None) -> Estimate:
+        """What `to_json` wrote; nothing at all is an estimate that does not exist."""
+        numbers = {k: math.nan if v is None else v for k, v in (data or {"value": None}).items() if k != "seeds"}
+        return cls(**numbers, seeds=tuple(math.nan if x is None else x for x in (data or {}).get("seeds", ())))
+
+
 def estimate(statistic: Statistic, problems: int, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, float | None]:
     """Point value and interval of a statistic that is a function of problem weights.
 
