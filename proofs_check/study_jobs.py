@@ -1,12 +1,55 @@
-"""Boundaries of theorems as jobs of a study, `proofs_check.study_jobs:NAME`; see `dsjax.study.jobs.Job`."""
+"""Theorem checks and boundaries as jobs of a study, `proofs_check.study_jobs:NAME`; see `dsjax.study.jobs.Job`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dsjax.study.jobs import Done, Progress
 from dsjax.training.run_directory import RunDirectory
+from proofs_check.registry import select
+from proofs_check.runner import DEFAULT_INSTANCES, run
+
+
+def merged(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Reports of different theorems, same instances and seed, as one; the format is that of `Report.to_json`."""
+    return {
+        **reports[0],
+        "ok": all(report["ok"] for report in reports),
+        "seconds": sum(report["seconds"] for report in reports),
+        "theorems": [row for report in reports for row in report["theorems"]],
+    }
+
+
+def theorem(options: Mapping[str, Any], directory: RunDirectory, needs: Mapping[str, Done], progress: Progress) -> Any:
+    """Numeric checks of one theorem or several, as `Report.to_json`; after a kill, those that were done stay done.
+
+    Args:
+      options: of `run`, all optional: {"theorems": ids (all), "instances", "seed", "quick"}.
+      directory: has a stage for every theorem.
+      needs: none.
+      progress: called with (instances done, instances to do), all theorems together.
+    """
+    del needs
+    theorems = select(options.get("theorems"))
+    instances, seed, quick = options.get("instances", DEFAULT_INSTANCES), options.get("seed", 0), options.get("quick")
+    reports = []
+    for i, found in enumerate(theorems):
+
+        def hook(p: Any, before: int = i * instances) -> None:
+            progress(before + p.done, len(theorems) * instances)
+
+        def work(_: Any, name: str = found.id, hook: Any = hook) -> dict[str, Any]:
+            return run([name], instances, seed, hook, quick=bool(quick)).to_json()
+
+        reports.append(directory.run_stage(found.id, work))
+    return merged(reports)
+
+
+def theorems(options: Mapping[str, Any], directory: RunDirectory, needs: Mapping[str, Done], progress: Progress) -> Any:
+    """The reports of the `theorem` jobs that it needs, in their order, as one."""
+    del options, directory, progress
+    return merged([need.result for need in needs.values()])
 
 
 def kl_tax(options: Mapping[str, Any], directory: RunDirectory, needs: Mapping[str, Done], progress: Progress) -> Any:
