@@ -8,7 +8,8 @@ from typing import Any
 from dsjax.study.jobs import Done, Progress
 from dsjax.training.run_directory import RunDirectory
 from proofs_check.registry import select
-from proofs_check.runner import DEFAULT_INSTANCES, run
+from proofs_check.runner import Progress as Step
+from proofs_check.runner import check
 
 
 def merged(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -25,22 +26,22 @@ def theorem(options: Mapping[str, Any], directory: RunDirectory, needs: Mapping[
     """Numeric checks of one theorem or several, as `Report.to_json`; after a kill, those that were done stay done.
 
     Args:
-      options: of `run`, all optional: {"theorems": ids (all), "instances", "seed", "quick"}.
+      options: of `check`, all optional: {"theorems": ids (all), "instances", "seed", "quick"}.
       directory: has a stage for every theorem.
       needs: none.
-      progress: called with (instances done, instances to do), all theorems together.
+      progress: called with (theorems done, theorems to do), after every chunk of instances.
     """
     del needs
     theorems = select(options.get("theorems"))
-    instances, seed, quick = options.get("instances", DEFAULT_INSTANCES), options.get("seed", 0), options.get("quick")
+    settings = {name: options[name] for name in ("instances", "seed", "quick") if name in options}
     reports = []
     for i, found in enumerate(theorems):
 
-        def hook(p: Any, before: int = i * instances) -> None:
-            progress(before + p.done, len(theorems) * instances)
+        def hook(p: Step, before: int = i) -> None:
+            progress(before + p.done / p.total, len(theorems))
 
         def work(_: Any, name: str = found.id, hook: Any = hook) -> dict[str, Any]:
-            return run([name], instances, seed, hook, quick=bool(quick)).to_json()
+            return check(name, progress=hook, **settings).to_json()
 
         reports.append(directory.run_stage(found.id, work))
     return merged(reports)
