@@ -28,7 +28,9 @@ from dsjax.process import DecisionSamplingProcess
 from proofs_check.instance_file import decode, encode
 from proofs_check.instances import shape_of
 from proofs_check.registry import select
-from proofs_check.report import ClaimResult, ControlResult, Report, TheoremResult, Worst
+from proofs_check.report import Report
+from proofs_check.results import ClaimResult, ControlResult, TheoremResult, Worst, numeric_report
+from proofs_check.statement import STATEMENTS, Statement
 from proofs_check.theorem import Measured, Theorem
 
 CHUNK = 32  # instances a call, whatever their number: bounds memory
@@ -198,10 +200,8 @@ class _Accumulator:
                 ControlResult(control.name, error.size, float(error.min()), theorem.tolerance(control.claim))
             )
         return TheoremResult(
-            theorem.id,
-            theorem.title,
-            theorem.statement,
-            theorem.provenance,
+            STATEMENTS.get(theorem.id)
+            or Statement(theorem.id, theorem.provenance, theorem.title, theorem.statement, theorem.statement),
             self.instances,
             tuple(claims),
             tuple(controls),
@@ -290,7 +290,7 @@ def run(
                 results.append(found.result())
         finally:
             pool.shutdown(cancel_futures=True)
-    return Report(seed, instances, tuple(results), time.perf_counter() - start, skipped)
+    return numeric_report(seed, instances, results, time.perf_counter() - start, skipped)
 
 
 @_exact_scope
@@ -330,4 +330,4 @@ def run_instance(data: Any, ids: Sequence[str] | None = None) -> Report:
     job = _Job(theorem, shape, 0, 1, 0)
     found.add(job, 0, jax.tree.map(lambda x: np.asarray(x)[None], out))
     found.compile_seconds = time.perf_counter() - start  # nearly all of it
-    return Report(0, 1, (found.result(),), found.compile_seconds)
+    return numeric_report(0, 1, (found.result(),), found.compile_seconds)

@@ -8,14 +8,15 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 
 from proofs_check.registry import select
-from proofs_check.report import Report, TheoremResult
+from proofs_check.report import Report
+from proofs_check.results import TheoremResult, numeric_report
 from proofs_check.runner import DEFAULT_INSTANCES, Progress, require_numbers, run
 from proofs_check.theorem import Theorem
 
 
 def _one(name: str, instances: int, seed: int, quick: bool) -> TheoremResult:
     """In a worker; one thread compiles while the programs before run."""
-    (result,) = run((name,), instances, seed, quick=quick, threads=1).theorems
+    (result,) = run((name,), instances, seed, quick=quick, threads=1).rows
     return result
 
 
@@ -55,4 +56,4 @@ def run_in_workers(
                     progress(Progress(result.id, instances * len(results), instances * len(theorems)))
         finally:
             pool.shutdown(cancel_futures=True)
-    return Report(seed, instances, tuple(results[t.id] for t in theorems), time.perf_counter() - start)
+    return numeric_report(seed, instances, [results[t.id] for t in theorems], time.perf_counter() - start)
