@@ -32,14 +32,14 @@ def gather(
       hook: hook(kind) is the progress hook of `numeric`, `symbolic`, `statistical` and `boundaries`.
     """
     numeric = check(ids, instances=instances, seed=seed, quick=quick, progress=hook("numeric"))
-    known = [t.id for t in numeric.theorems]
+    known = [t.id for t in numeric.rows]
     provable = [name for name in known if name in SYMBOLIC]
-    symbolic = run_symbolic(provable, hook("symbolic")).to_json() if provable else None
-    statistical = run_statistical(seed, hook("statistical")).to_json()
+    symbolic = run_symbolic(provable, hook("symbolic")) if provable else None
+    statistical = run_statistical(seed, hook("statistical"))
     maps = [b for b in BOUNDARIES if b.theorem in known]
     boundaries = {}
     for i, boundary in enumerate(maps):
         boundaries[boundary.theorem] = boundary.measure()
         hook("boundaries")(Done(i + 1, len(maps)))
-    worst = {t.id: worst_instance(t, seed, quick=quick, instances=instances) for t in numeric.theorems}
+    worst = {t.id: worst_instance(t, seed, quick=quick, instances=instances) for t in numeric.rows}
     return Evidence(numeric, symbolic, statistical, boundaries, worst)

@@ -43,7 +43,7 @@ def encode(theorem: Theorem, shape: Any, instance: Any, origin: dict[str, Any]) 
     return {
         "format": FORMAT,
         "theorem": theorem.id,
-        "title": theorem.title,
+        "title": theorem.about.title,
         "shape": {"kind": type(shape).__name__, **dataclasses.asdict(shape)},
         "origin": origin,
         "leaves": leaves,

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
-import pkgutil
 from collections.abc import Sequence
 from types import ModuleType
 
 from dsjax.errors import require
-from proofs_check import theorems
 from proofs_check.theorem import Theorem
+from proofs_check.theorems import FOLDERS
 
 
 def parts(name: str) -> list[ModuleType]:
     """The modules of that name of all theorems that have one, in order."""
-    folders = sorted(found.name for found in pkgutil.iter_modules(theorems.__path__))
-    there = [f"{theorems.__name__}.{folder}.{name}" for folder in folders]
+    there = [f"{folder}.{name}" for folder in FOLDERS]
     return [importlib.import_module(module) for module in there if importlib.util.find_spec(module)]
 
 

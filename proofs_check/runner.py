@@ -31,7 +31,8 @@ from dsjax.process import DecisionSamplingProcess
 from proofs_check import instance_file
 from proofs_check.instances import shape_of
 from proofs_check.registry import select
-from proofs_check.report import ClaimResult, ControlResult, Report, TheoremResult, Worst
+from proofs_check.report import Report
+from proofs_check.results import ClaimResult, ControlResult, TheoremResult, Worst, numeric_report
 from proofs_check.theorem import Measured, Theorem
 
 CHUNK = 32  # instances a call, whatever their number: bounds memory
@@ -183,10 +184,7 @@ class _Accumulator:
             error = np.where(np.isfinite(error), error, -np.inf)  # a control that breaks down rejects nothing
             controls.append(ControlResult(control.name, error.size, float(error.min()), control.claim.tolerance))
         return TheoremResult(
-            theorem.id,
-            theorem.title,
-            theorem.statement,
-            theorem.provenance,
+            theorem.about,
             self.instances,
             tuple(claims),
             tuple(controls),
@@ -300,8 +298,8 @@ def check(
                 results[step.theorem] = step.result
             if progress is not None:
                 progress(step)
-    found = tuple(results[t.id] for t in theorems)
-    return Report(seed, instances, found, time.perf_counter() - start, skipped)
+    found = [results[t.id] for t in theorems]
+    return numeric_report(seed, instances, found, time.perf_counter() - start, skipped)
 
 
 def worst_instance(result: TheoremResult, seed: int, *, instances: int, quick: bool = False) -> dict[str, Any]:
@@ -335,4 +333,4 @@ def check_instance(file: Path | dict[str, Any], ids: str | Sequence[str] | None 
     found = _Accumulator(theorem)
     found.add(_Job(theorem, shape, 0, 1, 0), 0, jax.tree.map(lambda x: np.asarray(x)[None], out))
     found.compile_seconds = time.perf_counter() - start  # nearly all of it
-    return Report(0, 1, (found.result(),), found.compile_seconds)
+    return numeric_report(0, 1, (found.result(),), found.compile_seconds)

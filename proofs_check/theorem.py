@@ -1,6 +1,6 @@
 """What a theorem is to the runner: a statement, claims with argued tolerances, and wrong variants to be rejected.
 
-    THEOREM = Theorem(id="T0", ..., shapes=(...), prepare=Setting)
+    THEOREM = Theorem(STATEMENTS["T0"], shapes=(...), prepare=Setting)
     everywhere, binary = THEOREM.on(), THEOREM.on(lambda shape: not shape.graded)
 
     mean = everywhere.equation("J = E[R]", lambda s: gap(s.mean, s.J))
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -27,8 +27,8 @@ from proofs_check import instances
 from proofs_check.instances import Shape
 from proofs_check.numerics import SUM, shortfall
 from proofs_check.requirements import Requirement
+from proofs_check.statement import Statement
 
-Provenance = Literal["[P]", "[P/R]", "[R]", "[N]"]
 OfShape = Callable[[Any], bool]
 OfSetting = Callable[[Any], jax.Array]
 
@@ -107,12 +107,7 @@ class Theorem:
     """A statement with everything that is needed to check it on random instances.
 
     Attributes:
-      id: `T1`, `T2`, ..
-      title: in a few words.
-      statement: in a line.
-      provenance: tag of docs/theory.md.
-      assumptions: what must hold, in words.
-      proof: why it holds, in a few sentences; docs/theory.md has the whole.
+      about: the statement in words.
       shapes: what random instances are drawn from; each is compiled once.
       tolerance: of claims that do not argue for another one.
       draw: `draw(key, shape, process)` makes an instance, on a random process if that is None.
@@ -125,13 +120,8 @@ class Theorem:
       controls: wrong variants; declared by `on`.
     """
 
-    id: str
-    title: str
-    statement: str
-    provenance: Provenance
-    assumptions: tuple[str, ...]
+    about: Statement
     shapes: tuple[Hashable, ...]
-    proof: str = ""
     tolerance: float = SUM
     draw: Callable[..., Any] = instances.draw
     prepare: Callable[[Any], Any] = lambda instance: instance
@@ -140,6 +130,11 @@ class Theorem:
     on_process: Callable[[Theorem, Shape, DecisionSamplingProcess], tuple[Hashable, ...]] = _kinds
     claims: list[Claim] = field(default_factory=list)
     controls: list[Control] = field(default_factory=list)
+
+    @property
+    def id(self) -> str:
+        """`T1`, `T2`, .."""
+        return self.about.id
 
     def on(self, when: OfShape = always) -> Scope:
         """Where claims and controls about those shapes are declared."""

@@ -42,7 +42,7 @@ def theorem_failure(theorem: str, *, quick: bool) -> str | None:
         report = check(theorem, instances=QUICK_INSTANCES, quick=quick)
     except Exception as error:  # whatever the error in the library makes of it
         return f"{theorem}: {type(error).__name__}"
-    (result,) = report.theorems
+    (result,) = report.rows
     for claim in result.claims:
         if not claim.ok:
             return f"{theorem}: {claim.name}"

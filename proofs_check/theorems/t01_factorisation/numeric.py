@@ -20,6 +20,7 @@ from proofs_check import instances
 from proofs_check.closed_forms import component_logp
 from proofs_check.instances import Instance, Shape, normal, perturbed
 from proofs_check.numerics import gap
+from proofs_check.statement import STATEMENTS
 from proofs_check.theorem import Theorem
 
 STEP = 3e-4  # central differences of fourth order
@@ -53,14 +54,7 @@ class Setting(instances.Setting):
 
 
 THEOREM = Theorem(
-    id="T1",
-    title="Factorisation",
-    statement="grad J = G_s + G_d with G_c = E[R sum_c grad log pi_c], and E[score_s score_d^T] = 0",
-    provenance="[P]",
-    assumptions=(
-        "finite process, parameters shared or not",
-        "the stop at round T is forced: no decision factor there",
-    ),
+    STATEMENTS["T1"],
     shapes=(
         Shape(rounds=3, length=1, vocabulary=3, graded=True, cost=True),
         Shape(rounds=4, length=1, vocabulary=2, prompts=2, history="none", cost=True, shared=9),
@@ -70,11 +64,6 @@ THEOREM = Theorem(
         Shape(rounds=1, length=4, vocabulary=2, prompts=2, history="none", shared=4),
         Shape(rounds=1, length=5, vocabulary=2, graded=True, shared=4),
         Shape(rounds=1, length=6, vocabulary=2, shared=9),
-    ),
-    proof=(
-        "log P(w) is the sum of its log factors, so grad J = E[R grad log P] splits by component. A factor's score "
-        "has mean 0 given everything before it, so scores of different factors are uncorrelated, with shared "
-        "parameters too."
     ),
     prepare=Setting,
     telling=lambda shape: not shape.network,

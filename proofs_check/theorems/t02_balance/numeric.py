@@ -18,6 +18,7 @@ from proofs_check.closed_forms import late_baseline
 from proofs_check.coefficients import gradients_of
 from proofs_check.instances import Instance, Shape
 from proofs_check.numerics import gap
+from proofs_check.statement import STATEMENTS
 from proofs_check.theorem import Theorem
 
 BETA = 0.3  # trajectory KL in the reward
@@ -83,14 +84,7 @@ def _weight(c_BxS: jax.Array, traj: Trajectories) -> jax.Array:
 
 
 THEOREM = Theorem(
-    id="T2",
-    title="Balanced coefficients of the surrogate reward",
-    statement="one scalar weight per trajectory = one coefficient on every factor of pi_sample and pi_d",
-    provenance="[P/R]",
-    assumptions=(
-        "on-policy gradient of E[w(tau) sum_factors log pi], w data: any function of the whole trajectory",
-        "the causal advantage is that of the payoff w, not of R",
-    ),
+    STATEMENTS["T2"],
     shapes=(
         Shape(rounds=3, length=1, vocabulary=3, graded=True, cost=True),
         Shape(rounds=2, length=1, vocabulary=5, prompts=2, history="none"),
@@ -100,11 +94,6 @@ THEOREM = Theorem(
         Shape(rounds=1, length=4, vocabulary=2, prompts=2, shared=4),
         Shape(rounds=1, length=5, vocabulary=2, history="none", graded=True, shared=4),
         Shape(rounds=1, length=6, vocabulary=2, history="none", shared=4),
-    ),
-    proof=(
-        "d/d log pi of w sum log pi is w for every factor. Given what was known before a factor, E[w score] changes "
-        "by nothing when w is replaced by its conditional mean after the factor minus that before it: the causal "
-        "advantage of the payoff w."
     ),
     prepare=Setting,
     telling=lambda shape: shape.saturated,

@@ -12,6 +12,7 @@ from proofs_check import instances
 from proofs_check.closed_forms import late_baseline, martingale_energies
 from proofs_check.instances import Instance, Shape
 from proofs_check.numerics import ENERGY, SUM, gap, shortfall
+from proofs_check.statement import STATEMENTS
 from proofs_check.theorem import Theorem
 
 
@@ -52,14 +53,7 @@ def tight_d(shape: Shape) -> bool:
 
 
 THEOREM = Theorem(
-    id="T3",
-    title="Conservation of reward energy",
-    statement="Var(R) = Var_q[V_1] + sum E[(A^s)^2] + sum E[(A^d)^2] >= Var_q[V_1] + E_s + E_d; = if saturated",
-    provenance="[N]",
-    assumptions=(
-        "any parametrisation for the bounds",
-        "equality: one softmax per context and round (history `full`; or T = 1 for pi_sample, T <= 2 for pi_d)",
-    ),
+    STATEMENTS["T3"],
     shapes=(
         Shape(rounds=3, length=1, vocabulary=3, graded=True, cost=True),
         Shape(rounds=2, length=1, vocabulary=4, prompts=3),
@@ -72,11 +66,6 @@ THEOREM = Theorem(
         Shape(rounds=1, length=4, vocabulary=2, prompts=2, shared=4),
         Shape(rounds=1, length=5, vocabulary=2, history="none", shared=4),
         Shape(rounds=1, length=6, vocabulary=2, history="none", shared=4),
-    ),
-    proof=(
-        "R - J telescopes into changes of the conditional mean of R as one variable after the other is revealed; such"
-        " changes are uncorrelated, so variances add. G_c is the gradient with coefficient A^c, and G^T F^+ G is the "
-        "squared length of the projection of A^c onto the span of the scores."
     ),
     tolerance=ENERGY,
     prepare=Setting,

@@ -20,6 +20,7 @@ from proofs_check.closed_forms import tree_logits
 from proofs_check.instances import Instance, Shape
 from proofs_check.numerics import ENERGY, gap
 from proofs_check.requirements import Requirement
+from proofs_check.statement import STATEMENTS
 from proofs_check.theorem import Theorem
 
 SMALL = 80  # logits up to which an instance costs little
@@ -186,15 +187,7 @@ def on_process(theorem: Theorem, shape: Shape, process: DecisionSamplingProcess)
 
 
 THEOREM = Theorem(
-    id="T4",
-    title="Length invariance of reward attribution",
-    statement="J, E_s, E_d depend on the law of answers, not on its token tree; unread filler gets gradient 0",
-    provenance="[R]",
-    assumptions=(
-        "saturated policies, with the same answer law in both encodings",
-        "Fisher metric: Euclidean norms do change",
-        "filler: read neither by the verifier nor by any later factor",
-    ),
+    STATEMENTS["T4"],
     shapes=(
         Recoding(Shape(rounds=2, length=2, vocabulary=2, graded=True, cost=True), vocabulary=4, length=1, filler=1),
         Recoding(Shape(rounds=3, length=2, vocabulary=2, history="none"), vocabulary=4, length=1, filler=1),
@@ -205,11 +198,6 @@ THEOREM = Theorem(
         Recoding(Shape(rounds=1, length=2, vocabulary=3, prompts=2), 9, 1, filler=1),
         Recoding(Shape(rounds=1, length=4, vocabulary=2), 4, 2, filler=1),
         Recoding(Shape(rounds=1, length=5, vocabulary=2, history="none", graded=True), 32, 1, filler=1),
-    ),
-    proof=(
-        "A^s, A^d and the visits are functions of answers, and the scores of a saturated token tree span all "
-        "functions of (context, answer) with conditional mean 0, whatever the tree. Filler that nothing reads leaves "
-        "the conditional mean of R unchanged when it is revealed: its advantage is 0."
     ),
     draw=draw,
     on_process=on_process,

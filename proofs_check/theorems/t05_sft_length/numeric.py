@@ -18,6 +18,7 @@ from proofs_check.coefficients import energies_of, gradients_of
 from proofs_check.instances import Instance, Shape, normal
 from proofs_check.numerics import ENERGY, gap
 from proofs_check.requirements import RESAMPLES
+from proofs_check.statement import STATEMENTS
 from proofs_check.theorem import Theorem
 
 
@@ -93,17 +94,7 @@ class Setting:
 
 
 THEOREM = Theorem(
-    id="T5",
-    title="Length weighting of SFT",
-    statement="SFT energy adds up over tokens: share delta k_d/(L k_s + delta k_d); weight sqrt(L) restores it",
-    provenance="[P/R]",
-    assumptions=(
-        "demonstrations from any law nu; loss and loss weights: any policy",
-        "gradient and energies: saturated policy (with or without history)",
-        "Fisher metric under the demonstrations' contexts",
-        "homogeneous: chi2(nu || pi) = k_s in every sampling context, k_d in every decision context",
-        "delta = decisions per answer (< 1: the forced stop of round T has no decision token)",
-    ),
+    STATEMENTS["T5"],
     shapes=(
         # The verifier is drawn, but no demonstration depends on it.
         Shape(rounds=2, length=3, vocabulary=2, history="none"),
@@ -114,11 +105,6 @@ THEOREM = Theorem(
         Shape(rounds=2, length=4, vocabulary=2, shared=4),
         Shape(rounds=2, length=5, vocabulary=2, history="none", shared=4),
         Shape(rounds=2, length=6, vocabulary=2, history="none", shared=4),
-    ),
-    proof=(
-        "The coefficient is 1/N per token, so the gradient at a context is (n(x)/N)(nu - pi), and (nu - pi)^T (diag "
-        "pi - pi pi^T)^+ (nu - pi) = chi2. With equal chi2 in all contexts of a component the energies are "
-        "proportional to token counts. A weight w multiplies the decision energy by w^2."
     ),
     requires=(RESAMPLES,),
     prepare=Setting,

@@ -18,6 +18,7 @@ from proofs_check.coefficients import energies_of, gradients_of
 from proofs_check.instances import Instance, Numbers, Shape
 from proofs_check.numerics import ENERGY, gap
 from proofs_check.requirements import RESAMPLES
+from proofs_check.statement import STATEMENTS
 from proofs_check.theorem import Theorem
 from proofs_check.theorems.t03_conservation.numeric import tight_d, tight_s, variance
 
@@ -102,15 +103,7 @@ def _tight(shape: Shape) -> bool:
 
 
 THEOREM = Theorem(
-    id="T6",
-    title="Length weighting of KL",
-    statement="own-token KL: E_s grows as L, E_d does not; trajectory KL: E_s + E_d = Var(Lam) - Var_q[E(Lam|q)]",
-    provenance="[P/R]",
-    assumptions=(
-        "on-policy, Lam = log P/P_ref, own-token KL by k2 (reverse KL per prefix)",
-        "saturated policy; trajectory KL: one softmax per context and round, else <=",
-        "growth as L: Var(log pi/pi_ref | x) = v_s in every sampling context, v_d in every decision context",
-    ),
+    STATEMENTS["T6"],
     shapes=(
         # The verifier is drawn, but a KL does not depend on it.
         Shape(rounds=3, length=1, vocabulary=2, prompts=3),
@@ -122,11 +115,6 @@ THEOREM = Theorem(
         Shape(rounds=2, length=4, vocabulary=2, cost=True, shared=5),
         Shape(rounds=2, length=5, vocabulary=2, history="none", shared=5),
         Shape(rounds=2, length=6, vocabulary=2, history="none", shared=5),
-    ),
-    proof=(
-        "log P/P_ref is the sum of log-ratios of factors: the chain rule. A local KL has gradient E_pi[log(pi/pi_ref)"
-        " score], which gives Var_pi(log pi/pi_ref) per context. grad KL(P||P_ref) = E[Lam grad log P] is REINFORCE "
-        "with return Lam, so T3 applies."
     ),
     requires=(RESAMPLES,),
     prepare=Setting,

@@ -20,6 +20,7 @@ from proofs_check.closed_forms import by_context
 from proofs_check.instances import Instance, Numbers, Shape, draw_with_free_decider
 from proofs_check.numerics import gap, shortfall
 from proofs_check.requirements import MIXED_IF_BINARY, RESAMPLES
+from proofs_check.statement import STATEMENTS
 from proofs_check.theorem import Theorem
 
 STEP = 0.01  # relative distance from a boundary at which its two sides are read
@@ -228,16 +229,7 @@ class Setting(instances.Setting):
 
 
 THEOREM = Theorem(
-    id="T7",
-    title="KL taxes reflection",
-    statement="trajectory KL: STOP gradient rho pi_stop pi_res [r - V + c + beta K - beta (log-ratios)], K grows as L",
-    provenance="[N]",
-    assumptions=(
-        "saturated decider, beta KL(P || P_ref) in the reward; V and K of the next round, K = KL still to be paid",
-        "without history a logit serves several rounds: sums over visits, boundary at visit-weighted V - c - r and K",
-        "boundary: decision at its reference and r < V - c; else the push is to STOP for every beta",
-        "growth as L: KL k_s in every sampling context, k_d in every decision context",
-    ),
+    STATEMENTS["T7"],
     shapes=(
         Shape(rounds=2, length=2, vocabulary=3),
         Shape(rounds=3, length=1, vocabulary=4, graded=True, cost=True),
@@ -247,11 +239,6 @@ THEOREM = Theorem(
         Shape(rounds=2, length=4, vocabulary=2, cost=True, shared=4),
         Shape(rounds=2, length=5, vocabulary=2, history="none", graded=True, shared=4),
         Shape(rounds=2, length=6, vocabulary=2, history="none", shared=4),
-    ),
-    proof=(
-        "E[grad log P] = 0, so the gradient is that of REINFORCE with payoff R - beta Lam. On the STOP logit it is rho "
-        "pi_stop pi_res times the difference of what follows STOP and RESAMPLE: r - beta log-ratio against V - c - "
-        "beta (log-ratio + K). K is a KL, so >= 0, and adds up over the factors to go. Own-token KL has no K."
     ),
     requires=(RESAMPLES, MIXED_IF_BINARY),
     draw=draw_with_free_decider,

@@ -13,6 +13,7 @@ from proofs_check.closed_forms import by_context, by_decider, context_counts
 from proofs_check.instances import Instance, Shape, draw_with_free_decider, normal
 from proofs_check.numerics import gap, shortfall
 from proofs_check.requirements import MIXED_IF_BINARY, RESAMPLES
+from proofs_check.statement import STATEMENTS
 from proofs_check.theorem import Theorem
 
 
@@ -66,14 +67,7 @@ def _swapped(traj: Trajectories) -> Trajectories:
 
 
 THEOREM = Theorem(
-    id="T8",
-    title="The reward gradient of pi_d has the right sign everywhere",
-    statement="dJ/dlogit_STOP = rho pi_stop pi_res (r - V_(t+1) + c): binary and c = 0, > 0 iff right; SFT is blind",
-    provenance="[N]",
-    assumptions=(
-        "saturated decider; without history a logit serves several rounds and its gradient is the sum over them",
-        "sign: binary verifier, c = 0, visited state, 0 < V_(t+1) < 1",
-    ),
+    STATEMENTS["T8"],
     shapes=(
         Shape(rounds=3, length=1, vocabulary=5),
         Shape(rounds=2, length=3, vocabulary=2, prompts=2, graded=True, cost=True),
@@ -83,11 +77,6 @@ THEOREM = Theorem(
         Shape(rounds=2, length=4, vocabulary=2, graded=True),
         Shape(rounds=2, length=5, vocabulary=2, history="none", cost=True),
         Shape(rounds=2, length=6, vocabulary=2, history="none", shared=4),
-    ),
-    proof=(
-        "By T2 the coefficient is A^d; on the STOP logit of a softmax that is rho pi_stop (r - U) = rho pi_stop "
-        "pi_res (r - V_next + c). For r in {0, 1} and 0 < V < 1, r - V has the sign of r - 1/2. The SFT gradient "
-        "contains no reward."
     ),
     requires=(RESAMPLES, MIXED_IF_BINARY),
     draw=draw_with_free_decider,

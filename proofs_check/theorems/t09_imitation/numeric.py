@@ -17,6 +17,7 @@ from proofs_check.closed_forms import by_decider, context_counts
 from proofs_check.instances import Instance, Shape, draw_with_free_decider
 from proofs_check.numerics import gap, shortfall
 from proofs_check.requirements import BINARY, FREE, MIXED, RESAMPLES
+from proofs_check.statement import STATEMENTS
 from proofs_check.theorem import Theorem
 
 CERTAIN = 800.0  # nats: exp(-800) is exactly 0, so this logit stands for the limit pi_stop = 1
@@ -167,15 +168,7 @@ class Setting:
 
 
 THEOREM = Theorem(
-    id="T9",
-    title="Success-only imitation cannot teach pi_d",
-    statement="on (q, right y, STOP) the optimum: pi_stop = 1 on the support, untouched elsewhere; blind: always STOP",
-    provenance="[R]",
-    assumptions=(
-        "demonstrations stop at a right first answer; not all right answers need be shown; T >= 2, binary verifier",
-        "saturated decider: one softmax a context; blind decider: one a prompt",
-        "the optimum is a limit: no finite logits reach it",
-    ),
+    STATEMENTS["T9"],
     shapes=(
         Shape(rounds=2, length=3, vocabulary=2, prompts=2),
         Shape(rounds=4, length=1, vocabulary=4, history="none"),
@@ -184,11 +177,6 @@ THEOREM = Theorem(
         Shape(rounds=2, length=4, vocabulary=2, history="none"),
         Shape(rounds=2, length=5, vocabulary=2, shared=4),
         Shape(rounds=2, length=6, vocabulary=2, history="none", shared=4),
-    ),
-    proof=(
-        "Only STOP is drawn where demonstrations go, so by T5 the gradient on a STOP logit is nu (1 - pi_stop)/N: "
-        "positive at all finite logits, 0 elsewhere, and the decider's likelihood sum nu log pi_stop <= 0 reaches 0 "
-        "only as pi_stop -> 1 there. If one logit serves all answers, it then stops at all of them."
     ),
     requires=(BINARY, FREE, RESAMPLES, MIXED),
     draw=draw_with_free_decider,

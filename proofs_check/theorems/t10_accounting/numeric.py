@@ -13,6 +13,7 @@ from proofs_check import instances
 from proofs_check.instances import Instance, Shape
 from proofs_check.numerics import SUM, gap
 from proofs_check.requirements import BINARY, FREE, MEMORYLESS, MIXED
+from proofs_check.statement import STATEMENTS
 from proofs_check.theorem import Theorem
 
 LONG = 400  # rounds: rho <= 0.9 below, so rho^399 < 1e-18
@@ -59,15 +60,7 @@ def _log_odds(rounds: int) -> Callable[..., jax.Array]:
 
 
 THEOREM = Theorem(
-    id="T10",
-    title="Accounting identity",
-    statement="logit(acc) -> logit(p) + log(a/b); at every finite T >= 2, 0 < p < 1: gain over p iff a > b",
-    provenance="[N]",
-    assumptions=(
-        "memoryless attempts at one prompt (history `none`), binary verifier, c = 0",
-        "prompt by prompt: averages do not commute with the formula",
-        "log-odds: 0 < p < 1, a > 0, b > 0",
-    ),
+    STATEMENTS["T10"],
     shapes=(
         Shape(rounds=1, length=3, vocabulary=4, prompts=2, history="none"),
         Shape(rounds=2, length=2, vocabulary=3, prompts=3, history="none"),
@@ -76,11 +69,6 @@ THEOREM = Theorem(
         Shape(rounds=2, length=4, vocabulary=2, history="none"),
         Shape(rounds=1, length=5, vocabulary=2, prompts=2, history="none"),
         Shape(rounds=1, length=6, vocabulary=2, history="none"),
-    ),
-    proof=(
-        "An attempt ends right with probability p a, ends wrong with (1-p) b and goes on with rho; summing the "
-        "geometric series and keeping the last attempt whatever it is gives acc_T. In the limit the odds are p a : "
-        "(1-p) b."
     ),
     requires=(BINARY, FREE, MEMORYLESS, MIXED),
     prepare=Setting,

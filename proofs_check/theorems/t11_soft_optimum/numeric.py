@@ -17,6 +17,7 @@ from proofs_check.closed_forms import tree_logits
 from proofs_check.instances import Instance, Shape
 from proofs_check.numerics import gap, shortfall
 from proofs_check.requirements import MIXED_IF_BINARY
+from proofs_check.statement import STATEMENTS
 from proofs_check.theorem import Theorem
 from proofs_check.theorems.t07_kl_tax.numeric import Rounds, kl_to_go, with_trajectory_kl
 
@@ -158,16 +159,7 @@ def _expressible(shape: Shape) -> bool:
 
 
 THEOREM = Theorem(
-    id="T11",
-    title="The KL-regularised optimum tilts both components alike",
-    statement="argmax J - beta KL(P || P_ref): pi_ref exp(advantage/beta) on every factor, to first order, whatever L",
-    provenance="[N]",
-    assumptions=(
-        "trajectory KL; tables with a law of its own for each round and history (saturated, history `full` or T = 1)",
-        "exactly: soft advantages; to first order: those of the reference, to w^2/(8 beta^2) in log-probability",
-        "w = 1 + c (T - t): range of the return to go",
-        "regret = beta KL(P || P*) holds for every policy, saturated or not",
-    ),
+    STATEMENTS["T11"],
     shapes=(
         Shape(rounds=3, length=1, vocabulary=3, prompts=2, graded=True, cost=True),
         Shape(rounds=2, length=2, vocabulary=3),
@@ -177,11 +169,6 @@ THEOREM = Theorem(
         Shape(rounds=1, length=4, vocabulary=2, history="none", graded=True),
         Shape(rounds=1, length=5, vocabulary=2, prompts=2),
         Shape(rounds=1, length=6, vocabulary=2, history="none"),
-    ),
-    proof=(
-        "The tilted factors multiply to P* = P_ref exp((R - V*)/beta), so R - beta log P/P_ref = V* - beta log P/P* on "
-        "each trajectory and J - beta KL = V* - beta KL(P || P*). log pi*/pi_ref is the soft advantage over beta; by "
-        "Hoeffding's lemma soft values exceed hard ones by at most w^2/(8 beta)."
     ),
     requires=(MIXED_IF_BINARY,),
     prepare=Setting,

@@ -22,6 +22,7 @@ from proofs_check.closed_forms import component_logp
 from proofs_check.instances import Instance, Shape
 from proofs_check.numerics import ENERGY, gap
 from proofs_check.requirements import MIXED_IF_BINARY
+from proofs_check.statement import STATEMENTS
 from proofs_check.theorem import Theorem
 
 GROUP = 4  # the smallest group that re-weights
@@ -133,15 +134,7 @@ def _no_factor(direction: Any, gradient: Any) -> jax.Array:
 
 
 THEOREM = Theorem(
-    id="T12",
-    title="GRPO is balanced inside a trajectory and re-weights prompts",
-    statement="E[GRPO] at a prompt = c_G(p) grad p, c_G = E[std_G]/(p(1-p)): 1 at G=2, tends to 1/sqrt(p(1-p))",
-    provenance="[N]",
-    assumptions=(
-        "on-policy, binary verifier, c = 0; population standard deviation, groups without spread give 0",
-        "sum over the tokens of a sequence: dividing by T_i is T13, and harmless for T = 1",
-        "a prompt whose p is 0 or 1 has no gradient; the bounds are for 0 < p < 1",
-    ),
+    STATEMENTS["T12"],
     shapes=(
         Shape(rounds=1, length=2, vocabulary=3, prompts=2, history="none"),
         Shape(rounds=2, length=3, vocabulary=2, prompts=2, history="none"),
@@ -151,11 +144,6 @@ THEOREM = Theorem(
         Shape(rounds=1, length=4, vocabulary=2, prompts=2, shared=4),
         Shape(rounds=1, length=5, vocabulary=2, history="none", graded=True, shared=4),
         Shape(rounds=1, length=6, vocabulary=2, prompts=2, shared=4),
-    ),
-    proof=(
-        "A binary return makes the expected advantage affine in R, with slope A(right) - A(wrong) = c_G, so the "
-        "gradient is c_G grad p in both components. c_G p (1-p) = E[A (R - p)]; by symmetry among the G members, "
-        "whose A sum to 0, that is E[std_G]. Bounds: 2 k (G-k)/G <= sqrt(k (G-k)) <= k (G-k)/sqrt(G-1), and Jensen."
     ),
     requires=(MIXED_IF_BINARY,),
     prepare=Setting,

@@ -17,6 +17,7 @@ from proofs_check.closed_forms import by_context, by_decider
 from proofs_check.instances import Instance, Shape, draw_with_free_decider
 from proofs_check.numerics import gap, shortfall
 from proofs_check.requirements import MIXED_IF_BINARY, RESAMPLES
+from proofs_check.statement import STATEMENTS
 from proofs_check.theorem import Theorem
 from proofs_check.theorems.t12_grpo.numeric import GROUP, factor
 
@@ -179,15 +180,7 @@ def _misplaced(measured: jax.Array, push: Push, side: float = 1.0) -> jax.Array:
 
 
 THEOREM = Theorem(
-    id="T13",
-    title="Dividing by the response length tilts pi_d",
-    statement="(R-b)/|w|: binary, b in [0, 1]: every sign of T8, not its size; graded: STOP iff r > V_(t+1) - c - D",
-    provenance="[N]",
-    assumptions=(
-        "saturated decider; |w| = loss tokens: the forced stop of round T has none",
-        "b is one constant a prompt; signs: binary verifier, c = 0, 0 <= b <= 1, visited state, 0 < V_(t+1) < 1",
-        "the region: history full, so that one logit serves one round",
-    ),
+    STATEMENTS["T13"],
     shapes=(
         Shape(rounds=4, length=1, vocabulary=4, history="none"),
         Shape(rounds=3, length=2, vocabulary=2, graded=True),
@@ -197,11 +190,6 @@ THEOREM = Theorem(
         Shape(rounds=2, length=4, vocabulary=2, graded=True),
         Shape(rounds=2, length=5, vocabulary=2, history="none", graded=True, cost=True),
         Shape(rounds=2, length=6, vocabulary=2, history="none", shared=4),
-    ),
-    proof=(
-        "T2 and T8 for the payoff (R - b)/n_tau: n_t times the push is r - V_next + c + D. Binary: stopping right "
-        "pays (1-b)/n_t, going on at most (1-b)/n_(t+1); stopping wrong pays -b/n_t, going on at least -b/n_(t+1); "
-        "n grows with t. Graded: the push of T8 and this one differ in sign iff r lies between their zeros."
     ),
     requires=(RESAMPLES, MIXED_IF_BINARY),
     draw=draw_with_free_decider,

@@ -27,6 +27,7 @@ from proofs_check.closed_forms import context_counts
 from proofs_check.instances import Instance, Shape, Traced
 from proofs_check.numerics import ENERGY, gap
 from proofs_check.requirements import MIXED_IF_BINARY, RESAMPLES, Requirement
+from proofs_check.statement import STATEMENTS
 from proofs_check.theorem import Theorem
 from proofs_check.theorems.t04_length_invariance.numeric import SHORT
 
@@ -349,16 +350,7 @@ def on_process(theorem: Theorem, shape: Shape, process: DecisionSamplingProcess)
 
 
 THEOREM = Theorem(
-    id="T14",
-    title="Only the sampler's signal-to-noise falls with length",
-    statement="M_c = E[w^2 z_c], E[z_c] = rank F_c: L (V-1) for pi_sample, decision contexts for pi_d; S_s/M_s ~ 1/L",
-    provenance="[N]",
-    assumptions=(
-        "position-wise sampler; the number of decision contexts does not depend on L",
-        "one coefficient per trajectory; Fisher metric",
-        "crossing: S_d > 0",
-        "exact 1/L law: tokens that neither verifier nor decider reads; signal bounded by Var(R) (T3)",
-    ),
+    STATEMENTS["T14"],
     shapes=(
         Lengthening(Shape(rounds=2, length=2, vocabulary=2, prompts=2, history="none"), reads=1, filler=1),
         Lengthening(
@@ -371,12 +363,6 @@ THEOREM = Theorem(
         Lengthening(Shape(rounds=2, length=4, vocabulary=2, shared=3)),
         Lengthening(Shape(rounds=2, length=5, vocabulary=2, history="none", graded=True, shared=3)),
         Lengthening(Shape(rounds=2, length=6, vocabulary=2, history="none", shared=3)),
-    ),
-    proof=(
-        "E[z_c] = tr(F_c^+ E[score score^T]) = tr(F_c^+ F_c) = rank F_c, since scores of different tokens are "
-        "uncorrelated; a softmax drawn n times has z = n/E[n] times Pearson's statistic of its counts. Filler is drawn "
-        "tau times independently of w: E[w^2 tau] (V-1)/E[tau] each, and no signal. In a group the other members are "
-        "independent of a member's score."
     ),
     draw=draw,
     requires=(RESAMPLES, MIXED_IF_BINARY, VARIED, SHORT),

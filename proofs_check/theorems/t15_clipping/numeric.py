@@ -20,6 +20,7 @@ from proofs_check import instances
 from proofs_check.instances import Instance, Shape
 from proofs_check.numerics import gap, shortfall
 from proofs_check.requirements import BINARY, FREE, MIXED, RESAMPLES
+from proofs_check.statement import STATEMENTS
 from proofs_check.theorem import Theorem
 
 CLIP = 0.2  # eps: ratios are cut to [1 - eps, 1 + eps]
@@ -242,15 +243,7 @@ def _least(margin: jax.Array, where: jax.Array) -> jax.Array:
 
 
 THEOREM = Theorem(
-    id="T15",
-    title="Ratio clipping binds on pi_d first, where pi_d is less peaked",
-    statement="-log(1 + x (e^w - 1)) <= log rho <= -log(1 - x (1 - e^-w)), x = 1 - pi: what is less peaked clips first",
-    provenance="[N]",
-    assumptions=(
-        "w: range (largest less smallest) of the logits' change in the softmax that the token is drawn from",
-        "steps on one trajectory: one softmax per context, each visited once",
-        "clip of each token's own ratio (GRPO); binary verifier, c = 0, group of two",
-    ),
+    STATEMENTS["T15"],
     shapes=(
         Shape(rounds=2, length=1, vocabulary=4, prompts=2),
         Shape(rounds=3, length=1, vocabulary=3),
@@ -261,11 +254,6 @@ THEOREM = Theorem(
         Shape(rounds=2, length=4, vocabulary=2, graded=True, shared=4),
         Shape(rounds=2, length=5, vocabulary=2, history="none", cost=True, shared=4),
         Shape(rounds=2, length=6, vocabulary=2, history="none", shared=4),
-    ),
-    proof=(
-        "1/rho = E_pi[exp(delta_u - delta_v)] = 1 - x + x m with m, a mean over the other symbols, in [e^-w, e^w]. For "
-        "delta = g A (e_v - pi): delta_u - delta_v = -g A (x + pi_u) with 0 <= pi_u <= x, and pi_u = x for a decision. "
-        "Both bounds grow with x."
     ),
     requires=(BINARY, FREE, MIXED, RESAMPLES),
     prepare=Setting,
