@@ -19,23 +19,24 @@ def test_a_killed_check_continues_with_the_numbers_of_an_undisturbed_one(tmp_pat
     job = Job("checks", "proofs_check.study_jobs:theorem", OPTIONS)
     study = Study(tmp_path, "checks", "", [job, Job("all", "proofs_check.study_jobs:theorems", needs=("checks",))])
     study.start()
-    whole, checked = study_jobs.run, []
+    whole, checked = study_jobs.check, []
 
-    def run(ids, *arguments, **options):
-        checked.append(ids)
-        if ids == ["T1"] and checked.count(ids) == 1:
+    def check(name, **options):
+        checked.append(name)
+        if checked == ["T10", "T1"]:
             raise KeyboardInterrupt
-        return whole(ids, *arguments, **options)
+        return whole(name, **options)
 
-    monkeypatch.setattr(study_jobs, "run", run)
+    monkeypatch.setattr(study_jobs, "check", check)
     with pytest.raises(KeyboardInterrupt):
         study.attempt("checks", 0, lambda _: None)
     seen = []
     assert study.attempt("checks", 0, seen.append) == DONE
-    assert checked == [["T10"], ["T1"], ["T1"]]
+    assert checked == ["T10", "T1", "T1"]
     assert seen[-1] == 1.0
     assert study.attempt("all", 0, lambda _: None) == DONE
-    direct = proofs_check.run(OPTIONS["theorems"], OPTIONS["instances"], OPTIONS["seed"], quick=True).to_json()
+    options = {name: value for name, value in OPTIONS.items() if name != "theorems"}
+    direct = proofs_check.check(OPTIONS["theorems"], **options).to_json()
     for name in ("checks", "all"):
         assert numbers(study.record(name)["result"]) == numbers(direct)
 
