@@ -14,7 +14,9 @@ HEAVY = ("jax", "numpy", "flax", "matplotlib", "scipy", "orbax")
 @pytest.mark.parametrize("code", ["import dsjax", "import dsjax as ds; ds.InputError, ds.__version__, dir(ds)"])
 def test_import_is_light(code):
     loaded = f"sorted(m for m in {HEAVY} if m in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", f"import sys; {code}; print({loaded})"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; {code}; print({loaded})"], capture_output=True, text=True
+    )
     assert done.stdout.strip() == "[]", done.stderr
 
 
