@@ -17,10 +17,17 @@ def parts(name: str) -> list[ModuleType]:
     return [importlib.import_module(module) for module in there if importlib.util.find_spec(module)]
 
 
-THEOREMS: dict[str, Theorem] = {module.THEOREM.id: module.THEOREM for module in parts("numeric")}
+def _complete(theorem: Theorem) -> Theorem:
+    """The theorem, if everything that it declares is checked somewhere."""
+    if unreached := theorem.unreached():
+        raise ValueError(f"{theorem.id}: no shape has {', '.join(unreached)}")
+    return theorem
 
 
-def select(ids: Sequence[str] | None) -> tuple[Theorem, ...]:
+THEOREMS: dict[str, Theorem] = {module.THEOREM.id: _complete(module.THEOREM) for module in parts("numeric")}
+
+
+def select(ids: str | Sequence[str] | None) -> tuple[Theorem, ...]:
     """The theorems of those ids in the given order, each once; all of them for None.
 
     Raises:
@@ -28,7 +35,8 @@ def select(ids: Sequence[str] | None) -> tuple[Theorem, ...]:
     """
     if ids is None:
         return tuple(THEOREMS.values())
-    require(len(ids) > 0, "theorem", list(ids), THEOREMS)
-    for name in ids:
+    names = [ids] if isinstance(ids, str) else list(ids)
+    require(len(names) > 0, "theorem", names, THEOREMS)
+    for name in names:
         require(name in THEOREMS, "theorem", name, THEOREMS)
-    return tuple(THEOREMS[name] for name in dict.fromkeys(ids))
+    return tuple(THEOREMS[name] for name in dict.fromkeys(names))
