@@ -34,13 +34,13 @@ def test_no_flip_is_reported_where_there_is_none():
 def test_measure_and_draw(monkeypatch):
     monkeypatch.setattr(tax, "LENGTHS", (1, 4))
     monkeypatch.setattr(tax, "ENUMERATED", (1,))
-    data = json.loads(json.dumps(tax.BOUNDARY.measure(), allow_nan=False))
+    data = json.loads(json.dumps(tax.measure(), allow_nan=False))
     assert data["worst_error"] < 1e-12
     assert data["classes_against_every_answer"] < 1e-12
     assert len(data["lattice"]) == 2 * len(tax.BETAS)
     assert all(row["own_token_kl"] < 0 for row in data["lattice"])
     assert {row["trajectory_kl"] > 0 for row in data["lattice"] if row["length"] == 4} == {True, False}
     fig = Figure()
-    tax.BOUNDARY.draw(data, fig)
+    tax.draw(data, fig)
     assert [ax.get_xlabel() for ax in fig.axes] == ["answer length L (tokens)"] * 2
     assert fig.axes[0].get_ylabel() == "beta (reward per nat)"

@@ -56,11 +56,11 @@ def test_measure_and_draw(monkeypatch):
     monkeypatch.setattr(graded, "LENGTHS", (1, 2))
     monkeypatch.setattr(graded, "ROUNDS", (2, 3))
     monkeypatch.setattr(graded, "MAP_LENGTH", 2)
-    data = json.loads(json.dumps(graded.BOUNDARY.measure(), allow_nan=False))
+    data = json.loads(json.dumps(graded.measure(), allow_nan=False))
     assert data["worst_error"] < 1e-12
     assert data["lattice_points_on_the_wrong_side"] == 0
     assert {x["divided"] * x["reward"] < 0 for x in data["lattice"]} == {True, False}
     fig = Figure()
-    graded.BOUNDARY.draw(data, fig)
+    graded.draw(data, fig)
     labels = ["V, value of going on (reward)", "answer length L (tokens)", "rounds T"]
     assert [ax.get_xlabel() for ax in fig.axes] == labels

@@ -38,7 +38,7 @@ def test_measure_and_draw(monkeypatch):
     monkeypatch.setattr(noise, "READ_ALL", 2)
     monkeypatch.setattr(noise, "DECISIVENESS", (0.5, 3.0))
     monkeypatch.setattr(noise, "ACCURACIES", (0.2, 0.7))
-    data = json.loads(json.dumps(noise.BOUNDARY.measure(), allow_nan=False))
+    data = json.loads(json.dumps(noise.measure(), allow_nan=False))
     assert data["worst_error"] < 1e-11
     assert [row["length"] for row in data["ratios"]] == [1, 2]
     first, second = data["ratios"]
@@ -47,6 +47,6 @@ def test_measure_and_draw(monkeypatch):
     assert second["decision, reads all"] == pytest.approx(first["decision"] / 2, rel=1e-12)
     assert second["sample, causal"] == pytest.approx(first["sample, causal"], rel=1e-12)
     fig = Figure()
-    noise.BOUNDARY.draw(data, fig)
+    noise.draw(data, fig)
     assert len(fig.axes) == 3
     assert all(ax.get_xlabel() and ax.get_ylabel() for ax in fig.axes)

@@ -49,10 +49,10 @@ def test_measure_and_draw(monkeypatch):
     monkeypatch.setattr(clipping, "VOCABULARIES", (8,))
     monkeypatch.setattr(clipping, "TOKENS", (0.1, 0.5))
     monkeypatch.setattr(clipping, "LENGTHS", (1, 2))
-    data = json.loads(json.dumps(clipping.BOUNDARY.measure(), allow_nan=False))
+    data = json.loads(json.dumps(clipping.measure(), allow_nan=False))
     assert data["worst_error"] < 1e-11
     assert [row["measured"] is None for row in data["rows"]] == [True, False, False, False]
     fig = Figure()
-    clipping.BOUNDARY.draw(data, fig)
+    clipping.draw(data, fig)
     assert len(fig.axes) == 3
     assert all(ax.get_xlabel() for ax in fig.axes)
