@@ -52,10 +52,10 @@ def log_probs(policy: Policy, params: Params, traj: Trajectories) -> jax.Array:
     """
     L = policy.length
     answers_BxKxL = traj.answers(L)
-    log_sample, log_decide = policy.log_dists(params, traj.prompt, answers_BxKxL)
+    log_sample, log_decision = policy.log_dists(params, traj.prompt, answers_BxKxL)
     decision_BxK = traj.blocks(traj.tokens, L)[..., L]
     logp_BxKxL1 = jnp.concatenate(
-        [select(log_sample, answers_BxKxL), select(log_decide, decision_BxK)[..., None]], axis=-1
+        [select(log_sample, answers_BxKxL), select(log_decision, decision_BxK)[..., None]], axis=-1
     )
     return jnp.where(traj.mask, logp_BxKxL1.reshape(traj.tokens.shape), 0.0)
 

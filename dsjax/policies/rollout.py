@@ -63,7 +63,7 @@ class Attempts(struct.PyTreeNode):
     answers: jax.Array  # i32[B, T, L]
     decisions: jax.Array  # i32[B, T] STOP or RESAMPLE; the last one is drawn too, but has no effect
     logp_answers: jax.Array  # f[B, T, L] nats
-    log_decide: jax.Array  # f[B, T, 2] nats: both decisions
+    log_decision: jax.Array  # f[B, T, 2] nats: both decisions
 
     @property
     def stop_round(self) -> jax.Array:
@@ -142,7 +142,7 @@ def sample_attempts(
         answers=rounds_first(ids),
         decisions=decision.transpose(1, 0, 2).reshape(B, rounds),
         logp_answers=rounds_first(logp),
-        log_decide=log_d.transpose(1, 0, 2, 3).reshape(B, rounds, 2),
+        log_decision=log_d.transpose(1, 0, 2, 3).reshape(B, rounds, 2),
     )
 
 
@@ -199,5 +199,5 @@ def to_trajectories(
         num_groups=num_groups,
     )
     decided = jnp.where(jnp.arange(T, dtype=jnp.int32)[None] < stop_B[:, None], RESAMPLE, STOP)
-    logp = jnp.concatenate([attempts.logp_answers, select(attempts.log_decide, decided)[..., None]], axis=-1)
+    logp = jnp.concatenate([attempts.logp_answers, select(attempts.log_decision, decided)[..., None]], axis=-1)
     return traj.replace(old_logp=jnp.where(traj.mask, logp.reshape(B, T * (L + 1)), 0.0))

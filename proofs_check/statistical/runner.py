@@ -121,7 +121,7 @@ def _rows(compiled: Compiled, found: dict[str, tuple[MeanTest, MeanTest]], secon
     for e in compiled.estimators:
         test, control = found[e.name]
         exact = compiled.exact[e.name]
-        decider = compiled.setting.params["decide"].size // 2 if e.decider is None else e.decider
+        decider = compiled.setting.params["decision"].size // 2 if e.decider is None else e.decider
         bias, decision_bias = _biases(test, exact["direction"], decider, level)
         rows.append(
             {

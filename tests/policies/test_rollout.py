@@ -49,7 +49,7 @@ def test_tabular_policies_roll_out(sampled):
     assert attempts.answers.dtype == jnp.int32
     assert attempts.decisions.shape == (DRAWS, ROUNDS)
     assert attempts.logp_answers.shape == (DRAWS, ROUNDS, 2)
-    assert attempts.log_decide.shape == (DRAWS, ROUNDS, 2)
+    assert attempts.log_decision.shape == (DRAWS, ROUNDS, 2)
     assert set(np.unique(attempts.decisions)) == {STOP, RESAMPLE}
     assert set(np.unique(attempts.answers)) == set(range(policy.vocabulary))
 
@@ -59,7 +59,7 @@ def test_the_recorded_log_probs_are_the_policys(sampled):
     log_s, log_d = log_dists(policy, params, prompts(DRAWS), attempts.answers)
     chosen = np.take_along_axis(np.asarray(log_s), np.asarray(attempts.answers)[..., None], -1)[..., 0]
     np.testing.assert_allclose(attempts.logp_answers, chosen, rtol=0, atol=F32)
-    np.testing.assert_allclose(attempts.log_decide, log_d, rtol=0, atol=F32)
+    np.testing.assert_allclose(attempts.log_decision, log_d, rtol=0, atol=F32)
 
 
 def test_frequencies_are_the_recorded_law(sampled):
@@ -105,9 +105,9 @@ def test_temperature_divides_the_logits(name):
     )
     chosen = np.take_along_axis(log_s, np.asarray(hot.answers)[..., None], -1)[..., 0]
     np.testing.assert_allclose(hot.logp_answers, chosen, rtol=0, atol=F32)
-    np.testing.assert_allclose(hot.log_decide, log_d, rtol=0, atol=F32)
+    np.testing.assert_allclose(hot.log_decision, log_d, rtol=0, atol=F32)
     base = log_dists(policy, params, prompts(64), hot.answers)[1]
-    assert np.abs(np.asarray(base) - np.asarray(hot.log_decide)).max() > 0.1
+    assert np.abs(np.asarray(base) - np.asarray(hot.log_decision)).max() > 0.1
 
 
 def test_a_second_call_does_not_compile_again():
@@ -123,9 +123,9 @@ def test_a_second_call_does_not_compile_again():
 
 def attempts_with(decisions: list[list[int]]) -> Attempts:
     B, T = len(decisions), len(decisions[0])
-    log_decide = jnp.log(jnp.broadcast_to(jnp.asarray([0.25, 0.75]), (B, T, 2)))
+    log_decision = jnp.log(jnp.broadcast_to(jnp.asarray([0.25, 0.75]), (B, T, 2)))
     answers = jnp.arange(B * T * 2, dtype=jnp.int32).reshape(B, T, 2) % 3
-    return Attempts(answers, jnp.asarray(decisions, jnp.int32), jnp.full((B, T, 2), -0.5), log_decide)
+    return Attempts(answers, jnp.asarray(decisions, jnp.int32), jnp.full((B, T, 2), -0.5), log_decision)
 
 
 def test_stop_round_and_forced_stop():

@@ -105,7 +105,7 @@ def test_cached_decoding_records_the_teacher_forced_log_probs(drawn):
     log_s, log_d = log_dists(policy, params, prompt, attempts.answers)
     chosen = np.take_along_axis(np.asarray(log_s), np.asarray(attempts.answers)[..., None], -1)[..., 0]
     np.testing.assert_allclose(attempts.logp_answers, chosen, rtol=0, atol=F32_PATHS)
-    np.testing.assert_allclose(attempts.log_decide, log_d, rtol=0, atol=F32_PATHS)
+    np.testing.assert_allclose(attempts.log_decision, log_d, rtol=0, atol=F32_PATHS)
     np.testing.assert_allclose(traj.old_logp, token_log_probs(policy, params, traj), rtol=0, atol=F32_PATHS)
     assert np.ptp(np.asarray(chosen)) > 1000 * F32_PATHS  # the agreement is not that of constants
 
@@ -115,7 +115,7 @@ def test_cached_decoding_equals_a_full_forward_pass_per_token(drawn):
     np.testing.assert_array_equal(slow.answers, drawn.attempts.answers)
     np.testing.assert_array_equal(slow.decisions, drawn.attempts.decisions)
     np.testing.assert_allclose(slow.logp_answers, drawn.attempts.logp_answers, rtol=0, atol=F32_PATHS)
-    np.testing.assert_allclose(slow.log_decide, drawn.attempts.log_decide, rtol=0, atol=F32_PATHS)
+    np.testing.assert_allclose(slow.log_decision, drawn.attempts.log_decision, rtol=0, atol=F32_PATHS)
 
 
 def test_cached_decoding_in_float64(flax64):
@@ -124,10 +124,10 @@ def test_cached_decoding_in_float64(flax64):
     prompt = jnp.asarray([[0, 1], [4, 2]], jnp.int32)
     attempts = sample_attempts(policy, params, prompt, jax.random.key(0), rounds=ROUNDS)
     log_s, log_d = log_dists(policy, params, prompt, attempts.answers)
-    assert attempts.log_decide.dtype == log_d.dtype == jnp.float64
+    assert attempts.log_decision.dtype == log_d.dtype == jnp.float64
     chosen = np.take_along_axis(np.asarray(log_s), np.asarray(attempts.answers)[..., None], -1)[..., 0]
     np.testing.assert_allclose(attempts.logp_answers, chosen, rtol=0, atol=F64_PATHS)
-    np.testing.assert_allclose(attempts.log_decide, log_d, rtol=0, atol=F64_PATHS)
+    np.testing.assert_allclose(attempts.log_decision, log_d, rtol=0, atol=F64_PATHS)
 
 
 def reads(round_: int, offset: int, history: str) -> tuple[np.ndarray, np.ndarray]:

@@ -62,7 +62,7 @@ def measured(length, reads=1, tied=False):
     stop = jnp.repeat(jnp.asarray([1.0, -0.5]), 2 ** (reads - 1))
     decide = jnp.stack([stop, jnp.zeros_like(stop)], -1)[None]
     sample = jnp.asarray([[[0.4, 0.0]]])
-    params = {"sample": sample if tied else jnp.repeat(sample, length, axis=1), "decide": decide}
+    params = {"sample": sample if tied else jnp.repeat(sample, length, axis=1), "decision": decide}
     any_policy = TiedPolicy(policy) if tied else policy
     traj = process.enumerate_trajectories(any_policy, params)
     return signal_to_noise(any_policy, params, traj, CENTRED)
@@ -81,7 +81,7 @@ def test_a_fair_prompt_has_no_tilde(length):
 def test_one_binary_choice_is_weighted_by_the_other_branch():
     """M_x = pi_res E[w^2 | STOP] + pi_stop E[w^2 | RESAMPLE]: T = 2, decider blind, p = .5, stop = .9, w = R."""
     policy = PositionwisePolicy(1, 2, 1, reads=0)
-    params = {"sample": jnp.zeros((1, 1, 2)), "decide": jnp.log(jnp.asarray([[[0.9, 0.1]]]))}
+    params = {"sample": jnp.zeros((1, 1, 2)), "decision": jnp.log(jnp.asarray([[[0.9, 0.1]]]))}
     m = of(policy, 1, params, reinforce)
     assert float(m.moment_decision) == pytest.approx(0.1 * 0.5 + 0.9 * 0.5, rel=1e-12)
     # Paid only if it stops at a right first answer, p = .75: E[w^2 | RESAMPLE] = 0, and not .9 x .75.

@@ -162,7 +162,7 @@ def prepare(recoded: Recoded) -> Setting:
     )
     params = {
         "sample": tree_logits(other, _on_answers(answer_law, A, T, recoded.relabelling)),
-        "decide": _on_answers(instance.params["decide"], A, T - 1, recoded.relabelling),
+        "decision": _on_answers(instance.params["decision"], A, T - 1, recoded.relabelling),
     }
     return Setting(recoded, answer_law, _measure(process, instance.params), _measure(other, params))
 
@@ -182,12 +182,12 @@ def _filled(setting: Setting, *, verifier: float = 0.0, decider: float = 0.0) ->
         reward_table=jnp.take(process.reward_table, repeat, axis=1) * (1.0 - verifier * first[None, :]),
         length=process.length + recoding.filler,
     )
-    decide = _on_answers(instance.params["decide"], A, T - 1, repeat)
+    decide = _on_answers(instance.params["decision"], A, T - 1, repeat)
     filler_law = jax.nn.log_softmax(recoded.filler_logits)
     Q, H = filler_law.shape[:2]
     params = {
         "sample": tree_logits(longer, _on_answers(answer_law, A, T, repeat) + filler_law.reshape(Q, H, A * F)),
-        "decide": decide + decider * first[None, None, :, None] * jnp.asarray([1.0, 0.0])[None, None, None, :],
+        "decision": decide + decider * first[None, None, :, None] * jnp.asarray([1.0, 0.0])[None, None, None, :],
     }
     return longer, params
 

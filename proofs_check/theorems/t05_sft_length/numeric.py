@@ -86,11 +86,11 @@ def _homogeneous(instance: Instance, key: jax.Array) -> Homogeneous:
     flat, unravel = ravel_pytree(params)
     direction = unravel(normal(key, flat.size))
     sample, k_s = _tilt(direction["sample"], params["sample"])
-    decide, k_d = _tilt(direction["decide"], params["decide"])
-    demonstrator = {"sample": sample, "decide": decide}
+    decide, k_d = _tilt(direction["decision"], params["decision"])
+    demonstrator = {"sample": sample, "decision": decide}
     homogeneous = process.enumerate_trajectories(policy, demonstrator)
     counts = context_counts(process, homogeneous.weight)
-    delta = jnp.sum(counts["decide"]) * policy.length / jnp.sum(counts["sample"])
+    delta = jnp.sum(counts["decision"]) * policy.length / jnp.sum(counts["sample"])
     assert homogeneous.old_logp is not None
     weights = (1.0, policy.length**0.5, float(policy.length))
     c = [coefficients(partial(sft, decision_weight=w), homogeneous.old_logp, homogeneous) for w in weights]
@@ -117,7 +117,7 @@ def check(setting: Setting) -> dict[str, Measured]:
     instance, demos, homogeneous = setting
     policy, params, L = instance.policy, instance.params, instance.shape.length
     counts = context_counts(instance.process, demos.weight)
-    N_s, N_d = jnp.sum(counts["sample"]), jnp.sum(counts["decide"])
+    N_s, N_d = jnp.sum(counts["sample"]), jnp.sum(counts["decision"])
     N = N_s + N_d
     logp = log_probs(policy, params, demos)
 
@@ -137,7 +137,7 @@ def check(setting: Setting) -> dict[str, Measured]:
         errors |= {
             GRADIENT: gap(gradients.total, _stated_gradient(counts, params, N)),
             CHI_S: gap(N**2 * E_s, _chi2(counts["sample"], params["sample"])),
-            CHI_D: gap(N**2 * E_d, _chi2(counts["decide"], params["decide"])),
+            CHI_D: gap(N**2 * E_d, _chi2(counts["decision"], params["decision"])),
             SHARE: gap(plain, delta * k_d / (L * k_s + delta * k_d)),
             ROOT: gap(root, delta * k_d / (k_s + delta * k_d)),
             OVERSHOOT: gap(full, delta * L * k_d / (k_s + delta * L * k_d)),
@@ -153,7 +153,7 @@ def control(setting: Setting) -> dict[str, jax.Array]:
     _, k_s, k_d, delta, (plain, _, full), E_d = found
     process, policy, params, L = instance.process, instance.policy, instance.params, instance.shape.length
     counts = context_counts(process, demos.weight)
-    N = jnp.sum(counts["sample"]) + jnp.sum(counts["decide"])
+    N = jnp.sum(counts["sample"]) + jnp.sum(counts["decision"])
     gradients = component_gradients(policy, params, demos, sft)
     own = process.enumerate_trajectories(policy, params)
     E_own = energy(gradients.sample, fisher(policy, params, own)[0])
@@ -161,7 +161,7 @@ def control(setting: Setting) -> dict[str, jax.Array]:
     errors = {
         CONTROLS[1].name: gap(N**2 * E_own, _chi2(counts["sample"], params["sample"])),
         CONTROLS[2].name: gap(plain, k_d / (L * k_s + k_d)),
-        CONTROLS[3].name: gap(E_d, _chi2(homogeneous["decide"], params["decide"])),
+        CONTROLS[3].name: gap(E_d, _chi2(homogeneous["decision"], params["decision"])),
     }
     if L >= 2:
         errors[CONTROLS[0].name] = gap(full, delta * k_d / (k_s + delta * k_d))

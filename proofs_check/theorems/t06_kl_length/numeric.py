@@ -118,7 +118,7 @@ def _homogeneous(instance: Instance, traj: Trajectories) -> tuple[Trajectories, 
         log_pi = jax.nn.log_softmax(instance.params[name])
         return log_pi - size * standardised(direction[name], log_pi)
 
-    reference = {"sample": tilted("sample", size_s), "decide": tilted("decide", size_d)}
+    reference = {"sample": tilted("sample", size_s), "decision": tilted("decision", size_d)}
     return traj.replace(ref_logp=log_probs(instance.policy, reference, traj)), size_s**2, size_d**2
 
 
@@ -155,7 +155,7 @@ def check(setting: Setting) -> dict[str, Measured]:
     # With one prompt and a saturated policy the budget is spent: the slack is 0.
     measured[BUDGET] = Measured(shortfall(slack), None if tight and shape.prompts == 1 else slack)
     kl_s, var_s = _local(counts["sample"], params["sample"], instance.reference["sample"])
-    kl_d, var_d = _local(counts["decide"], params["decide"], instance.reference["decide"])
+    kl_d, var_d = _local(counts["decision"], params["decision"], instance.reference["decision"])
     measured[CHAIN] = Measured(gap(charged, kl_s + kl_d))
     own_s, own_d = measured_energies[OWN]
     measured[OWN_S], measured[OWN_D] = Measured(gap(own_s, var_s)), Measured(gap(own_d, var_d))
@@ -190,7 +190,7 @@ def control(setting: Setting) -> dict[str, jax.Array]:
     if not shape.saturated:
         return errors
     kl_s, var_s = _local(counts["sample"], params["sample"], instance.reference["sample"])
-    kl_d, _ = _local(counts["decide"], params["decide"], instance.reference["decide"])
+    kl_d, _ = _local(counts["decision"], params["decision"], instance.reference["decision"])
     errors[CONTROLS[0].name] = gap(measured_energies[K1][0], var_s)
     # With two prompts E(Lam | q) can agree by chance to the square root of the tolerance; with three it does not.
     if all(sees_rounds(shape)) and shape.prompts >= 3:
@@ -198,8 +198,8 @@ def control(setting: Setting) -> dict[str, jax.Array]:
     if shape.history == "none":
         # Without history the decider has logits for the answers of round T too, though it never decides there.
         visits = instance.process.visitation(tables).answer[-1].sum(1)
-        log_pi = jax.nn.log_softmax(params["decide"][:, 0])
-        log_ref = jax.nn.log_softmax(instance.reference["decide"][:, 0])
+        log_pi = jax.nn.log_softmax(params["decision"][:, 0])
+        log_ref = jax.nn.log_softmax(instance.reference["decision"][:, 0])
         forced = jnp.sum(visits * jnp.sum(jnp.exp(log_pi) * (log_pi - log_ref), -1))
         errors[CONTROLS[3].name] = gap(jnp.sum(traj.weight * lam), kl_s + kl_d + forced)
     return errors

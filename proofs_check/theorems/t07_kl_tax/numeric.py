@@ -178,7 +178,7 @@ def _measured(
 
     def one(ref_logp: jax.Array, beta: jax.Array) -> jax.Array:
         charged = traj.replace(ref_logp=ref_logp)
-        return component_gradients(instance.policy, instance.params, charged, objective(beta)).decision["decide"]
+        return component_gradients(instance.policy, instance.params, charged, objective(beta)).decision["decision"]
 
     return jax.vmap(one)(ref_logp_NxBxS, beta_N)
 
@@ -187,12 +187,12 @@ def _exact(instance: Instance, traj: Trajectories, ref_logp: jax.Array, beta: ja
     """Autodiff of the exact J - beta KL(P || P_ref) in the decider's logits, law and log-ratio both moving."""
 
     def value(decide: jax.Array) -> jax.Array:
-        params: Params = {**instance.params, "decide": decide}
+        params: Params = {**instance.params, "decision": decide}
         logp = log_probs(instance.policy, params, traj)
         payoff = traj.reward - beta * jnp.sum(jnp.where(traj.mask, logp - ref_logp, 0.0), -1)
         return instance.process.expected_return(instance.process.tables(logp), payoff)
 
-    return jax.grad(value)(instance.params["decide"])
+    return jax.grad(value)(instance.params["decision"])
 
 
 def boundary(parts: Parts) -> jax.Array:
@@ -268,7 +268,7 @@ def _homogeneous(
     k_s, k_d = 0.05 + 0.25 * numbers.uniform(2)
     even_reference = {
         "sample": tilted(direction["sample"], params["sample"], k_s),
-        "decide": tilted(direction["decide"], params["decide"], k_d),
+        "decision": tilted(direction["decision"], params["decision"], k_d),
     }
     even_logp = log_probs(policy, even_reference, traj)
     answers, decisions = (_next(tuple(x), tables.log_sample) for x in _expected_left(process, tables))

@@ -50,7 +50,7 @@ class Setting(NamedTuple):
 
 
 def _decider_gradient(instance: Instance, traj: Trajectories, objective: Objective = reinforce) -> jax.Array:
-    return component_gradients(instance.policy, instance.params, traj, objective).decision["decide"]
+    return component_gradients(instance.policy, instance.params, traj, objective).decision["decision"]
 
 
 def prepare(instance: Instance) -> Setting:
@@ -123,15 +123,15 @@ def check(setting: Setting) -> dict[str, Measured]:
     stated = _stated(setting, _pushes(setting, _next_values(setting), instance.process.cost))
     anything, success = _demonstrations(setting)
     counts = context_counts(instance.process, anything.weight)
-    N = jnp.sum(counts["sample"]) + jnp.sum(counts["decide"])
-    n = jnp.sum(counts["decide"], -1)
+    N = jnp.sum(counts["sample"]) + jnp.sum(counts["decision"])
+    n = jnp.sum(counts["decision"], -1)
     sft_gradient = _decider_gradient(instance, anything, sft)
     success_gradient = _decider_gradient(instance, success, sft)
-    unvisited = jnp.sum(context_counts(instance.process, success.weight)["decide"], -1, keepdims=True) == 0
+    unvisited = jnp.sum(context_counts(instance.process, success.weight)["decision"], -1, keepdims=True) == 0
     measured = {
         FORMULA: Measured(gap(gradient[..., STOP], stated)),
         NEGATIVE: Measured(gap(gradient[..., 1 - STOP], -gradient[..., STOP])),
-        SFT_FORMULA: Measured(gap(sft_gradient[..., STOP], (counts["decide"][..., STOP] - n * stop) / N)),
+        SFT_FORMULA: Measured(gap(sft_gradient[..., STOP], (counts["decision"][..., STOP] - n * stop) / N)),
         SFT_ZERO: Measured(jnp.max(jnp.where(unvisited, jnp.abs(success_gradient), 0.0))),
     }
     if not shape.graded and not shape.cost:
@@ -159,11 +159,11 @@ def control(setting: Setting) -> dict[str, jax.Array]:
         pushes = _pushes(setting, _next_values(setting), process.cost)
         errors[CONTROLS[2].name] = gap(measured, _stated(setting, pushes[:1]))
     anything, _ = _demonstrations(setting)
-    counts = context_counts(process, anything.weight)["decide"]
+    counts = context_counts(process, anything.weight)["decision"]
     unscaled = counts[..., STOP] - jnp.sum(counts, -1) * stop
     errors[CONTROLS[4].name] = gap(_decider_gradient(instance, anything, sft)[..., STOP], unscaled)
     if not shape.graded and not shape.cost:
-        eager = {**instance.params, "decide": instance.params["decide"].at[..., STOP].add(1.0)}
+        eager = {**instance.params, "decision": instance.params["decision"].at[..., STOP].add(1.0)}
         demos = process.enumerate_trajectories(policy, eager)
         worst = jnp.min(_signed(setting, _decider_gradient(instance, demos, sft)[..., STOP]))
         errors[CONTROLS[3].name] = shortfall(worst)

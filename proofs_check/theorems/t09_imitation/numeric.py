@@ -79,7 +79,7 @@ def prepare(instance: Instance) -> Setting:
     repaired = jnp.where(~right[:, :, None] & right[:, None, :], blocks[1], 0.0)
     after = process.join((nothing[0], repaired, *nothing[2:]))
     nu, wrong_first = alone / jnp.sum(alone), after / jnp.sum(after)
-    params = {**instance.params, "decide": SPREAD * instance.params["decide"]}
+    params = {**instance.params, "decision": SPREAD * instance.params["decision"]}
     logp = log_probs(instance.policy, params, support)
     return Setting(
         instance,
@@ -112,13 +112,13 @@ class Counts(NamedTuple):
 
 def _counts(setting: Setting, demos: Trajectories) -> Counts:
     counts = context_counts(setting.instance.process, demos.weight)
-    return Counts(counts["decide"][..., STOP], counts["decide"][..., 1 - STOP], counts["sample"])
+    return Counts(counts["decision"][..., STOP], counts["decision"][..., 1 - STOP], counts["sample"])
 
 
 def _finite(setting: Setting, demos: Trajectories) -> tuple[jax.Array, jax.Array]:
     """(gradient of the SFT likelihood on the STOP logits f[Q, H_d, A], loss), at the policy's finite logits."""
     gradients = component_gradients(setting.instance.policy, setting.params, demos, sft)
-    return gradients.decision["decide"][..., STOP], gradients.loss
+    return gradients.decision["decision"][..., STOP], gradients.loss
 
 
 def _push_per_visit(gradient: jax.Array, counts: Counts) -> jax.Array:
@@ -129,11 +129,11 @@ def _push_per_visit(gradient: jax.Array, counts: Counts) -> jax.Array:
 
 def _certain(setting: Setting, stop: jax.Array, resample: jax.Array | None = None) -> Params:
     """The decider in the limit: sure of itself where told so (bool[Q, H_d, A]), else as it was."""
-    decide = setting.params["decide"]
+    decide = setting.params["decision"]
     decide = jnp.where(stop[..., None], jnp.asarray([CERTAIN, 0.0]), decide)
     if resample is not None:
         decide = jnp.where(resample[..., None], jnp.asarray([0.0, CERTAIN]), decide)
-    return {**setting.params, "decide": decide}
+    return {**setting.params, "decision": decide}
 
 
 def _accuracy(setting: Setting, tables: Tables) -> jax.Array:
@@ -175,15 +175,17 @@ def _blind_gradient(setting: Setting, demos: Trajectories, stop_logit_Q: jax.Arr
     policy = PositionwisePolicy(process.num_prompts, process.vocabulary, process.length, reads=0)
     sample = jnp.zeros((process.num_prompts, process.length, process.vocabulary))
     decide = jnp.stack([stop_logit_Q, jnp.zeros_like(stop_logit_Q)], axis=-1)[:, None]
-    return component_gradients(policy, {"sample": sample, "decide": decide}, demos, sft).decision["decide"][:, 0, STOP]
+    return component_gradients(policy, {"sample": sample, "decision": decide}, demos, sft).decision["decision"][
+        :, 0, STOP
+    ]
 
 
 def _blind_outcome(setting: Setting, stop_logit_Q: jax.Array) -> jax.Array:
     """Distance from one round and first-attempt accuracy, if the decider stops by prompt only."""
     process, right = setting.instance.process, setting.instance.process.reward_table
-    shape = setting.params["decide"].shape
+    shape = setting.params["decision"].shape
     decide = jnp.stack([stop_logit_Q, jnp.zeros_like(stop_logit_Q)], axis=-1)[:, None, None, :]
-    params = {**setting.params, "decide": jnp.broadcast_to(decide, shape)}
+    params = {**setting.params, "decision": jnp.broadcast_to(decide, shape)}
     traj = process.enumerate_trajectories(setting.instance.policy, params)
     rounds = sum(((t + 1) * jnp.sum(block) for t, block in enumerate(process.split(traj.weight))), jnp.zeros(()))
     first = jnp.sum(jnp.exp(setting.tables.log_sample[0][:, 0]) * right, -1)
@@ -213,7 +215,7 @@ def check(setting: Setting) -> dict[str, Measured]:
         RISES: Measured(shortfall(gain), gain),
     }
     if setting.instance.shape.saturated:  # a blind decider takes the place of the policy's own
-        stop_logit = setting.params["decide"][:, 0, 0, STOP]
+        stop_logit = setting.params["decision"][:, 0, 0, STOP]
         blind = _blind_gradient(setting, success, stop_logit)
         nu_Q = jnp.sum(counts.visits, (1, 2))
         push = blind / nu_Q

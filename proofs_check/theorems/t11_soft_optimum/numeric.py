@@ -94,7 +94,7 @@ def as_logits(process: DecisionSamplingProcess, tables: Tables) -> Params:
         decisions = [jnp.zeros((*tables.log_sample[0].shape, 2), tables.log_sample[0].dtype)]
     return {
         "sample": tree_logits(process, jnp.concatenate(tables.log_sample[:last], axis=1)),
-        "decide": jnp.concatenate(decisions, axis=1),
+        "decision": jnp.concatenate(decisions, axis=1),
     }
 
 
@@ -236,7 +236,7 @@ def control(setting: Setting) -> dict[str, jax.Array]:
         errors[CONTROLS[3].name] = _gradients(setting, [star], [beta])[0][0]
         return errors
     hard = as_logits(process, _hard(setting))
-    half = {**star, "decide": instance.reference["decide"]}
+    half = {**star, "decision": instance.reference["decision"]}
     G_s, G_d = _gradients(setting, [star, hard, half], [1.01 * beta, beta, beta])
     errors[CONTROLS[0].name] = G_s[0]
     if shape.rounds >= 2:  # in the last round soft and hard values agree, and nothing is decided

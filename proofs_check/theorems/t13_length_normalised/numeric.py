@@ -69,7 +69,7 @@ def _stop_gradient(
     """f[Q, H_d, A]: of the objective with R - b for R, on the STOP logits."""
     if baseline_Q is not None:
         traj = traj.replace(reward=_reward(instance, traj, baseline_Q))
-    return component_gradients(instance.policy, instance.params, traj, objective).decision["decide"][..., STOP]
+    return component_gradients(instance.policy, instance.params, traj, objective).decision["decision"][..., STOP]
 
 
 def prepare(instance: Instance) -> Setting:
