@@ -18,7 +18,7 @@ from jax.flatten_util import ravel_pytree
 from dsjax.errors import require
 from dsjax.numerics import divide
 from dsjax.objectives import Objective, SumCount
-from dsjax.policies.base import Params, Policy, Pull, log_probs, log_probs_vjp, vjp_again
+from dsjax.policies.base import Params, Policy, Pull, log_probs, vjp_again
 from dsjax.rollouts.diagnosis import from_rollouts as from_rollouts
 from dsjax.trajectories import Trajectories
 
@@ -94,7 +94,7 @@ def pull_back(
     for an objective whose coefficients depend on the log-probs; for one that is linear in them (SFT, REINFORCE, RLOO)
     the loss comes from the recomputed ones.
     """
-    return _pulled_back(log_probs_vjp(policy, params, traj), traj, objective, components)
+    return _pulled_back(policy.log_probs_vjp(params, traj), traj, objective, components)
 
 
 def pull_back_through(

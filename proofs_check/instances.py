@@ -13,8 +13,7 @@ import numpy as np
 from flax import struct
 from jax.flatten_util import ravel_pytree
 
-from dsjax.policies import History, Params, SaturatedPolicy, SharedPolicy
-from dsjax.policies.transformer import TransformerPolicy
+from dsjax.policies import History, Params, SaturatedPolicy, SharedPolicy, TransformerPolicy, WrappedPolicy
 from dsjax.process import DecisionSamplingProcess
 from dsjax.trajectories import Trajectories
 
@@ -71,39 +70,22 @@ def _log_dists(policy: Any, params: Params, prompt_BxP: jax.Array, answers_BxKxL
     return policy.log_dists(params, prompt_BxP, answers_BxKxL)
 
 
-class Traced(struct.PyTreeNode):
+class Traced(WrappedPolicy):
     """The same policy, traced once a shape: a check asks for its log-probs many times."""
-
-    base: Any  # a `dsjax.policies.Policy`
-
-    @property
-    def length(self) -> int:
-        """L, tokens per answer."""
-        return self.base.length
-
-    def init(self, key: jax.Array) -> Params:
-        """See `Policy.init`."""
-        return self.base.init(key)
 
     def log_dists(self, params: Params, prompt_BxP: jax.Array, answers_BxKxL: jax.Array) -> tuple[jax.Array, jax.Array]:
         """See `Policy.log_dists`."""
         return _log_dists(self.base, params, prompt_BxP, answers_BxKxL)
 
 
-class FreeDecider(struct.PyTreeNode):
+class FreeDecider(WrappedPolicy):
     """`base` with a free logit more for each decision context: a saturated decider on any policy's law.
 
-    params = {"base": those of `base`, "decision": f[Q, H_d, A, 2] logits on top of its own}: so the gradient on "decision"
-    is that on the decision logits which the policy puts out, context by context.
+    params = {"base": those of `base`, "decision": f[Q, H_d, A, 2] logits on top of its own}: so the gradient on
+    "decision" is that on the decision logits which the policy puts out, context by context.
     """
 
-    base: Any  # a `dsjax.policies.Policy`
     table: SaturatedPolicy
-
-    @property
-    def length(self) -> int:
-        """L, tokens per answer."""
-        return self.base.length
 
     def init(self, key: jax.Array) -> Params:
         """Parameters of both."""

@@ -348,7 +348,7 @@ def test_the_oracle_itself_on_a_case_done_by_hand():
         rounds=2,
         history="none",
         sample={(0, (), ()): np.array([0.25, 0.75])},
-        decide={(0, (), (0,)): np.array([0.25, 0.75]), (0, (), (1,)): np.array([0.5, 0.5])},
+        decision={(0, (), (0,)): np.array([0.25, 0.75]), (0, (), (1,)): np.array([0.5, 0.5])},
     )
     brute = oracle.enumerate_toy(toy)
     assert len(brute) == 6

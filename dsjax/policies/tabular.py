@@ -10,7 +10,7 @@ from flax import struct
 from jax.flatten_util import ravel_pytree
 
 from dsjax.errors import require
-from dsjax.policies.base import History, Params
+from dsjax.policies.base import History, Params, Policy, WrappedPolicy
 
 if TYPE_CHECKING:
     from dsjax.process import DecisionSamplingProcess
@@ -30,7 +30,7 @@ def _prefix_codes(answers_BxKxL: jax.Array, vocabulary: int) -> jax.Array:
     return jnp.stack(codes, axis=-1)
 
 
-class SaturatedPolicy(struct.PyTreeNode):
+class SaturatedPolicy(Policy):
     """One free softmax per context: the policy class in which T3 holds with equality.
 
     Sampler context: (prompt, history, tokens of the answer so far); decider context: (prompt, history, answer).
@@ -92,7 +92,7 @@ class SaturatedPolicy(struct.PyTreeNode):
         return jax.nn.log_softmax(logits_s), jax.nn.log_softmax(logits_d)
 
 
-class PositionwisePolicy(struct.PyTreeNode):
+class PositionwisePolicy(Policy):
     """Answer tokens independent given prompt and position; the decider reads the first `reads` tokens only.
 
     Small at any length: params = {"sample": f[Q, L, V], "decision": f[Q, V^reads, 2]} logits. Memoryless.
@@ -122,19 +122,13 @@ class PositionwisePolicy(struct.PyTreeNode):
         return jax.nn.log_softmax(logits_s), jax.nn.log_softmax(logits_d)
 
 
-class SharedPolicy(struct.PyTreeNode):
+class SharedPolicy(WrappedPolicy):
     """Both components read one parameter vector: logits of `base` = features @ theta.
 
     The simplest policy that is neither saturated nor separable, as in a network with a shared trunk.
     """
 
-    base: SaturatedPolicy
-    features: jax.Array  # f[N, K]: N logits of the base policy in `ravel_pytree` order, K shared parameters
-
-    @property
-    def length(self) -> int:
-        """L, tokens per answer."""
-        return self.base.length
+    features: jax.Array  # f[N, K]: N logits of the base, a `SaturatedPolicy`, in `ravel_pytree` order; K parameters
 
     @classmethod
     def random(cls, base: SaturatedPolicy, num_params: int, key: jax.Array) -> SharedPolicy:

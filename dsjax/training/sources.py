@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from dsjax.policies.base import Params, Policy, log_probs
-from dsjax.policies.rollout import sample_attempts, to_trajectories
+from dsjax.policies.rollout import sample, to_trajectories
 from dsjax.tasks import Problems, Task
-from dsjax.training.critic import CriticPolicy, token_values
+from dsjax.training.critic import token_values
 from dsjax.trajectories import Trajectories
 
 
@@ -112,7 +112,7 @@ def own_answers(
     """An answer of the current model, labelled: STOP if right, else RESAMPLE, gold, STOP."""
     del base_params
     problems, group = _groups(setting, problems, setting.group)
-    drawn = sample_attempts(policy, params, problems.prompt, key, rounds=1, temperature=setting.temperature)
+    drawn = sample(policy, params, problems.prompt, key, rounds=1, temperature=setting.temperature)
     first = drawn.answers[:, 0]
     return _demonstrations(setting, problems, group, first, setting.task.score(first, problems.answer) > 0.5)
 
@@ -130,7 +130,7 @@ def on_policy(
 ) -> Trajectories:
     """G episodes a problem from the current policy, with old and reference (base) log-probs, and its values if any."""
     problems, group = _groups(setting, problems, setting.group)
-    drawn = sample_attempts(
+    drawn = sample(
         policy,
         params,
         problems.prompt,
@@ -142,8 +142,8 @@ def on_policy(
     score = setting.task.score(drawn.answers, problems.answer[:, None, :])
     traj = to_trajectories(problems.prompt, drawn, score, cost=setting.cost, group=group, num_groups=setting.prompts)
     traj = traj.replace(ref_logp=jax.lax.stop_gradient(log_probs(policy, base_params, traj)))
-    if getattr(policy, "critic", False):
-        traj = traj.replace(values=jax.lax.stop_gradient(token_values(cast(CriticPolicy, policy), params, traj)))
+    if policy.critic:
+        traj = traj.replace(values=jax.lax.stop_gradient(token_values(policy, params, traj)))
     return traj
 
 

@@ -112,8 +112,7 @@ def make_train_steps(
         loss, (ascent,) = pull_back(in_parts, whole, traj, partial(objective, **state.options), (component,))
         gradient = jax.tree.map(jnp.negative, ascent)
         if value_weight > 0:
-            critic: Any = in_parts
-            value_gradient = jax.grad(lambda p: mean_of(critic_loss(critic, p, traj, **(value_options or {}))))(whole)
+            value_gradient = jax.grad(lambda p: mean_of(critic_loss(in_parts, p, traj, **(value_options or {}))))(whole)
             gradient = jax.tree.map(lambda g, v: g + value_weight * v, gradient, value_gradient)
         gradient = layout.constrain(gradient)
         # Optax raises a float to an integer step count, which strict dtype promotion would refuse.

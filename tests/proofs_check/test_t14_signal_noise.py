@@ -7,10 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import struct
 
 from dsjax.objectives import reinforce
-from dsjax.policies import Params, PositionwisePolicy, SaturatedPolicy
+from dsjax.policies import Params, PositionwisePolicy, SaturatedPolicy, WrappedPolicy
 from dsjax.process import DecisionSamplingProcess
 from dsjax.signal_noise import signal_to_noise
 from proofs_check.theorems.t14_signal_noise import numeric as t14
@@ -30,22 +29,16 @@ def first_token_process(length, rounds=2):
     )
 
 
-class TiedPolicy(struct.PyTreeNode):
+class TiedPolicy(WrappedPolicy):
     """One softmax for all positions of an answer."""
 
-    separate: PositionwisePolicy
-
-    @property
-    def length(self) -> int:
-        return self.separate.length
-
     def init(self, key: jax.Array) -> Params:
-        params = self.separate.init(key)
+        params = self.base.init(key)
         return {**params, "sample": params["sample"][:, :1]}
 
     def log_dists(self, params: Params, prompt_BxP: jax.Array, answers_BxKxL: jax.Array) -> tuple[jax.Array, jax.Array]:
         sample = jnp.repeat(params["sample"], self.length, axis=1)
-        return self.separate.log_dists({**params, "sample": sample}, prompt_BxP, answers_BxKxL)
+        return self.base.log_dists({**params, "sample": sample}, prompt_BxP, answers_BxKxL)
 
 
 @partial(jax.jit, static_argnames=("policy", "process_length", "objective"))
