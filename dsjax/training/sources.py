@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
@@ -20,24 +21,69 @@ class Setting(NamedTuple):
 
     task: Task
     rounds: int  # T
-    prompts: int  # problems an update
+    prompts: int  # problems per update
     group: int  # G episodes a problem
     temperature: float = 1.0
     cost: float = 0.0
     imitate_errors: bool = False  # whether demonstrations ask to copy the wrong answers they show
-    longer_share: float = 0.0  # of the problems, from the split `longer` instead of `in`
+    mixed_share: float = 0.0  # of the problems, from the split that the task mixes in
 
     def problems(self, key: jax.Array) -> Problems:
         """The problems of one update."""
-        longer = round(self.longer_share * self.prompts)
-        problems = self.task.training_problems(key, self.prompts - longer)
-        if longer == 0:
+        others = round(self.mixed_share * self.prompts)
+        problems = self.task.training_problems(key, self.prompts - others)
+        if others == 0 or self.task.mixed_split is None:
             return problems
-        more = self.task.training_problems(jax.random.fold_in(key, 1), longer, "longer")
+        more = self.task.training_problems(jax.random.fold_in(key, 1), others, self.task.mixed_split)
         return jax.tree.map(lambda x, y: jnp.concatenate([x, y]), problems, more)
 
 
-Source = Callable[[Setting, Policy, Params, Params, Problems, jax.Array], Trajectories]
+Draw = Callable[[Setting, Policy, Params, Params, Problems, jax.Array], Trajectories]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where trajectories come from.
+
+    Attributes:
+      draw: (setting, policy, parameters, those of the base, problems, key) to trajectories.
+      answers: how many answers are sampled per problem and update, of a setting: what its data costs.
+    """
+
+    draw: Draw
+    answers: Callable[[Setting], int]
+
+    def __call__(
+        self, setting: Setting, policy: Policy, params: Params, base_params: Params, problems: Problems, key: jax.Array
+    ) -> Trajectories:
+        """The trajectories of one update."""
+        return self.draw(setting, policy, params, base_params, problems, key)
+
+
+SOURCES: dict[str, Source] = {}
+
+
+def source(name: str, answers: Callable[[Setting], int]) -> Callable[[Draw], Draw]:
+    """Register the function that follows as a source of that name; see `Source`."""
+
+    def register(draw: Draw) -> Draw:
+        SOURCES[name] = Source(draw, answers)
+        return draw
+
+    return register
+
+
+def _no_answers(setting: Setting) -> int:
+    del setting
+    return 0
+
+
+def _an_answer_a_row(setting: Setting) -> int:
+    return setting.group
+
+
+def _episodes(setting: Setting) -> int:
+    return setting.group * setting.rounds
 
 
 def _groups(setting: Setting, problems: Problems, size: int) -> tuple[Problems, jax.Array]:
@@ -72,6 +118,7 @@ def _demonstrations(
     )
 
 
+@source("success", _no_answers)
 def success(
     setting: Setting, policy: Policy, params: Params, base_params: Params, problems: Problems, key: jax.Array
 ) -> Trajectories:
@@ -81,6 +128,7 @@ def success(
     return _demonstrations(setting, problems, group, None, None)
 
 
+@source("synthetic", _no_answers)
 def synthetic(
     setting: Setting, policy: Policy, params: Params, base_params: Params, problems: Problems, key: jax.Array
 ) -> Trajectories:
@@ -91,6 +139,7 @@ def synthetic(
     return _demonstrations(setting, problems, group, wrong, jnp.zeros(len(group), bool))
 
 
+@source("synthetic-half", _no_answers)
 def synthetic_half(
     setting: Setting, policy: Policy, params: Params, base_params: Params, problems: Problems, key: jax.Array
 ) -> Trajectories:
@@ -106,6 +155,7 @@ def synthetic_half(
     return _demonstrations(setting, problems, group, first, right)
 
 
+@source("own-answers", _an_answer_a_row)
 def own_answers(
     setting: Setting, policy: Policy, params: Params, base_params: Params, problems: Problems, key: jax.Array
 ) -> Trajectories:
@@ -117,6 +167,7 @@ def own_answers(
     return _demonstrations(setting, problems, group, first, setting.task.score(first, problems.answer) > 0.5)
 
 
+@source("base-answers", _an_answer_a_row)
 def base_answers(
     setting: Setting, policy: Policy, params: Params, base_params: Params, problems: Problems, key: jax.Array
 ) -> Trajectories:
@@ -125,6 +176,7 @@ def base_answers(
     return own_answers(setting, policy, base_params, base_params, problems, key)
 
 
+@source("on-policy", _episodes)
 def on_policy(
     setting: Setting, policy: Policy, params: Params, base_params: Params, problems: Problems, key: jax.Array
 ) -> Trajectories:
@@ -147,6 +199,7 @@ def on_policy(
     return traj
 
 
+@source("on-policy-shuffled", _episodes)
 def on_policy_shuffled(
     setting: Setting, policy: Policy, params: Params, base_params: Params, problems: Problems, key: jax.Array
 ) -> Trajectories:
@@ -155,6 +208,7 @@ def on_policy_shuffled(
     return traj.replace(reward=jax.random.permutation(jax.random.fold_in(key, 1), traj.reward))
 
 
+@source("on-policy-coin", _episodes)
 def on_policy_coin(
     setting: Setting, policy: Policy, params: Params, base_params: Params, problems: Problems, key: jax.Array
 ) -> Trajectories:
@@ -165,15 +219,3 @@ def on_policy_coin(
     traj = on_policy(setting, policy, params, base_params, problems, key)
     heads = jax.random.bernoulli(jax.random.fold_in(key, 1), 0.5, traj.reward.shape)
     return traj.replace(reward=jnp.where(heads, 1.0, -1.0).astype(traj.reward.dtype))
-
-
-SOURCES: dict[str, Source] = {
-    "success": success,
-    "synthetic": synthetic,
-    "synthetic-half": synthetic_half,
-    "base-answers": base_answers,
-    "own-answers": own_answers,
-    "on-policy": on_policy,
-    "on-policy-shuffled": on_policy_shuffled,
-    "on-policy-coin": on_policy_coin,
-}

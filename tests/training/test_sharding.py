@@ -20,7 +20,7 @@ from dsjax.policies import log_probs
 from dsjax.policies.microbatch import InParts, part_size
 from dsjax.policies.rollout import sample, to_trajectories
 from dsjax.policies.transformer import TransformerPolicy
-from dsjax.tasks import AdditionTask
+from dsjax.tasks import Addition
 from dsjax.training.sharding import Layout, data_mesh
 from dsjax.training.sources import SOURCES, Setting
 from dsjax.training.step import TrainState, draw, make_gradient_measure, make_train_steps, stack, unstack
@@ -31,7 +31,7 @@ SCRIPT = Path(__file__).with_name("scaling_run.py")
 # steps of 0.01 add up. Observed are a few eps.
 TOLERANCE = 896 * float(np.finfo(np.float32).eps)
 
-TASK = AdditionTask(2)
+TASK = Addition(2)
 POLICY = TransformerPolicy.for_task(TASK, 2, layers=1, width=8, heads=2)
 SETTING = Setting(TASK, rounds=2, prompts=4, group=4, cost=0.5)
 
