@@ -445,12 +445,12 @@ def test_an_own_network_trains_and_is_evaluated(tmp_path):
     """Through the whole run: checkpoints, measurements, the result; and one program for all uses of the policy."""
     own = f"{__name__}:linear_policy"
     sizes = {"digits": 1, "rounds": 2, "updates": 2, "chunk": 1, "evaluate_every": 2, "prompts": 2, "group": 2}
-    config = TrainConfig(network=own, arm="rloo", evaluation_problems=4, **sizes)
+    config = TrainConfig(network=own, arm="rloo", evaluation_problems=3, **sizes)
     assert config.policy is config.policy
     result = dsjax.training.train(config, tmp_path)
     assert result["updates"] == 2
     params = read_params(TrainConfig(network=own, init_from=str(tmp_path), init_checkpoint="last", **sizes))
-    again = dsjax.training.evaluate(config.policy, params, config.task_of, rounds=2, problems=4)
+    again = dsjax.training.evaluate(config.policy, params, config.task_of, rounds=2, problems=3)
     assert set(again) == set(result["evaluations"]["last"]["in"])
     for name in ("p", "b", "accuracy"):
         value = again[name]
