@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -38,35 +38,45 @@ class Setting(NamedTuple):
         return jax.tree.map(lambda x, y: jnp.concatenate([x, y]), problems, more)
 
 
-Draw = Callable[[Setting, Policy, Params, Params, Problems, jax.Array], Trajectories]
+class Given(NamedTuple):
+    """What a source makes the trajectories of one update from."""
+
+    setting: Setting
+    policy: Policy
+    params: Params
+    base_params: Params  # of the frozen base
+    problems: Problems
+    key: jax.Array
+
+
+FromGiven = Callable[[Given], Trajectories]
+Draw = Callable[[Setting, Policy, Params, Params, Problems, jax.Array], Trajectories]  # of the fields of `Given`
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where trajectories come from.
+    """Where trajectories come from; called with the fields of `Given`.
 
     Attributes:
-      draw: (setting, policy, parameters, those of the base, problems, key) to trajectories.
+      draw: what is given to trajectories.
       answers: how many answers are sampled per problem and update, of a setting: what its data costs.
     """
 
-    draw: Draw
+    draw: FromGiven
     answers: Callable[[Setting], int]
 
-    def __call__(
-        self, setting: Setting, policy: Policy, params: Params, base_params: Params, problems: Problems, key: jax.Array
-    ) -> Trajectories:
+    def __call__(self, *given: Any) -> Trajectories:
         """The trajectories of one update."""
-        return self.draw(setting, policy, params, base_params, problems, key)
+        return self.draw(Given(*given))
 
 
 SOURCES: dict[str, Source] = {}
 
 
-def source(name: str, answers: Callable[[Setting], int]) -> Callable[[Draw], Draw]:
+def source(name: str, answers: Callable[[Setting], int]) -> Callable[[FromGiven], FromGiven]:
     """Register the function that follows as a source of that name; see `Source`."""
 
-    def register(draw: Draw) -> Draw:
+    def register(draw: FromGiven) -> FromGiven:
         SOURCES[name] = Source(draw, answers)
         return draw
 
@@ -86,8 +96,9 @@ def _episodes(setting: Setting) -> int:
     return setting.group * setting.rounds
 
 
-def _groups(setting: Setting, problems: Problems, size: int) -> tuple[Problems, jax.Array]:
-    n = problems.prompt.shape[0]
+def _groups(given: Given, size: int) -> tuple[Problems, jax.Array]:
+    """`size` copies of each problem, and their groups."""
+    problems, n = given.problems, given.problems.prompt.shape[0]
     group = jnp.repeat(jnp.arange(n, dtype=jnp.int32), size, total_repeat_length=n * size)
     return jax.tree.map(lambda x: jnp.repeat(x, size, axis=0, total_repeat_length=n * size), problems), group
 
@@ -119,103 +130,77 @@ def _demonstrations(
 
 
 @source("success", _no_answers)
-def success(
-    setting: Setting, policy: Policy, params: Params, base_params: Params, problems: Problems, key: jax.Array
-) -> Trajectories:
+def success(given: Given) -> Trajectories:
     """Gold, one attempt, STOP. One row a problem: copies would not change the gradient."""
-    del policy, params, base_params, key
-    _, group = _groups(setting, problems, 1)
-    return _demonstrations(setting, problems, group, None, None)
+    _, group = _groups(given, 1)
+    return _demonstrations(given.setting, given.problems, group, None, None)
 
 
 @source("synthetic", _no_answers)
-def synthetic(
-    setting: Setting, policy: Policy, params: Params, base_params: Params, problems: Problems, key: jax.Array
-) -> Trajectories:
+def synthetic(given: Given) -> Trajectories:
     """Gold with one digit changed, RESAMPLE, gold, STOP."""
-    del policy, params, base_params
-    problems, group = _groups(setting, problems, setting.group)
-    wrong = setting.task.corrupt(key, problems.answer)
-    return _demonstrations(setting, problems, group, wrong, jnp.zeros(len(group), bool))
+    problems, group = _groups(given, given.setting.group)
+    wrong = given.setting.task.corrupt(given.key, problems.answer)
+    return _demonstrations(given.setting, problems, group, wrong, jnp.zeros(len(group), bool))
 
 
 @source("synthetic-half", _no_answers)
-def synthetic_half(
-    setting: Setting, policy: Policy, params: Params, base_params: Params, problems: Problems, key: jax.Array
-) -> Trajectories:
+def synthetic_half(given: Given) -> Trajectories:
     """As `synthetic` for half of the rows, drawn by lot; the others are gold, STOP.
 
     For policies that see the round: where every first answer is wrong they learn that, and not to judge it.
     """
-    del policy, params, base_params
-    problems, group = _groups(setting, problems, setting.group)
-    wrong = setting.task.corrupt(key, problems.answer)
-    right = jax.random.bernoulli(jax.random.fold_in(key, 1), 0.5, group.shape)
+    problems, group = _groups(given, given.setting.group)
+    wrong = given.setting.task.corrupt(given.key, problems.answer)
+    right = jax.random.bernoulli(jax.random.fold_in(given.key, 1), 0.5, group.shape)
     first = jnp.where(right[:, None], problems.answer, wrong)
-    return _demonstrations(setting, problems, group, first, right)
+    return _demonstrations(given.setting, problems, group, first, right)
 
 
 @source("own-answers", _an_answer_a_row)
-def own_answers(
-    setting: Setting, policy: Policy, params: Params, base_params: Params, problems: Problems, key: jax.Array
-) -> Trajectories:
+def own_answers(given: Given) -> Trajectories:
     """An answer of the current model, labelled: STOP if right, else RESAMPLE, gold, STOP."""
-    del base_params
-    problems, group = _groups(setting, problems, setting.group)
-    drawn = sample(policy, params, problems.prompt, key, rounds=1, temperature=setting.temperature)
+    problems, group = _groups(given, given.setting.group)
+    setting = given.setting
+    drawn = sample(given.policy, given.params, problems.prompt, given.key, rounds=1, temperature=setting.temperature)
     first = drawn.answers[:, 0]
     return _demonstrations(setting, problems, group, first, setting.task.score(first, problems.answer) > 0.5)
 
 
 @source("base-answers", _an_answer_a_row)
-def base_answers(
-    setting: Setting, policy: Policy, params: Params, base_params: Params, problems: Problems, key: jax.Array
-) -> Trajectories:
+def base_answers(given: Given) -> Trajectories:
     """As `own_answers`, from the frozen base model: a static data set of its errors."""
-    del params
-    return own_answers(setting, policy, base_params, base_params, problems, key)
+    return own_answers(given._replace(params=given.base_params))
 
 
 @source("on-policy", _episodes)
-def on_policy(
-    setting: Setting, policy: Policy, params: Params, base_params: Params, problems: Problems, key: jax.Array
-) -> Trajectories:
+def on_policy(given: Given) -> Trajectories:
     """G episodes a problem from the current policy, with old and reference (base) log-probs, and its values if any."""
-    problems, group = _groups(setting, problems, setting.group)
-    drawn = sample(
-        policy,
-        params,
-        problems.prompt,
-        key,
-        rounds=setting.rounds,
-        temperature=setting.temperature,
-        stop_early=True,
-    )
+    setting, policy, params = given.setting, given.policy, given.params
+    problems, group = _groups(given, setting.group)
+    options = {"rounds": setting.rounds, "temperature": setting.temperature, "stop_early": True}
+    drawn = sample(policy, params, problems.prompt, given.key, **options)
     score = setting.task.score(drawn.answers, problems.answer[:, None, :])
     traj = to_trajectories(problems.prompt, drawn, score, cost=setting.cost, group=group, num_groups=setting.prompts)
-    traj = traj.replace(ref_logp=jax.lax.stop_gradient(log_probs(policy, base_params, traj)))
+    traj = traj.replace(ref_logp=jax.lax.stop_gradient(log_probs(policy, given.base_params, traj)))
     if policy.critic:
         traj = traj.replace(values=jax.lax.stop_gradient(token_values(policy, params, traj)))
     return traj
 
 
 @source("on-policy-shuffled", _episodes)
-def on_policy_shuffled(
-    setting: Setting, policy: Policy, params: Params, base_params: Params, problems: Problems, key: jax.Array
-) -> Trajectories:
+def on_policy_shuffled(given: Given) -> Trajectories:
     """As `on_policy`, with the rewards of the batch dealt out at random: a control that must teach nothing."""
-    traj = on_policy(setting, policy, params, base_params, problems, key)
-    return traj.replace(reward=jax.random.permutation(jax.random.fold_in(key, 1), traj.reward))
+    traj = on_policy(given)
+    return traj.replace(reward=jax.random.permutation(jax.random.fold_in(given.key, 1), traj.reward))
 
 
 @source("on-policy-coin", _episodes)
-def on_policy_coin(
-    setting: Setting, policy: Policy, params: Params, base_params: Params, problems: Problems, key: jax.Array
-) -> Trajectories:
+def on_policy_coin(given: Given) -> Trajectories:
     """As `on_policy`, each episode's reward +1 or -1 by a fair coin: without a baseline a gradient that is mere noise.
 
     It is as likely as its opposite.
     """
-    traj = on_policy(setting, policy, params, base_params, problems, key)
-    heads = jax.random.bernoulli(jax.random.fold_in(key, 1), 0.5, traj.reward.shape)
+    traj = on_policy(given)
+    heads = jax.random.bernoulli(jax.random.fold_in(given.key, 1), 0.5, traj.reward.shape)
     return traj.replace(reward=jnp.where(heads, 1.0, -1.0).astype(traj.reward.dtype))
