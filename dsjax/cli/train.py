@@ -83,7 +83,7 @@ def _progress(console: Console, updates: int) -> Iterator[tuple[Progress, Callab
 def _table(config: TrainConfig, result: dict[str, Any], directory: Path, console: Console) -> None:
     best, evaluations = result["best"], result["evaluations"]
     steps = {"start": 0, "best": best["step"] if best else 0, "last": result["updates"]}
-    for split, name in config.task.split_names.items():
+    for split, name in config.task_of.split_names.items():
         if split not in evaluations["last"]:
             continue
         table = Table(title=name)

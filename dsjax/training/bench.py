@@ -24,7 +24,7 @@ from dsjax.config import require_int, to_dict
 from dsjax.errors import require
 from dsjax.objectives import resolve
 from dsjax.policies.base import History
-from dsjax.policies.rollout import sample_attempts
+from dsjax.policies.rollout import sample
 from dsjax.policies.transformer import Dtype, TransformerPolicy
 from dsjax.tasks import Problems
 from dsjax.training.arms import Family
@@ -233,7 +233,7 @@ def _inference(config: BenchConfig, layout: Layout, kind: Literal["forward", "de
     @jax.jit
     def decode(params: Any, problems: Problems) -> Any:
         problems = layout.split_batch(problems)
-        return sample_attempts(policy, params, problems.prompt, jax.random.key(2), rounds=1)
+        return sample(policy, params, problems.prompt, jax.random.key(2), rounds=1)
 
     run = forward if kind == "forward" else decode
     tokens = config.batch * (config.row_tokens(1) if kind == "forward" else config.length + 1)
@@ -323,7 +323,7 @@ def measure(
         row["first_step_s"] = timed["sft"].first_s
     row["peak_bytes"] = peak_bytes()
     row["devices"] = layout.devices
-    row["microbatch"] = getattr(layout.policy(config.policy(1), config.row_tokens(1)), "rows", 0)
+    row["microbatch"] = layout.rows(config.row_tokens(1))
     return row
 
 

@@ -96,8 +96,7 @@ def step_cost(
     `linear`: the coefficients of the objective do not depend on the log-probs (SFT, REINFORCE, RLOO).
     """
     P, n = parameters(policy), layout.devices
-    parts = layout.policy(policy, row_tokens(policy, rounds))
-    part = getattr(parts, "rows", 0)
+    part = layout.rows(row_tokens(policy, rounds))
     in_flight = min(rows // n, part or rows)
     # Forward, and twice that for the gradient; parts are computed again if the objective sees the whole batch first.
     passes = 4 if part and not linear else 3

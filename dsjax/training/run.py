@@ -69,7 +69,7 @@ class Program:
         self.config = config
         self.layout = config.layout()
         self.optimizer = adam(config.step_size, config.clip_norm)
-        self.source, self.objective = SOURCES[arm.source], resolve(arm.objective, arm.options_at(config.task.length))
+        self.source, self.objective = SOURCES[arm.source], resolve(arm.objective, arm.options_at(config.task_of.length))
         self.policy = computed(config.setting, config.policy, self.layout)
         self.chunk = self.steps(config.chunk)
         self.measure = make_gradient_measure(config.setting, config.policy, self.source, self.objective, self.layout)
@@ -145,7 +145,7 @@ def run(
         by_first(require_tensorboard)
     # All that can be refused is refused first: a directory belongs to the configuration that opened it.
     program = Program(config)
-    sets = evaluation_sets(config.task, config.task.splits, config.evaluation_problems)
+    sets = evaluation_sets(config.task_of, config.task_of.splits, config.evaluation_problems)
     start = Path(directory) / "start"
     new = config.init_from is not None and not by_first(start.exists)
     given = read_params(config, program.layout) if new else None
@@ -301,7 +301,7 @@ class _Run:
     def _evaluate(self, params: Params) -> dict[str, Row]:
         measured = {}
         for split, problems in self.sets.items():
-            arguments = (self.config.policy, params, self.config.task, problems, self.config.key("evaluation"))
+            arguments = (self.config.policy, params, self.config.task_of, problems, self.config.key("evaluation"))
             pool, log_stop = draw_pool(*arguments, self.config.rounds)
             measured[split] = quick_measures(np.asarray(pool.right), np.asarray(log_stop), self.config.history)
             self._record({"kind": "evaluation", "step": self.step, "split": split, **measured[split]})

@@ -16,7 +16,7 @@ from dsjax.objectives import Objective
 from dsjax.policies.base import Params, Policy
 from dsjax.training.critic import critic_loss
 from dsjax.training.sharding import ONE_DEVICE, Layout
-from dsjax.training.sources import Setting, Source
+from dsjax.training.sources import Draw, Setting
 from dsjax.trajectories import Trajectories
 
 
@@ -56,7 +56,7 @@ def unstack(state: TrainState, index: int) -> TrainState:
 def draw(
     setting: Setting,
     policy: Policy,
-    source: Source,
+    source: Draw,
     state: TrainState,
     base_params: Params,
     layout: Layout = ONE_DEVICE,
@@ -76,7 +76,7 @@ def computed(setting: Setting, policy: Policy, layout: Layout) -> Policy:
 def make_train_steps(
     setting: Setting,
     policy: Policy,
-    source: Source,
+    source: Draw,
     objective: Objective,
     optimizer: optax.GradientTransformation,
     steps: int,
@@ -112,8 +112,7 @@ def make_train_steps(
         loss, (ascent,) = pull_back(in_parts, whole, traj, partial(objective, **state.options), (component,))
         gradient = jax.tree.map(jnp.negative, ascent)
         if value_weight > 0:
-            critic: Any = in_parts
-            value_gradient = jax.grad(lambda p: mean_of(critic_loss(critic, p, traj, **(value_options or {}))))(whole)
+            value_gradient = jax.grad(lambda p: mean_of(critic_loss(in_parts, p, traj, **(value_options or {}))))(whole)
             gradient = jax.tree.map(lambda g, v: g + value_weight * v, gradient, value_gradient)
         gradient = layout.constrain(gradient)
         # Optax raises a float to an integer step count, which strict dtype promotion would refuse.
@@ -136,17 +135,17 @@ def make_train_steps(
 
 
 def _parts(params: Params) -> dict[str, list[Any]]:
-    """Leaves of a parameter tree by part: trunk, sample_head, decide_head."""
+    """Leaves of a parameter tree by part: trunk, sample_head, decide_head; of another tree than ours all is trunk."""
     parts: dict[str, list[Any]] = {}
-    for name, sub in params.items():
-        parts.setdefault(name if name.endswith("_head") else "trunk", []).extend(jax.tree.leaves(sub))
+    for name, sub in params.items() if isinstance(params, Mapping) else [("", params)]:
+        parts.setdefault(name if str(name).endswith("_head") else "trunk", []).extend(jax.tree.leaves(sub))
     return parts
 
 
 def make_gradient_measure(
     setting: Setting,
     policy: Policy,
-    source: Source,
+    source: Draw,
     objective: Objective,
     layout: Layout = ONE_DEVICE,
     runs: bool = False,

@@ -24,11 +24,11 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from dsjax import attribution
 from dsjax.cli.devices import use_processor_cores
 from dsjax.io import write_json
 from dsjax.policies import base, transformer
-from dsjax.policies.rollout import sample_attempts
+from dsjax.policies.microbatch import InParts
+from dsjax.policies.rollout import sample
 from dsjax.training import sources
 from dsjax.training.bench import BenchConfig, Timed, layout_of, prepare, seconds
 from dsjax.training.run_directory import provenance
@@ -54,11 +54,7 @@ def gathers() -> Iterator[None]:
 @contextmanager
 def two_passes() -> Iterator[None]:
     """Log-probs of the whole batch first, then each part again for its gradient, whatever the objective."""
-
-    def log_probs_vjp(policy: Any, params: Any, traj: Any) -> Any:
-        return base.vjp_again(lambda p: base.log_probs(policy, p, traj), params)
-
-    with mock.patch.object(attribution, "log_probs_vjp", log_probs_vjp):
+    with mock.patch.object(InParts, "log_probs_vjp", base.Policy.log_probs_vjp):
         yield
 
 
@@ -96,9 +92,9 @@ def rounds_to_the_end() -> Iterator[None]:
 
     def all_rounds(*arguments: Any, stop_early: bool = False, **options: Any) -> Any:
         del stop_early
-        return sample_attempts(*arguments, **options)
+        return sample(*arguments, **options)
 
-    with mock.patch.object(sources, "sample_attempts", all_rounds):
+    with mock.patch.object(sources, "sample", all_rounds):
         yield
 
 

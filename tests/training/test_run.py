@@ -369,7 +369,7 @@ def test_a_gradient_that_is_not_finite_is_named_and_its_batch_kept(tmp_path, mon
     config = changed(arm="poisoned", seed=4)
 
     def problems(step: int):
-        return config.task.training_problems(jax.random.fold_in(config.key("problems"), step), config.prompts)
+        return config.task_of.training_problems(jax.random.fold_in(config.key("problems"), step), config.prompts)
 
     bad = next(step for step in range(config.updates) if problems(step).prompt[0, 0] == 7)
     assert bad > config.checkpoint_every
@@ -419,7 +419,7 @@ def test_the_best_in_distribution_is_kept_and_can_be_a_start(tmp_path, monkeypat
     accuracy = iter([("in", 0.1), ("longer", 0.1), ("in", 0.5), ("longer", 0.2), ("in", 0.5), ("longer", 0.9)])
     measures = dict.fromkeys(("p", "a", "b", "auroc", "gain", "rounds"), None)
     monkeypatch.setattr(job, "quick_measures", lambda *_: {**measures, "accuracy": next(accuracy)[1]})
-    problems = TINY.task.evaluation_problems("in", 16)
+    problems = TINY.task_of.evaluation_problems("in", 16)
     monkeypatch.setattr(job, "evaluation_sets", lambda *_: {"in": problems, "longer": problems})
     config = changed(evaluate_every=12, checkpoint_every=2)
     result = run(config, tmp_path / "base")

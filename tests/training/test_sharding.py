@@ -16,11 +16,11 @@ import pytest
 from dsjax.attribution import pull_back
 from dsjax.errors import InputError
 from dsjax.objectives import resolve
-from dsjax.policies.base import log_probs, log_probs_vjp
+from dsjax.policies import log_probs
 from dsjax.policies.microbatch import InParts, part_size
-from dsjax.policies.rollout import sample_attempts, to_trajectories
+from dsjax.policies.rollout import sample, to_trajectories
 from dsjax.policies.transformer import TransformerPolicy
-from dsjax.tasks import AdditionTask
+from dsjax.tasks import Addition
 from dsjax.training.sharding import Layout, data_mesh
 from dsjax.training.sources import SOURCES, Setting
 from dsjax.training.step import TrainState, draw, make_gradient_measure, make_train_steps, stack, unstack
@@ -31,7 +31,7 @@ SCRIPT = Path(__file__).with_name("scaling_run.py")
 # steps of 0.01 add up. Observed are a few eps.
 TOLERANCE = 896 * float(np.finfo(np.float32).eps)
 
-TASK = AdditionTask(2)
+TASK = Addition(2)
 POLICY = TransformerPolicy.for_task(TASK, 2, layers=1, width=8, heads=2)
 SETTING = Setting(TASK, rounds=2, prompts=4, group=4, cost=0.5)
 
@@ -99,9 +99,7 @@ def whole_batch(x64) -> tuple[Any, Any]:
         params = POLICY.init(jax.random.key(0))
     params = jax.tree.map(lambda x: x.astype(jnp.float64), params)
     prompt = TASK.training_problems(jax.random.key(1), 12).prompt
-    traj = to_trajectories(
-        prompt, sample_attempts(POLICY, params, prompt, jax.random.key(2), rounds=2), jnp.zeros((12, 2))
-    )
+    traj = to_trajectories(prompt, sample(POLICY, params, prompt, jax.random.key(2), rounds=2), jnp.zeros((12, 2)))
     return params, traj
 
 
@@ -115,7 +113,7 @@ def test_parts_have_the_same_values_and_gradients(x64):
         return logp, tuple(vjp(seed)[0] for seed in seeds)
 
     def by_parts(policy, params):
-        logp, pull = log_probs_vjp(policy, params, traj)
+        logp, pull = policy.log_probs_vjp(params, traj)
         return pull(seeds), logp
 
     def assert_close(got, want):

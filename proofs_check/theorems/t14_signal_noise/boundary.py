@@ -85,7 +85,7 @@ def setting(point: jax.Array, length: int, reads: int) -> tuple[PositionwisePoli
     fair = jnp.full((length - 1, 2), 0.5, point.dtype)
     tokens = jnp.concatenate([jnp.stack([p, 1 - p])[None], fair])
     stops = jnp.repeat(jnp.stack([a, b]), 2 ** (reads - 1))
-    params = {"sample": jnp.log(tokens)[None], "decide": jnp.log(jnp.stack([stops, 1 - stops], -1))[None]}
+    params = {"sample": jnp.log(tokens)[None], "decision": jnp.log(jnp.stack([stops, 1 - stops], -1))[None]}
     process = DecisionSamplingProcess.create(
         prompt_law=jnp.ones(1),
         reward_table=jnp.asarray(np.arange(2**length) < 2 ** (length - 1), float)[None],
