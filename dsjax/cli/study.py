@@ -147,16 +147,17 @@ def compare(one: Positional[Path], other: Positional[Path], *, json: Path | None
     from dsjax.io import write_json
     from dsjax.study.agreement import agreement, tables
 
-    require_files(json=json)
-    reports, runs = [], []
+    reports, runs, files = [], [], []
     for name, path in (("one", one), ("other", other)):
-        _, results = read_results(name, path)
+        file, results = read_results(name, path)
+        files.append(file)
         found = study_report(results)
         if found is None:
             raise InputError(name, str(path), "results of an arithmetic study, with a report")
         reports.append(found)
         runs.append({field: results.get(field) for field in ("study", "preset", "provenance", "missing")})
         runs[-1]["seconds"] = sum(results.get("seconds", {}).values())
+    require_files(*files, json=json)
     counted = agreement(*reports)
     if json is not None:
         with writing("json", json):

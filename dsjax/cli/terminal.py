@@ -120,9 +120,9 @@ def writing(field: str, path: Path, what: str = "a file") -> Iterator[None]:
         raise InputError(field, str(path), f"{what} that can be written ({error.strerror})") from error
 
 
-def require_files(read: Path | None = None, **files: Path | None) -> None:
+def require_files(*read: Path, **files: Path | None) -> None:
     """Refuse, before the work, files that cannot be written, two results in one file, and results in a file to read."""
-    taken = {} if read is None else {read.resolve(): "the file that is read"}
+    taken = {path.resolve(): "one that is read" for path in read}
     for field, path in files.items():
         if path is None:
             continue

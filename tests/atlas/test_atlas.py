@@ -22,12 +22,12 @@ from dsjax.atlas.table import reading, table, to_csv, to_json
 from dsjax.attribution import attribute
 from dsjax.cli.atlas import entries_with
 from dsjax.cli.main import main
-from tests.cli.plain import assert_plain
 from dsjax.errors import InputError
 from dsjax.figures.atlas import draw_atlas
 from dsjax.objectives import OBJECTIVES, resolve
 from dsjax.objectives.aggregation import aggregate
 from dsjax.signal_noise import signal_to_noise
+from tests.cli.plain import assert_plain
 
 NAMES = (
     "REINFORCE",

@@ -126,7 +126,7 @@ TABLES: dict[str, list[tuple[str, list[str]]]] = {
         ("run nowhere --engine dask --workers 2 --resources GPU=0", ["resources", "'GPU=0'", "an amount > 0"]),
         ("status nowhere", ["nowhere", "study.json"]),
         ("compare one other", ["one", "finished run or study"]),
-        ("compare list.json list.json --json list.json", ["json", "'list.json'", "another file"]),
+        ("compare list.json list.json", ["one", "'list.json'", "with a report"]),
     ],
 }
 CASES = [(command, arguments, words) for command, table in TABLES.items() for arguments, words in table]

@@ -128,6 +128,8 @@ def test_the_command(tmp_path, capsys):
     text = capsys.readouterr().out
     assert_plain(text)
     assert "1 of 5" in text
+    with pytest.raises(InputError, match=r"json: .*another file than one that is read"):
+        compare(tmp_path / "one", tmp_path / "other", json=tmp_path / "other" / "results.json")
     for name, words in (("run", "with a report"), ("nothing", "finished run or study")):
         with pytest.raises(InputError, match=f"other: .*{words}"):
             compare(tmp_path / "one", tmp_path / name)
