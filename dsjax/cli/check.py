@@ -69,10 +69,10 @@ def check(
             evidence = proofs_check.gather(ids, instances, seed, quick, hook)
             proofs_check.write_page(report, evidence)
             result = evidence.numeric
-        elif process is not None:
-            result = proofs_check.run(ids, instances, seed, hook("numeric"), process=_own_process(process))
         else:
-            result = proofs_check.run_in_workers(ids, instances, seed, hook("numeric"), quick=quick, workers=cores())
+            own_process = None if process is None else _own_process(process)
+            options = {"instances": instances, "seed": seed, "quick": quick, "workers": cores()}
+            result = proofs_check.check(ids, process=own_process, progress=hook("numeric"), **options)
     result.print(console)
     if report is not None:
         console.print(f"Page: {report / 'index.html'}")

@@ -45,4 +45,4 @@ def _check_theorems(instances: int, seed: int, progress: Any) -> dict[str, Any]:
     def hook(p: proofs_check.Progress) -> None:
         progress(p.done / p.total)
 
-    return proofs_check.run_in_workers(None, instances, seed, hook, workers=cores()).to_json()
+    return proofs_check.check(instances=instances, seed=seed, workers=cores(), progress=hook).to_json()

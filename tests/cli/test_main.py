@@ -125,7 +125,7 @@ def test_the_module_is_the_command(capsys, monkeypatch):
 def test_the_report_file_is_checked_before_the_work(tmp_path, capsys, monkeypatch):
     import proofs_check
 
-    monkeypatch.setattr(proofs_check, "run_in_workers", lambda *_, **__: pytest.fail("checked first"))
+    monkeypatch.setattr(proofs_check, "check", lambda *_, **__: pytest.fail("checked first"))
     refused(["check", "--json", str(tmp_path)], capsys)
 
 
