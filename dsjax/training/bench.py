@@ -14,13 +14,13 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dsjax.config import require_int, to_dict
+from dsjax.config import require_int, require_types, to_dict
 from dsjax.errors import require
 from dsjax.objectives import resolve
 from dsjax.policies.base import History
@@ -89,6 +89,7 @@ class BenchConfig:
     steps: int = 1
 
     def __post_init__(self) -> None:
+        require_types(self)
         require(self.preset in SIZES, "preset", self.preset, SIZES)
         for name in ("batch", "prompt_length", "length", "rounds", "seeds", "repeats", "steps"):
             require_int(name, getattr(self, name), 1)
@@ -96,7 +97,6 @@ class BenchConfig:
         require_int("width", self.width, 0)
         require(self.width % SIZES[self.preset][2] == 0, "width", self.width, "a multiple of the preset's heads, or 0")
         require(self.batch % self.group == 0, "batch", self.batch, f"a multiple of group = {self.group}")
-        require(self.dtype in get_args(Dtype), "dtype", self.dtype, get_args(Dtype))
 
     def policy(self, rounds: int) -> TransformerPolicy:
         """The network."""

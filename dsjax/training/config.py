@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import jax
 import optax
 
-from dsjax.config import import_function, require_int, require_positive
+from dsjax.config import import_function, require_int, require_positive, require_types
 from dsjax.errors import require
 from dsjax.policies import History, Policy, TransformerPolicy
 from dsjax.policies.rollout import require_temperature
@@ -148,6 +148,7 @@ class TrainConfig:
     dtype: Dtype = "float32"
 
     def __post_init__(self) -> None:
+        require_types(self)
         require_int("seed", self.seed, 0)
         require(self.seed < 2**32, "seed", self.seed, "0..2^32-1")
         require_int("rounds", self.rounds, 2, "with one round there is nothing to decide")
@@ -162,14 +163,7 @@ class TrainConfig:
         require_temperature(self.temperature)
         for name in ("cost", "decision_weight"):
             value = getattr(self, name)
-            require(0 <= value < float("inf"), name, value, ">= 0 and finite")
-        for name, kind in (
-            ("history", History),
-            ("init_checkpoint", Which),
-            ("parameter_sharding", ParameterSharding),
-            ("dtype", Dtype),
-        ):
-            require(getattr(self, name) in get_args(kind), name, getattr(self, name), get_args(kind))
+            require(value >= 0, name, value, ">= 0 and finite")
         for name, factor in (("model_width", "heads"), ("evaluate_every", "chunk"), ("updates", "evaluate_every")):
             value, of = getattr(self, name), getattr(self, factor)
             require(value % of == 0, name, value, f"a multiple of {factor} = {of}")

@@ -27,6 +27,7 @@ from dsjax.figures.atlas import draw_atlas
 from dsjax.objectives import OBJECTIVES, resolve
 from dsjax.objectives.aggregation import aggregate
 from dsjax.signal_noise import signal_to_noise
+from tests.cli.plain import assert_plain
 
 NAMES = (
     "REINFORCE",
@@ -206,7 +207,9 @@ def test_the_documented_example_works(tmp_path, monkeypatch, capsys):
     assert command is not None
     arguments = command[1].replace("--length 200", "--length 3").split()
     assert main([*arguments, "--json", "atlas.json"]) == 0
-    assert "with answers of 3 tokens the decision gets" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert_plain(text)
+    assert "with answers of 3 tokens the decision gets" in text
     rows = json.loads((tmp_path / "atlas.json").read_text())["objectives"]
     own = next(row for row in rows if row["name"] == "my_losses:shy")
     other = next(row for row in rows if row["name"] == "REINFORCE")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import re
@@ -12,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from rich.console import Console
 
 from dsjax import statistics
 from dsjax.attribution import attribute, coefficients, from_rollouts, loss_of
@@ -25,6 +25,7 @@ from dsjax.rollouts.format import ARRAYS, check, read, square_bounds
 from dsjax.signal_noise import trajectory_gradients
 from dsjax.trajectories import RESAMPLE, STOP, Trajectories
 from tests.cases import TIGHT, Shape, enumerated, make_case, ragged_batch
+from tests.cli.plain import assert_plain
 
 ROOT = Path(__file__).parents[2]
 
@@ -648,14 +649,15 @@ def test_errors_of_files(tmp_path, kind):
     path = tmp_path / "run.npz"
     write(path)
     with pytest.raises(InputError) as caught:
-        command(path, "sft", None, None, Console(file=io.StringIO()))
+        command(path, objective="sft")
     assert words.format(path=path) in str(caught.value)
 
 
-def printed(path: Path, objective: str, options=None, out: Path | None = None) -> str:
-    console = Console(width=120, record=True, file=io.StringIO())
-    assert command(path, objective, options, out, console) == 0
-    return console.export_text()
+def printed(path: Path, objective: str, *option: str, out: Path | None = None) -> str:
+    with contextlib.redirect_stdout(io.StringIO()) as text:
+        assert command(path, objective=objective, option=option, json=out) == 0
+    assert_plain(text.getvalue())
+    return text.getvalue()
 
 
 def test_command_prints_tables_and_writes_json(tmp_path):
@@ -667,14 +669,14 @@ def test_command_prints_tables_and_writes_json(tmp_path):
     data = json.loads((tmp_path / "out.json").read_text())
     assert data == from_rollouts("rloo", **read(path)).to_json()
     assert data["format"] == 1
-    assert "Coefficients of sft (decision_weight = 2.0)" in printed(path, "sft", {"decision_weight": 2.0})
+    assert "Coefficients of sft (decision_weight = 2.0)" in printed(path, "sft", "decision_weight=2.0")
 
 
 def test_command_says_where_it_cannot_write(tmp_path):
     path = saved(tmp_path / "run.npz")
     for out in (tmp_path, tmp_path / "absent" / "out.json"):
         with pytest.raises(InputError, match=r"json: received .*; allowed: a file that can be written"):
-            command(path, "sft", None, out, Console(file=io.StringIO()))
+            command(path, objective="sft", json=out)
 
 
 def test_documented_example_and_formats(tmp_path, monkeypatch, capsys):

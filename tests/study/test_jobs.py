@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -9,19 +10,19 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import pytest
-from rich.console import Console
 
 from dsjax.cli import study as commands
-from dsjax.cli.study import Report, Run, State
 from dsjax.errors import InputError
 from dsjax.study.engine import run_here
 from dsjax.study.jobs import DONE, FAILED, RUNNING, TODO, WAITING, Definition, Job, Study, merge
 from dsjax.training.run_directory import RunDirectory
+from tests.cli.plain import assert_plain
 from tests.study import jobs_example
 
 ROOT = Path(__file__).parents[2]
@@ -375,27 +376,29 @@ def test_a_folder_without_a_definition_is_refused(tmp_path):
         Definition.read(tmp_path)
 
 
-def said(command: Run | State | Report) -> tuple[int, str]:
-    console = Console(file=io.StringIO(), width=200)
-    status = commands.study(commands.Study(command), console)
-    return status, console.file.getvalue()  # type: ignore[attr-defined]
+def said(command: Callable[..., int], *arguments: Any, **flags: Any) -> tuple[int, str]:
+    """Exit status and what a command says in a pipe."""
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        status = command(*arguments, **flags)
+    assert_plain(out.getvalue(), out_of_width=("/out",))
+    return status, out.getvalue()
 
 
 def test_run_status_and_report(tmp_path):
     folder, out = write_definition(tmp_path / "d"), tmp_path / "out"
     with pytest.raises(InputError, match="study directory"):
-        said(State(folder, out=out))
-    status, text = said(Run(folder, out=out))
+        said(commands.status, folder, out=out)
+    status, text = said(commands.run, folder, out=out)
     assert status == 0
     assert "3 done" in text
-    status, text = said(State(folder, out=out))
+    status, text = said(commands.status, folder, out=out)
     assert status == 0
-    assert [line.split()[1:4:2] for line in text.splitlines() if "seed" in line] == [
+    assert [line.split()[:2] for line in text.splitlines() if "seed" in line] == [
         ["base/seed-0", "done"],
         ["a/seed-0", "done"],
         ["b/seed-0", "done"],
     ]
-    assert said(Report(folder, out=out))[0] == 0
+    assert said(commands.report, folder, out=out)[0] == 0
     results = json.loads((out / "results.json").read_text())
     assert results["report"] == {"jobs": 3, "missing": 0}
     assert results["hypotheses"] == ["arms differ"]
@@ -403,9 +406,9 @@ def test_run_status_and_report(tmp_path):
     assert len(results["provenance"]) == 1
     assert {key: results[key] for key in merge(Study.load(out))} == merge(Study.load(out))
     with pytest.raises(InputError, match="preset"):
-        said(Run(folder, preset="cpu", out=out))
+        said(commands.run, folder, preset="cpu", out=out)
     with pytest.raises(InputError, match="preset cpu"):
-        said(Report(folder, preset="cpu", out=out))
+        said(commands.report, folder, preset="cpu", out=out)
 
 
 def broken_jobs(settings: dict[str, Any]) -> list[Job]:
@@ -420,18 +423,18 @@ def test_a_failure_is_reported_with_exit_status_1(tmp_path):
     shared = {"jobs": "tests.study.test_jobs:broken_jobs", "file": str(tmp_path / "broken"), "report": None}
     folder, out = write_definition(tmp_path / "d", **shared), tmp_path / "out"
     for _ in range(2):
-        status, text = said(Run(folder, out=out))
+        status, text = said(commands.run, folder, out=out)
         assert status == 1
         assert "1 failed, 1 waiting" in text
         assert "bad: FloatingPointError: loss is nan" in text
         assert str(out / "jobs" / "bad" / "error.json") in text
-    assert "loss is nan" in said(State(folder, out=out))[1]
-    status, text = said(Report(folder, out=out))
+    assert "loss is nan" in said(commands.status, folder, out=out)[1]
+    status, text = said(commands.report, folder, out=out)
     assert status == 1
     assert [line for line in text.splitlines() if line.startswith("missing")] == ["missing: after", "missing: bad"]
     (tmp_path / "broken").unlink()
-    assert said(Run(folder, out=out))[0] == 0
-    assert said(Report(folder, out=out))[0] == 0
+    assert said(commands.run, folder, out=out)[0] == 0
+    assert said(commands.report, folder, out=out)[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -443,13 +446,13 @@ def test_a_failure_is_reported_with_exit_status_1(tmp_path):
         ({"engine": "dask"}, "workers and address"),
         ({"engine": "dask", "workers": 2, "address": "x"}, "workers and address"),
         ({"engine": "dask", "workers": 0}, "workers"),
-        ({"engine": "dask", "workers": 1, "resources": ("GPU",)}, "set"),
+        ({"engine": "dask", "workers": 1, "resources": ("GPU",)}, "resources"),
         ({"engine": "dask", "workers": 1, "resources": ("GPU=x",)}, "resources"),
         ({"engine": "dask", "workers": 1, "resources": ("GPU=0",)}, "resources"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(tmp_path, options, field):
     with pytest.raises(InputError) as error:
-        said(Run(write_definition(tmp_path / "d"), out=tmp_path / "out", **options))
+        said(commands.run, write_definition(tmp_path / "d"), out=tmp_path / "out", **options)
     assert error.value.field == field
     assert not (tmp_path / "out").exists()

@@ -33,6 +33,7 @@ from dsjax.training.loop import DivergedError
 from dsjax.training.run import Stopped, run
 from dsjax.training.start import read_params
 from dsjax.training.step import draw
+from tests.cli.plain import assert_plain
 from tests.training import run_worker
 
 TINY = TrainConfig(
@@ -308,7 +309,9 @@ def test_a_disk_that_is_full_for_metrics(straight, tmp_path, capsys):
     assert "could not be written" in error
     assert "with room to write, the same command continues" in error
     assert main(arguments) == 0
-    assert "Continuing after update 14 of 24" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert_plain(text, out_of_width=("Run: ",))
+    assert "Continuing after update 14 of 24" in text
     assert_same_end(tmp_path / "run", straight)
 
 
