@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # the command line shows its help without loading JAX
 
 @dataclass(frozen=True)
 class Run:
-    """Do the jobs that are not done yet; the same command again continues, and may run many times at once."""
+    """Do the jobs that are not done yet; the same command again continues."""
 
     path: Annotated[Path, tyro.conf.Positional]
     """Folder with a study.json (format: docs/jobs.md)."""
@@ -34,16 +34,12 @@ class Run:
     """One of its presets; the first by default."""
     out: Path | None = None
     """Directory of the study; runs/NAME-PRESET by default."""
-    engine: Literal["here", "dask"] = "here"
-    """One job at a time in this process, or workers that Dask starts."""
     workers: int | None = None
-    """Dask: start this many worker processes on this machine."""
+    """Dask: start this many worker processes on this machine; by default jobs run here, one after the other."""
     address: str | None = None
     """Dask: address or scheduler file (.json) of a running scheduler."""
     resources: tuple[str, ...] = field(default=())
     """Dask: what a job takes of the workers' resources, e.g. GPU=1."""
-    wait: bool = True
-    """When other processes hold all jobs that are left: wait for them, or end."""
 
 
 @dataclass(frozen=True)
@@ -115,8 +111,7 @@ def _bar(study: jobs.Study, console: Console) -> Iterator[Callable[[str, str, fl
         part[name] = fraction * study.jobs[name].work
         if state in (jobs.DONE, jobs.FAILED):
             shown.console.print(Text(f"{name}: {state}"))
-            ended.update(other for other in part if study.done(other))  # other processes work on it too
-            part.update((other, study.jobs[other].work) for other in ended)
+            ended.update([name] if state == jobs.DONE else [])
         shown.update(task, completed=sum(part.values()), description=f"{len(ended)}/{len(part)} jobs")
 
     with shown:
@@ -132,25 +127,20 @@ def _run(command: Run, console: Console) -> int:
     for name, value in resources.items():
         good = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
         require(good, "resources", f"{name}={value}", "name=amount with an amount > 0, e.g. GPU=1")
-    if command.engine == "here":
-        for name in ("workers", "address", "resources"):
-            given = getattr(command, name)
-            require(given in (None, ()), name, given, "nothing, or engine dask")
-    else:
-        both = command.workers, command.address
-        require(both.count(None) == 1, "workers and address", both, "one of them, for engine dask")
-        require(command.workers is None or command.workers >= 1, "workers", command.workers, "an integer >= 1")
+    require(command.workers is None or command.workers >= 1, "workers", command.workers, "an integer >= 1")
+    given = [value for value in (command.workers, command.address) if value is not None]
+    require(len(given) < 2, "workers and address", given, "one of them")
+    require(bool(given) or not resources, "resources", command.resources, "nothing, without workers or address")
     study = jobs.Definition.read(command.path).study(command.preset, command.out)
     folder = keep_compiled_programs()
     if folder is not None:
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)  # for workers that the run starts
-    study.start()
+    study.start()  # so that a refusal is not buried under a bar
     with _bar(study, console) as notice:
-        if command.engine == "here":
-            run_here(study, notice, command.wait)
+        if given:
+            run_on_dask(study, given[0], resources, notice)
         else:
-            cluster = command.address if command.workers is None else command.workers
-            run_on_dask(study, cluster, resources, notice, command.wait)
+            run_here(study, notice)
     found = study.status()
     counts = {state: sum(s.state == state for s in found) for state in dict.fromkeys(s.state for s in found)}
     console.print(f"{study.path}: " + ", ".join(f"{n} {state}" for state, n in counts.items()), highlight=False)
