@@ -120,7 +120,7 @@ class Bench:
     preset: str = "1M"
     """Size of the network: nano, 1M, 4M or 16M."""
     sweep: tuple[str, ...] = ()
-    """Also measure along batch, length, rounds, width, seeds or devices."""
+    """Also measure along batch, length, rounds, width or devices."""
     set: tuple[str, ...] = field(default=())
     """Settings, as name=value, e.g. batch=256, devices=1, dtype=bfloat16."""
     json: Path | None = None

@@ -33,7 +33,7 @@ from dsjax.training.loop import adam
 from dsjax.training.run_directory import provenance
 from dsjax.training.sharding import Layout, ParameterSharding, data_mesh
 from dsjax.training.sources import SOURCES, Setting
-from dsjax.training.step import TrainState, computed, make_train_steps, stack
+from dsjax.training.step import TrainState, computed, make_train_steps
 
 FORMAT = 1
 SIZES = {"nano": (2, 64, 4), "1M": (5, 128, 4), "4M": (5, 256, 4), "16M": (5, 512, 8)}  # layers, width, heads
@@ -42,7 +42,6 @@ SWEEPS: dict[str, tuple[int, ...]] = {
     "length": (5, 10, 21, 42),
     "rounds": (1, 2, 3, 4),
     "width": (32, 64, 128, 256),
-    "seeds": (1, 2, 4, 8),
     "devices": (1, 2, 4, 8),
 }
 PEAK_SIZE = {"cpu": 1024}
@@ -63,7 +62,6 @@ class BenchConfig:
       group: G, episodes a problem of the RL step.
       width: of the network; 0 is the preset's.
       history: of the network, `none` or `full`.
-      seeds: runs trained side by side.
       devices: how many share a step; None is all.
       parameters: `replicated` or `fsdp`.
       microbatch: see `Layout`.
@@ -80,7 +78,6 @@ class BenchConfig:
     group: int = 8
     width: int = 0
     history: History = "none"
-    seeds: int = 1
     devices: int | None = None
     parameters: ParameterSharding = "replicated"
     microbatch: int | None = None
@@ -90,7 +87,7 @@ class BenchConfig:
 
     def __post_init__(self) -> None:
         require(self.preset in SIZES, "preset", self.preset, SIZES)
-        for name in ("batch", "prompt_length", "length", "rounds", "seeds", "repeats", "steps"):
+        for name in ("batch", "prompt_length", "length", "rounds", "repeats", "steps"):
             require_int(name, getattr(self, name), 1)
         require_int("group", self.group, 2, "a leave-one-out baseline needs others")
         require_int("width", self.width, 0)
@@ -193,16 +190,11 @@ def _training(config: BenchConfig, layout: Layout, kind: Literal["sft", "rl"]) -
     setting = Setting(task, rounds, config.batch // group, group)
     source, objective = ("success", "sft") if kind == "sft" else ("on-policy", "rloo")
     optimizer = adam(1e-4, 1.0)
-    runs = config.seeds > 1
-
-    def one(seed: int) -> TrainState:
-        keys = jax.random.split(jax.random.key(seed), 3)
-        return TrainState.create(policy.init(keys[0]), optimizer, keys[1], keys[2])
-
-    state = stack([one(seed) for seed in range(config.seeds)]) if runs else one(0)
+    keys = jax.random.split(jax.random.key(0), 3)
+    state = TrainState.create(policy.init(keys[0]), optimizer, keys[1], keys[2])
     state, base = layout.place(state), layout.place(jax.tree.map(jnp.copy, state.params))
     steps: Any = make_train_steps(
-        setting, policy, SOURCES[source], resolve(objective), optimizer, config.steps, layout=layout, runs=runs
+        setting, policy, SOURCES[source], resolve(objective), optimizer, config.steps, layout=layout
     )
     steps = steps.lower(state, base).compile()
     held = [state]
@@ -212,7 +204,7 @@ def _training(config: BenchConfig, layout: Layout, kind: Literal["sft", "rl"]) -
         return metrics
 
     first = _first(call, begun)
-    episodes = config.batch * config.steps * config.seeds
+    episodes = config.batch * config.steps
     return Timed(call, episodes * config.row_tokens(rounds), 6 * config.weights, episodes, first, _program_bytes(steps))
 
 
@@ -270,7 +262,7 @@ def expected_bytes(config: BenchConfig, kind: Literal["sft", "rl"], layout: Layo
     family: Family = "sft" if kind == "sft" else "reward"
     rounds = 1 if kind == "sft" else config.rounds
     cost = step_cost(config.policy(rounds), layout, family, config.batch, rounds)
-    return config.seeds * (cost.state_bytes + cost.activation_bytes)
+    return cost.state_bytes + cost.activation_bytes
 
 
 def measure(

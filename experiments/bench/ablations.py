@@ -158,10 +158,6 @@ def pairs() -> dict[str, tuple[Side, Side]]:
             measured(small, "sft"),
             measured(BenchConfig(**{**vars(small), "steps": 10}), "sft"),
         ),
-        "4 runs side by side, nano, batch 64": (
-            measured(small, "rl"),
-            measured(BenchConfig(**{**vars(small), "seeds": 4}), "rl"),
-        ),
         "stop when all have stopped, history full": (
             under(rounds_to_the_end, measured(full, "rl")),
             measured(full, "rl"),
