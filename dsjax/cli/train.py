@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import jax
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -22,7 +23,7 @@ from dsjax.errors import InputError
 from dsjax.training.checkpoints import StorageError
 from dsjax.training.config import TrainConfig
 from dsjax.training.loop import DivergedError
-from dsjax.training.multihost import CONTINUES, LostProcessError, check_options, first, join, leave, part
+from dsjax.training.multihost import CONTINUES, LostProcessError, check_options, initialize, leave, shutdown
 from dsjax.training.records import Row
 from dsjax.training.run import Stopped, run
 
@@ -123,13 +124,13 @@ def train(
     if processes[1] is None:
         return _train(config, directory, tuple(override), console)
     try:
-        join(*processes)
-        console.quiet = not first()
+        initialize(*processes)
+        console.quiet = jax.process_index() > 0
         status = _train(config, directory, tuple(override), console)
     except (InputError, DivergedError) as error:  # the same in every process
-        if first():
+        if jax.process_index() == 0:
             print(f"dsjax: {error}", file=sys.stderr)
-        part()
+        shutdown()
         return 2 if isinstance(error, InputError) else 1
     # What follows may be of this process alone: it must not wait for the others, nor they for it.
     except KeyboardInterrupt:
@@ -143,7 +144,7 @@ def train(
         leave(1)
     if status == 1:
         leave(1)
-    part()
+    shutdown()
     return status
 
 
@@ -162,7 +163,7 @@ def _train(config: TrainConfig, directory: Path, override: tuple[str, ...], cons
                 stop=stop,
             )
     except Stopped as stopped:
-        if first():
+        if jax.process_index() == 0:
             print(f"dsjax: {stopped}", file=sys.stderr)
         return 128 + stopped.signal
     except StorageError as error:

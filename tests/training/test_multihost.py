@@ -21,7 +21,7 @@ from dsjax.cli.main import main
 from dsjax.config import to_dict
 from dsjax.errors import InputError
 from dsjax.io import write_json
-from dsjax.training import multihost as processes
+from dsjax.training import multihost
 from dsjax.training.checkpoints import Checkpoints, check_files, load_checkpoint
 from dsjax.training.config import TrainConfig
 from dsjax.training.run import run
@@ -203,7 +203,7 @@ def test_two_processes_of_which_one_was_lost_end_as_one_does(start, tmp_path):
 
 @pytest.mark.skipif("DSJAX_KILLS" not in os.environ, reason=SLOW)
 @pytest.mark.usefixtures("small_measure")
-def test_split_parameters_outlive_a_signal_and_the_loss_of_the_first_process(start, tmp_path):
+def test_split_parameters_outlive_a_signal_and_the_loss_of_process_0(start, tmp_path):
     config = dataclasses.replace(TINY, parameter_sharding="fsdp")
     write_json(tmp_path / "config.json", to_dict(config))
     path = tmp_path / "run"
@@ -259,35 +259,35 @@ def test_without_a_cluster_nobody_says_who_the_others_are(start, tmp_path):
 
 
 def test_settings_that_differ_between_processes_are_refused(monkeypatch):
-    monkeypatch.setattr(processes, "told", lambda value: {**value, "seed": 1})
-    processes.require_same({"seed": 1, "group": 2})
+    monkeypatch.setattr(multihost, "broadcast", lambda value: {**value, "seed": 1})
+    multihost.require_same({"seed": 1, "group": 2})
     with pytest.raises(InputError, match="seed: received 0; allowed: the same in every process"):
-        processes.require_same({"seed": 0, "group": 2})
+        multihost.require_same({"seed": 0, "group": 2})
 
 
 @pytest.mark.parametrize("error", [InputError("group", 1, "2"), OSError("disk full")])
-def test_an_error_of_the_first_process_is_one_of_all(error, monkeypatch):
+def test_an_error_of_process_0_is_one_of_all(error, monkeypatch):
     sent = []
-    monkeypatch.setattr(processes, "together", lambda: True)
-    monkeypatch.setattr(processes, "told", lambda value: sent.append(value) or value)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(multihost, "broadcast", lambda value: sent.append(value) or value)
 
     def work():
         raise error
 
     with pytest.raises(type(error), match=str(error)):
-        processes.by_first(work)
-    monkeypatch.setattr(processes, "first", lambda: False)
-    monkeypatch.setattr(processes, "told", lambda value: sent[0])
+        multihost.on_process_0(work)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    monkeypatch.setattr(multihost, "broadcast", lambda value: sent[0])
     with pytest.raises(type(error), match=error.args[0].split(":")[0]):
-        processes.by_first(lambda: pytest.fail("only the first works"))
+        multihost.on_process_0(lambda: pytest.fail("only process 0 works"))
 
 
 def test_only_words_of_the_transport_are_a_loss(monkeypatch):
-    monkeypatch.setattr(processes, "together", lambda: True)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
     with (
-        pytest.raises(processes.LostProcessError, match="process 0 of 1: another process of the job is lost"),
-        processes.losses_told(),
+        pytest.raises(multihost.LostProcessError, match="process 0 of 2: another process of the job is lost"),
+        multihost.lost_processes_named(),
     ):
         raise ValueError("UNKNOWN: Gloo AllGather failed: Connection closed by peer")
-    with pytest.raises(ValueError, match="RESOURCE_EXHAUSTED"), processes.losses_told():
+    with pytest.raises(ValueError, match="RESOURCE_EXHAUSTED"), multihost.lost_processes_named():
         raise ValueError("RESOURCE_EXHAUSTED: out of memory")
