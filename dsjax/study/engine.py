@@ -128,7 +128,7 @@ def _state(distributed: Any, study: Study, name: str, future: Any) -> str | None
         # Dask blames every job that the worker was to do, and all that need one of these.
         if not study.begun(name):
             return None
-        study.fail(name, error, study.seconds(name))
+        study.fail(name, error)
         return FAILED
     except (InputError, distributed.comm.CommClosedError, CancelledError):
         raise

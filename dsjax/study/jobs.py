@@ -213,10 +213,6 @@ class Study:
         """Part of a job that is done, as it last reported it, 0..1."""
         return 1.0 if self.done(name) else self._progress(name)["fraction"]
 
-    def seconds(self, name: str) -> float:
-        """How long an unfinished job has been worked on, as it last reported it."""
-        return self._progress(name)["seconds"]
-
     def left(self) -> list[str]:
         """Jobs that are not done, each after those that it needs; else in the order of the list."""
         out: list[str] = []
@@ -267,8 +263,9 @@ class Study:
         (folder / "error.json").unlink(missing_ok=True)
         return DONE
 
-    def fail(self, name: str, error: Exception, seconds: float) -> None:
-        """Note what ended a job, after how many seconds in all."""
+    def fail(self, name: str, error: Exception, seconds: float | None = None) -> None:
+        """Note what ended a job, after how many seconds in all; None: as it last reported."""
+        seconds = self._progress(name)["seconds"] if seconds is None else seconds
         data = {"error": type(error).__name__, "message": str(error), "seconds": seconds}
         write_json(self.folder(name) / "error.json", {**data, "traceback": "".join(traceback.format_exception(error))})
 
