@@ -146,8 +146,8 @@ class Timed:
     tokens: int
     flops_per_token: int
     episodes: int
-    first_s: float  # building, tracing, compiling and running it once
     program_bytes: int | None = None  # what the compiled program holds at its peak
+    first_s: float = 0.0  # building, tracing, compiling and running it once
 
 
 def matmul_flops(size: int, dtype: str, repeats: int = 20) -> Callable[[], float]:
@@ -176,14 +176,8 @@ def _program_bytes(compiled: Any) -> int | None:
     return int(sum(parts))
 
 
-def _first(call: Callable[[], Any], begun: float) -> float:
-    jax.block_until_ready(call())
-    return time.perf_counter() - begun
-
-
 def _training(config: BenchConfig, layout: Layout, kind: Literal["sft", "rl"]) -> Timed:
     """The SFT step on gold answers, or the RL step: rollouts of T rounds, leave-one-out."""
-    begun = time.perf_counter()
     rounds, group = (1, 1) if kind == "sft" else (config.rounds, config.group)
     policy = config.policy(rounds)
     task: Any = RandomDigits(config.prompt_length, config.length)
@@ -203,14 +197,12 @@ def _training(config: BenchConfig, layout: Layout, kind: Literal["sft", "rl"]) -
         held[0], metrics = steps(held[0], base)
         return metrics
 
-    first = _first(call, begun)
     episodes = config.batch * config.steps
-    return Timed(call, episodes * config.row_tokens(rounds), 6 * config.weights, episodes, first, _program_bytes(steps))
+    return Timed(call, episodes * config.row_tokens(rounds), 6 * config.weights, episodes, _program_bytes(steps))
 
 
 def _inference(config: BenchConfig, layout: Layout, kind: Literal["forward", "decode"]) -> Timed:
     """Teacher-forced log-probs of whole rows, or sampling: of new tokens, the time to read the prompt included."""
-    begun = time.perf_counter()
     policy = config.policy(1)
     task: Any = RandomDigits(config.prompt_length, config.length)
     problems = task.training_problems(jax.random.key(1), config.batch)
@@ -229,19 +221,18 @@ def _inference(config: BenchConfig, layout: Layout, kind: Literal["forward", "de
 
     run = forward if kind == "forward" else decode
     tokens = config.batch * (config.row_tokens(1) if kind == "forward" else config.length + 1)
-
-    def call() -> Any:
-        return run(params, problems)
-
-    return Timed(call, tokens, 2 * config.weights, config.batch, _first(call, begun))
+    return Timed(lambda: run(params, problems), tokens, 2 * config.weights, config.batch)
 
 
 def prepare(config: BenchConfig, layout: Layout, measure: str) -> Timed:
     """Build and run one measure once."""
     require(measure in MEASURES, "measure", measure, MEASURES)
-    if measure == "forward" or measure == "decode":
-        return _inference(config, layout, measure)
-    return _training(config, layout, "rl" if measure == "rl" else "sft")
+    begun = time.perf_counter()
+    make: Any = _inference if measure in ("forward", "decode") else _training
+    timed = make(config, layout, measure)
+    jax.block_until_ready(timed.call())
+    timed.first_s = time.perf_counter() - begun
+    return timed
 
 
 def layout_of(config: BenchConfig) -> Layout:
@@ -278,9 +269,9 @@ def measure(
     layout = layout_of(config)
     work = len(measures) + config.repeats
     timed: dict[str, Timed] = {}
-    for i, name in enumerate(measures):
+    for name in measures:
         timed[name] = prepare(config, layout, name)
-        advance((i + 1) / work)
+        advance(len(timed) / work)
     platform = jax.devices()[0].platform
     peak = matmul_flops(PEAK_SIZE.get(platform, ACCELERATOR_PEAK_SIZE), config.dtype)
     rates: dict[str, list[float]] = {name: [] for name in measures}
