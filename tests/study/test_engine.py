@@ -15,7 +15,7 @@ import pytest
 
 from dsjax.errors import InputError
 from dsjax.study.engine import run_here, run_on_dask
-from dsjax.study.jobs import DONE, FAILED, TODO, WAITING, Job, merge
+from dsjax.study.jobs import DONE, FAILED, TODO, WAITING, Job, Study, merge
 from tests.study.test_jobs import EXAMPLE, ROOT, drawing, in_halves, lines, started, states, wait_for
 
 distributed = pytest.importorskip("distributed")
@@ -87,7 +87,11 @@ def test_a_job_of_a_killed_worker_goes_to_another(tmp_path, client):
     assert merge(made)["jobs"]["one"]["result"] == {"total": len("first") + len("second")}
 
 
-def test_failures_are_kept_apart(tmp_path, client):
+@pytest.mark.parametrize("where", ["here", "dask"])
+def test_a_failed_job_is_kept_apart_and_tried_again_by_the_next_run(tmp_path, client, where):
+    def run(study: Study) -> None:
+        run_here(study) if where == "here" else run_on_dask(study, client)
+
     (tmp_path / "broken").touch()
     jobs = [
         Job("bad", f"{EXAMPLE}:fails_while", {"file": str(tmp_path / "broken")}),
@@ -95,11 +99,19 @@ def test_failures_are_kept_apart(tmp_path, client):
         Job("beside", f"{EXAMPLE}:draw", {"seed": 0, "count": 1}),
     ]
     made = started(tmp_path / "s", jobs)
-    run_on_dask(made, client)
+    run(made)
     assert states(made) == {"bad": FAILED, "after": WAITING, "beside": DONE}
+    assert made.status()[0].message == "FloatingPointError: loss is nan"
+    error = made.folder("bad") / "error.json"
+    assert "in fails_while" in json.loads(error.read_text())["traceback"]
+    first = error.stat().st_mtime_ns
+    run(made)
+    assert error.stat().st_mtime_ns > first, "tried again"
     (tmp_path / "broken").unlink()
-    run_on_dask(made, client)
+    run(made)
     assert set(states(made).values()) == {DONE}
+    assert merge(made)["jobs"]["after"]["result"]["needs"] == ["bad"]
+    assert not error.exists()
 
 
 def test_a_job_that_kills_its_workers_fails_alone(tmp_path):

@@ -20,7 +20,7 @@ from dsjax.cli import study as commands
 from dsjax.cli.study import Report, Run, State
 from dsjax.errors import InputError
 from dsjax.study.engine import run_here
-from dsjax.study.jobs import DONE, FAILED, RUNNING, TODO, WAITING, Definition, Job, Study, merge
+from dsjax.study.jobs import DONE, RUNNING, TODO, WAITING, Definition, Job, Study, merge
 from tests.study import jobs_example
 
 ROOT = Path(__file__).parents[2]
@@ -106,27 +106,6 @@ def test_missing_jobs_are_named(tmp_path):
     assert merged["missing"] == ["a/seed-0", "a/seed-1", "b/seed-0", "b/seed-1", "base/seed-0"]
     found = states(made)
     assert (found["a/seed-0"], found["a/seed-1"], found["base/seed-0"]) == (WAITING, TODO, TODO)
-
-
-def test_a_failed_job_is_kept_apart_and_tried_again_by_the_next_run(tmp_path):
-    switch = tmp_path / "broken"
-    switch.touch()
-    jobs = [
-        Job("bad", f"{EXAMPLE}:fails_while", {"file": str(switch)}),
-        Job("after", f"{EXAMPLE}:draw", {"seed": 0, "count": 1}, ("bad",)),
-        Job("beside", f"{EXAMPLE}:draw", {"seed": 0, "count": 1}),
-    ]
-    made = started(tmp_path / "s", jobs)
-    run_here(made)
-    assert states(made) == {"bad": FAILED, "after": WAITING, "beside": DONE}
-    assert made.status()[0].message == "FloatingPointError: loss is nan"
-    error = json.loads((made.folder("bad") / "error.json").read_text())
-    assert "in fails_while" in error["traceback"]
-    switch.unlink()
-    run_here(made)
-    assert set(states(made).values()) == {DONE}
-    assert merge(made)["jobs"]["after"]["result"]["needs"] == ["bad"]
-    assert not (made.folder("bad") / "error.json").exists()
 
 
 @pytest.mark.parametrize(("value", "error"), [("nan", "ValueError"), ("object", "TypeError")])
