@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import jax
@@ -34,10 +35,21 @@ def divide(part: Any, whole: Any, otherwise: float = 0.0) -> Any:
     return xp.where(positive, part / xp.where(positive, whole, 1.0), otherwise)
 
 
+@cache
+def quick_options() -> dict[str, str | bool]:
+    """Those of `QUICK` that this compiler knows; it refuses a program for an option that it does not."""
+    trivial = jax.jit(lambda: 0).lower()
+
+    def known(name: str) -> bool:
+        try:
+            trivial.compile(compiler_options={name: QUICK[name]})
+        except jax.errors.JaxRuntimeError:
+            return False
+        return True
+
+    return {name: value for name, value in QUICK.items() if known(name)}
+
+
 def compile_quickly(function: Callable[..., Any], *arguments: Any) -> Callable[..., Any]:
     """The executable of `function` for arguments of these shapes, without the backend's optimisation."""
-    lowered = jax.jit(function).lower(*arguments)
-    try:
-        return lowered.compile(compiler_options=dict(QUICK))
-    except (jax.errors.JaxRuntimeError, ValueError):  # an XLA that does not know an option; a real error comes again
-        return lowered.compile()
+    return jax.jit(function).lower(*arguments).compile(compiler_options=quick_options())

@@ -1,14 +1,13 @@
 """Checks of the statements in docs/theory.md, on random processes, against the code that training uses."""
 
-from proofs_check.gathering import check_instance, gather
+from proofs_check.gathering import gather
 from proofs_check.page import Evidence
 from proofs_check.page import write as write_page
 from proofs_check.registry import THEOREMS
 from proofs_check.report import Report
-from proofs_check.runner import DEFAULT_INSTANCES, QUICK_INSTANCES, Progress, run
+from proofs_check.runner import DEFAULT_INSTANCES, QUICK_INSTANCES, Progress, check, check_instance
 from proofs_check.statistical import run_statistical
 from proofs_check.symbolic import run_symbolic
-from proofs_check.workers import run_in_workers
 
 __all__ = [
     "DEFAULT_INSTANCES",
@@ -17,10 +16,9 @@ __all__ = [
     "Evidence",
     "Progress",
     "Report",
+    "check",
     "check_instance",
     "gather",
-    "run",
-    "run_in_workers",
     "run_statistical",
     "run_symbolic",
     "write_page",

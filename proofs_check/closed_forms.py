@@ -10,15 +10,21 @@ import jax
 import jax.numpy as jnp
 
 from dsjax.numerics import divide
-from dsjax.policies import Params
+from dsjax.policies import Params, Policy, log_probs
 from dsjax.process import DecisionSamplingProcess, Tables, Values, Visitation
+from dsjax.trajectories import Trajectories
 
 
-def _contexts(process: DecisionSamplingProcess, blocks: list[jax.Array]) -> jax.Array:
+def by_context(process: DecisionSamplingProcess, blocks: list[jax.Array]) -> jax.Array:
     """[Q, H, ...] from one [Q, A^t, ...] array a round: histories side by side, or added up if the policy is blind."""
     if process.history == "full":
         return jnp.concatenate(blocks, axis=1)
     return jnp.sum(jnp.concatenate(blocks, axis=1), axis=1, keepdims=True)
+
+
+def component_logp(policy: Policy, sampler: Params, decider: Params, traj: Trajectories) -> jax.Array:
+    """f[B, S]: log-probs with each component at its own parameters, to freeze one of them."""
+    return jnp.where(traj.sample_mask, log_probs(policy, sampler, traj), log_probs(policy, decider, traj))
 
 
 def by_decider(process: DecisionSamplingProcess, rounds: tuple[jax.Array, ...]) -> jax.Array:
@@ -51,7 +57,7 @@ def context_counts(process: DecisionSamplingProcess, weight_B: jax.Array) -> Par
             decide.append(jnp.stack([stopping[t], passing[t] - stopping[t]], axis=-1))
     if not decide:
         decide.append(jnp.zeros((Q, 1, A, 2), weight_B.dtype))
-    return {"sample": _contexts(process, sample), "decide": _contexts(process, decide)}
+    return {"sample": by_context(process, sample), "decide": by_context(process, decide)}
 
 
 def tree_logits(process: DecisionSamplingProcess, log_law_QxHxA: jax.Array) -> jax.Array:
@@ -65,6 +71,12 @@ def tree_logits(process: DecisionSamplingProcess, log_law_QxHxA: jax.Array) -> j
 def _squares(mass: jax.Array, moment: jax.Array) -> jax.Array:
     """Sum of moment^2 / mass; 0 where nothing goes."""
     return jnp.sum(divide(moment**2, mass))
+
+
+def late_baseline(values: Values) -> Values:
+    """A wrong advantage for controls: V_t for V_(t+1), so V_t - U_t, in that of RESAMPLE."""
+    wrong = [v[..., None] - u for v, u in zip(values.V[:-1], values.U[:-1], strict=True)]
+    return values.replace(advantage_resample=tuple(wrong))
 
 
 def martingale_energies(
@@ -97,3 +109,9 @@ def standardised(direction: jax.Array, log_dist: jax.Array) -> jax.Array:
     p = jnp.exp(log_dist)
     centred = direction - jnp.sum(p * direction, -1, keepdims=True)
     return centred / jnp.sqrt(jnp.sum(p * centred**2, -1, keepdims=True))
+
+
+def drifted(direction: jax.Array, logits: jax.Array, size: float | jax.Array) -> jax.Array:
+    """Logits of a reference with Var(log pi/pi_ref | x) = size^2 in every context, along a direction."""
+    log_pi = jax.nn.log_softmax(logits)
+    return log_pi - size * standardised(direction, log_pi)

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from proofs_check.boundaries import BOUNDARIES
-from proofs_check.instance_file import read
 from proofs_check.page import Evidence
-from proofs_check.report import Report
-from proofs_check.runner import run, run_instance, worst_instance
+from proofs_check.runner import check, worst_instance
 from proofs_check.statistical import run_statistical
 from proofs_check.symbolic import SYMBOLIC, run_symbolic
 
@@ -31,23 +28,18 @@ def gather(
       ids: theorems; all of them by default.
       instances: random instances per theorem.
       seed: of the instances and of the sampled estimators.
-      quick: see `run`.
+      quick: see `check`.
       hook: hook(kind) is the progress hook of `numeric`, `symbolic`, `statistical` and `boundaries`.
     """
-    numeric = run(ids, instances, seed, hook("numeric"), quick=quick)
-    known = [t.id for t in numeric.theorems]
+    numeric = check(ids, instances=instances, seed=seed, quick=quick, progress=hook("numeric"))
+    known = [t.id for t in numeric.rows]
     provable = [name for name in known if name in SYMBOLIC]
-    symbolic = run_symbolic(provable, hook("symbolic")).to_json() if provable else None
-    statistical = run_statistical(seed, hook("statistical")).to_json()
+    symbolic = run_symbolic(provable, hook("symbolic")) if provable else None
+    statistical = run_statistical(seed, hook("statistical"))
     maps = [b for b in BOUNDARIES if b.theorem in known]
     boundaries = {}
     for i, boundary in enumerate(maps):
         boundaries[boundary.theorem] = boundary.measure()
         hook("boundaries")(Done(i + 1, len(maps)))
-    worst = {t.id: worst_instance(t, seed, quick=quick, instances=instances) for t in numeric.theorems}
+    worst = {t.id: worst_instance(t, seed, quick=quick, instances=instances) for t in numeric.rows}
     return Evidence(numeric, symbolic, statistical, boundaries, worst)
-
-
-def check_instance(path: Path, ids: Sequence[str] | None = None) -> Report:
-    """Check the instance of a file; see `run_instance`."""
-    return run_instance(read(path), ids)

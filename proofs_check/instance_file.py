@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Hashable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,7 +18,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from dsjax.errors import InputError, require
-from dsjax.io import read_json
 from proofs_check.instances import Shape
 from proofs_check.registry import select
 from proofs_check.theorem import Theorem
@@ -45,7 +43,7 @@ def encode(theorem: Theorem, shape: Any, instance: Any, origin: dict[str, Any]) 
     return {
         "format": FORMAT,
         "theorem": theorem.id,
-        "title": theorem.title,
+        "title": theorem.about.title,
         "shape": {"kind": type(shape).__name__, **dataclasses.asdict(shape)},
         "origin": origin,
         "leaves": leaves,
@@ -71,7 +69,7 @@ def decode(data: Any) -> tuple[Theorem, Hashable, Any]:
       InputError: if the data is not an instance of the theorem that it names.
     """
     require(isinstance(data, dict) and data.get("format") == FORMAT, "format", data, f"an object of format {FORMAT}")
-    (theorem,) = select([str(data.get("theorem"))])
+    (theorem,) = select(str(data.get("theorem")))
     shape = _shape(theorem, data.get("shape"))
     template = jax.eval_shape(lambda: theorem.draw(jax.random.key(0), shape, None))
     expected, tree = jax.tree_util.tree_flatten_with_path(template)
@@ -89,12 +87,3 @@ def decode(data: Any) -> tuple[Theorem, Hashable, Any]:
         require(bool(np.isfinite(x).all()), name, "a value that is not finite", "finite values")
         arrays.append(jax.random.wrap_key_data(jnp.asarray(x)) if _is_key(leaf) else jnp.asarray(x))
     return theorem, shape, jax.tree_util.tree_unflatten(tree, arrays)
-
-
-def read(path: Path) -> Any:
-    """JSON values of a file.
-
-    Raises:
-      InputError: if it cannot be read or is not JSON.
-    """
-    return read_json(path, "instance-file")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +15,7 @@ from jax.flatten_util import ravel_pytree
 
 from dsjax.policies import History, Params, SaturatedPolicy, SharedPolicy
 from dsjax.policies.transformer import TransformerPolicy
-from dsjax.process import DecisionSamplingProcess
+from dsjax.process import DecisionSamplingProcess, Tables, Values, Visitation
 from dsjax.trajectories import Trajectories
 
 MANY = 300  # trajectories up to which an instance costs little
@@ -39,6 +39,16 @@ class Shape:
     def saturated(self) -> bool:
         """One free softmax per context."""
         return not self.shared and not self.network
+
+    @property
+    def sampler_sees(self) -> bool:
+        """Whether tables have a softmax of the sampler for each context *and round*: no softmax serves two rounds."""
+        return self.history == "full" or self.rounds == 1
+
+    @property
+    def decider_sees(self) -> bool:
+        """The same of the decider, which does not act in round T."""
+        return self.history == "full" or self.rounds <= 2
 
     @property
     def share(self) -> float:
@@ -293,3 +303,31 @@ def enumerated(instance: Instance) -> tuple[Trajectories, jax.Array]:
     traj = instance.process.enumerate_trajectories(instance.policy, instance.params)
     assert traj.old_logp is not None
     return traj, traj.old_logp
+
+
+class Setting:
+    """An instance with the exact law of its policy: what claims and controls are measured on.
+
+    Statements add what theirs need. A cached property is computed once, by the first claim that asks for it.
+    """
+
+    def __init__(self, instance: Instance):
+        self.instance = instance
+        self.process, self.policy, self.params = instance.process, instance.policy, instance.params
+        self.shape = instance.shape
+        self.traj, self.logp = enumerated(instance)
+
+    @cached_property
+    def tables(self) -> Tables:
+        """The policy's laws by round."""
+        return self.process.tables(self.logp)
+
+    @cached_property
+    def values(self) -> Values:
+        """Values and advantages of the return."""
+        return self.process.values(self.tables, self.traj.reward)
+
+    @cached_property
+    def visitation(self) -> Visitation:
+        """How often each history and answer is visited."""
+        return self.process.visitation(self.tables)

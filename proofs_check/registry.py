@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import importlib.util
-import pkgutil
 from collections.abc import Sequence
 from types import ModuleType
 
 from dsjax.errors import require
-from proofs_check import theorems
 from proofs_check.theorem import Theorem
+from proofs_check.theorems import FOLDERS
 
 
 def parts(name: str) -> list[ModuleType]:
     """The modules of that name of all theorems that have one, in order."""
-    folders = sorted(found.name for found in pkgutil.iter_modules(theorems.__path__))
-    there = [f"{theorems.__name__}.{folder}.{name}" for folder in folders]
+    there = [f"{folder}.{name}" for folder in FOLDERS]
     return [importlib.import_module(module) for module in there if importlib.util.find_spec(module)]
 
 
-THEOREMS: dict[str, Theorem] = {module.THEOREM.id: module.THEOREM for module in parts("numeric")}
+def _complete(theorem: Theorem) -> Theorem:
+    """The theorem, if everything that it declares is checked somewhere."""
+    if unreached := theorem.unreached():
+        raise ValueError(f"{theorem.id}: no shape has {', '.join(unreached)}")
+    return theorem
 
 
-def select(ids: Sequence[str] | None) -> tuple[Theorem, ...]:
+THEOREMS: dict[str, Theorem] = {module.THEOREM.id: _complete(module.THEOREM) for module in parts("numeric")}
+
+
+def select(ids: str | Sequence[str] | None) -> tuple[Theorem, ...]:
     """The theorems of those ids in the given order, each once; all of them for None.
 
     Raises:
@@ -30,7 +35,8 @@ def select(ids: Sequence[str] | None) -> tuple[Theorem, ...]:
     """
     if ids is None:
         return tuple(THEOREMS.values())
-    require(len(ids) > 0, "theorem", list(ids), THEOREMS)
-    for name in ids:
+    names = [ids] if isinstance(ids, str) else list(ids)
+    require(len(names) > 0, "theorem", names, THEOREMS)
+    for name in names:
         require(name in THEOREMS, "theorem", name, THEOREMS)
-    return tuple(THEOREMS[name] for name in dict.fromkeys(ids))
+    return tuple(THEOREMS[name] for name in dict.fromkeys(names))

@@ -1,4 +1,4 @@
-"""Runs theorem checks on random instances: one compiled program a (theorem, shape), instances batched by `vmap`.
+"""Checks theorems on random instances: one compiled program a (theorem, shape), instances batched by `vmap`.
 
 Programs are compiled ahead of time by a few threads (compilation dominates a default run and releases the
 interpreter), then run one after the other. Everything happens on the CPU in a float64 scope; no JAX setting changes.
@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import gc
 import importlib
+import multiprocessing
 import os
 import sys
 import time
 import zlib
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -23,12 +25,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from dsjax.errors import require
+from dsjax.io import read_json
 from dsjax.numerics import compile_quickly, exact
 from dsjax.process import DecisionSamplingProcess
-from proofs_check.instance_file import decode, encode
+from proofs_check import instance_file
 from proofs_check.instances import shape_of
 from proofs_check.registry import select
-from proofs_check.report import ClaimResult, ControlResult, Report, TheoremResult, Worst
+from proofs_check.report import Report
+from proofs_check.results import ClaimResult, ControlResult, TheoremResult, Worst, numeric_report
 from proofs_check.theorem import Measured, Theorem
 
 CHUNK = 32  # instances a call, whatever their number: bounds memory
@@ -41,17 +45,12 @@ BLAS_THREADS = "OPENBLAS_NUM_THREADS"
 
 @dataclass(frozen=True)
 class Progress:
-    """What the hook of `run` is told, once a chunk."""
+    """What the hook of `check` is told: once a chunk, or once a theorem if several processes work."""
 
     theorem: str
     done: int  # instances done, all theorems together
     total: int  # instances to do, all theorems together
-
-
-def measure(theorem: Theorem, instance: Any) -> tuple[dict[str, Measured], dict[str, jax.Array]]:
-    """(claims, errors of the controls) of one instance."""
-    setting = theorem.prepare(instance)
-    return theorem.check(setting), theorem.control(setting)
+    result: TheoremResult | None = None  # of the theorem, when it is complete
 
 
 @dataclass(frozen=True)
@@ -79,8 +78,21 @@ class _Job:
         return self.theorem.draw(jax.random.fold_in(key, index), self.shape, self.process)
 
     def program(self, key: jax.Array, index: jax.Array) -> Any:
-        """Check and controls of the instances of those numbers."""
-        return jax.vmap(lambda i: measure(self.theorem, self.draw(key, i)))(index)
+        """Claims and controls of the instances of those numbers."""
+        return jax.vmap(lambda i: self.theorem.measure(self.shape, self.draw(key, i)))(index)
+
+    def compile(self) -> tuple[Any, float]:
+        """(executable, seconds); scopes are per thread, so compiler threads need their own."""
+        start = time.perf_counter()
+        with exact():
+            executable = compile_quickly(self.program, self.key(), jnp.arange(self.chunk))
+        return executable, time.perf_counter() - start
+
+    def run(self, executable: Any, start: int) -> Any:
+        """One chunk, cut to the instances that were asked for."""
+        with exact():
+            out = jax.device_get(executable(self.key(), jnp.arange(start, start + self.chunk)))
+        return jax.tree.map(lambda x: x[: self.instances - start], out)
 
 
 def _load_blas() -> None:
@@ -109,39 +121,18 @@ def _rare_collections() -> Iterator[None]:
         gc.set_threshold(*before)
 
 
-def _exact_scope(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Run in float64 on the CPU; scopes are per thread, so compiler threads need it too."""
-
-    def scoped(*args: Any, **options: Any) -> Any:
-        with exact():
-            return function(*args, **options)
-
-    return scoped
-
-
-@_exact_scope
-def _compile(job: _Job) -> tuple[Any, float]:
-    """(executable, seconds)."""
-    start = time.perf_counter()
-    executable = compile_quickly(job.program, job.key(), jnp.arange(job.chunk))
-    return executable, time.perf_counter() - start
-
-
-@_exact_scope
-def _chunk(job: _Job, executable: Any, start: int) -> Any:
-    """One chunk, cut to the instances that were asked for."""
-    out = jax.device_get(executable(job.key(), jnp.arange(start, start + job.chunk)))
-    return jax.tree.map(lambda x: x[: job.instances - start], out)
-
-
 def _jobs(
     theorem: Theorem,
-    shapes: Sequence[Hashable],
     instances: int,
     seed: int,
+    *,
+    quick: bool = False,
     process: DecisionSamplingProcess | None = None,
 ) -> list[_Job]:
     """Spread the instances over the shapes: evenly, but fewer on what costs far more."""
+    shapes = theorem.shapes[:1] if quick else theorem.shapes
+    if process is not None:
+        shapes = theorem.on_process(theorem, shape_of(process), process)
     weights = [getattr(shape, "share", 1.0) for shape in shapes]
     ends = [round(instances * sum(weights[: i + 1]) / sum(weights)) for i in range(len(shapes))]
     shares = [end - start for start, end in zip([0, *ends[:-1]], ends, strict=True)]
@@ -171,9 +162,6 @@ class _Accumulator:
 
     def result(self) -> TheoremResult:
         theorem = self.theorem
-        names = {claim.name for claim in theorem.claims}
-        unknown = (self.claims.keys() - names) | (self.controls.keys() - {c.name for c in theorem.controls})
-        assert not unknown, f"{theorem.id} measured what it does not declare: {sorted(unknown)}"
         claims = []
         for claim in theorem.claims:
             if claim.name not in self.claims:  # applies to none of the shapes that were run
@@ -194,14 +182,9 @@ class _Accumulator:
                 continue
             error = np.concatenate(self.controls[control.name])
             error = np.where(np.isfinite(error), error, -np.inf)  # a control that breaks down rejects nothing
-            controls.append(
-                ControlResult(control.name, error.size, float(error.min()), theorem.tolerance(control.claim))
-            )
+            controls.append(ControlResult(control.name, error.size, float(error.min()), control.claim.tolerance))
         return TheoremResult(
-            theorem.id,
-            theorem.title,
-            theorem.statement,
-            theorem.provenance,
+            theorem.about,
             self.instances,
             tuple(claims),
             tuple(controls),
@@ -211,48 +194,89 @@ class _Accumulator:
         )
 
 
-def _plan(
-    theorem: Theorem, instances: int, seed: int, quick: bool, process: DecisionSamplingProcess | None
-) -> list[_Job]:
-    if process is None:
-        return _jobs(theorem, theorem.shapes[:1] if quick else theorem.shapes, instances, seed)
-    shapes = theorem.on_process(theorem, shape_of(process), process)
-    return _jobs(theorem, shapes, instances, seed, process)
-
-
-def require_numbers(instances: int, seed: int) -> None:
-    """Raise `InputError` for numbers that `run` cannot use."""
-    require(instances >= 1, "instances", instances, "at least 1")
-    require(0 <= seed < 2**32, "seed", seed, "0..2^32-1")
-
-
-def run(
-    ids: Sequence[str] | None = None,
-    instances: int = DEFAULT_INSTANCES,
-    seed: int = 0,
-    progress: Callable[[Progress], None] | None = None,
+def _here(
+    theorems: Sequence[Theorem],
+    instances: int,
+    seed: int,
     *,
-    quick: bool = False,
+    quick: bool,
     process: DecisionSamplingProcess | None = None,
     threads: int = COMPILERS,
+) -> Generator[Progress]:
+    """In this process: the next programs compile while one runs."""
+    _load_blas()
+    done, total = 0, instances * len(theorems)
+    with _rare_collections(), ThreadPoolExecutor(threads) as pool:
+        try:
+            jobs = [(theorem, _jobs(theorem, instances, seed, quick=quick, process=process)) for theorem in theorems]
+            plan = [(theorem, [(job, pool.submit(job.compile)) for job in its]) for theorem, its in jobs]
+            for theorem, compiling in plan:
+                found = _Accumulator(theorem, controls_required=process is None)
+                for job, future in compiling:
+                    executable, seconds = future.result()
+                    found.compile_seconds += seconds
+                    for first in range(0, job.instances, job.chunk):
+                        began = time.perf_counter()
+                        found.add(job, first, job.run(executable, first))
+                        found.run_seconds += time.perf_counter() - began
+                        done += min(job.chunk, job.instances - first)
+                        result = found.result() if found.instances == instances else None
+                        yield Progress(theorem.id, done, total, result)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _one(name: str, instances: int, seed: int, quick: bool) -> TheoremResult:
+    """In a worker; one thread compiles while the programs before run."""
+    (*_, last) = _here(select(name), instances, seed, quick=quick, threads=1)
+    assert last.result is not None
+    return last.result
+
+
+def _elsewhere(
+    theorems: Sequence[Theorem], instances: int, seed: int, *, quick: bool, workers: int
+) -> Generator[Progress]:
+    """By several processes: tracing the programs, half of a cold run, holds the interpreter's lock."""
+    context = multiprocessing.get_context("spawn")  # JAX has threads, which a fork would leave behind
+    largest_first = sorted(theorems, key=lambda t: len(t.shapes) * (len(t.claims) + len(t.controls)), reverse=True)
+    with ProcessPoolExecutor(min(workers, len(theorems)), mp_context=context) as pool:
+        try:
+            futures = [pool.submit(_one, t.id, instances, seed, quick) for t in largest_first]
+            for i, future in enumerate(as_completed(futures)):
+                result = future.result()
+                yield Progress(result.id, instances * (i + 1), instances * len(theorems), result)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def check(
+    ids: str | Sequence[str] | None = None,
+    *,
+    process: DecisionSamplingProcess | None = None,
+    instances: int = DEFAULT_INSTANCES,
+    seed: int = 0,
+    quick: bool = False,
+    workers: int = 1,
+    progress: Callable[[Progress], None] | None = None,
 ) -> Report:
     """Check theorems on random instances.
 
     Args:
-      ids: which ones, e.g. `("T1", "T3")`; all of them by default.
-      instances: random instances per theorem, spread over its shapes.
-      seed: of every draw; the same seed gives the same numbers.
-      progress: called after every chunk of instances.
-      quick: only the first shape of each theorem, which saves most of the compilation.
+      ids: which ones, e.g. `"T3"` or `("T1", "T3")`; all of them by default.
       process: check on this process, with random policies, the theorems whose requirements it meets. Controls are
         then reported but not required: a process can be too special to tell a wrong variant from a right one.
-      threads: that compile.
+      instances: random instances per theorem, spread over its shapes.
+      seed: of every draw; the same seed gives the same numbers.
+      quick: only the first shape of each theorem, which saves most of the compilation.
+      workers: processes that share the theorems out, with the same numbers; one of them for a process of one's own.
+      progress: called after every chunk of instances, or after every theorem if there are several workers.
 
     Raises:
       InputError: for an unknown theorem, instances < 1, a seed outside of 0..2^32-1 or a process that is too large.
     """
     theorems = select(ids)
-    require_numbers(instances, seed)
+    require(instances >= 1, "instances", instances, "at least 1")
+    require(0 <= seed < 2**32, "seed", seed, "0..2^32-1")
     skipped: dict[str, tuple[str, ...]] = {}
     if process is not None:
         require(
@@ -263,71 +287,50 @@ def run(
         )
         skipped = {t.id: t.unmet(process) for t in theorems if t.unmet(process)}
         theorems = tuple(t for t in theorems if t.id not in skipped)
-    results, done = [], 0
-    start = time.perf_counter()
-    _load_blas()
-    with _rare_collections(), ThreadPoolExecutor(threads) as pool:
-        try:
-            plan: list[tuple[Theorem, list[tuple[_Job, Future]]]] = [
-                (
-                    theorem,
-                    [(job, pool.submit(_compile, job)) for job in _plan(theorem, instances, seed, quick, process)],
-                )
-                for theorem in theorems
-            ]
-            for theorem, jobs in plan:
-                found = _Accumulator(theorem, controls_required=process is None)
-                for job, future in jobs:
-                    executable, seconds = future.result()
-                    found.compile_seconds += seconds
-                    for first in range(0, job.instances, job.chunk):
-                        began = time.perf_counter()
-                        found.add(job, first, _chunk(job, executable, first))
-                        found.run_seconds += time.perf_counter() - began
-                        done += min(job.chunk, job.instances - first)
-                        if progress is not None:
-                            progress(Progress(theorem.id, done, instances * len(theorems)))
-                results.append(found.result())
-        finally:
-            pool.shutdown(cancel_futures=True)
-    return Report(seed, instances, tuple(results), time.perf_counter() - start, skipped)
+    start, results = time.perf_counter(), {}
+    if process is None and workers > 1 and len(theorems) > 1:
+        steps = _elsewhere(theorems, instances, seed, quick=quick, workers=workers)
+    else:
+        steps = _here(theorems, instances, seed, quick=quick, process=process)
+    with closing(steps):
+        for step in steps:
+            if step.result is not None:
+                results[step.theorem] = step.result
+            if progress is not None:
+                progress(step)
+    found = [results[t.id] for t in theorems]
+    return numeric_report(seed, instances, found, time.perf_counter() - start, skipped)
 
 
-@_exact_scope
-def worst_instance(
-    result: TheoremResult,
-    seed: int,
-    *,
-    instances: int = DEFAULT_INSTANCES,
-    quick: bool = False,
-    process: DecisionSamplingProcess | None = None,
-) -> dict[str, Any]:
-    """The instance with the largest error relative to its tolerance, for `instance_file`; arguments as in `run`."""
-    (theorem,) = select([result.id])
-    worst = max(result.claims, key=lambda c: c.worst_error / c.tolerance if c.tolerance > 0 else c.worst_error)
-    job = next(j for j in _plan(theorem, instances, seed, quick, process) if j.index == worst.worst.shape_index)
-    instance = job.draw(job.key(), worst.worst.index)
-    origin = {"seed": seed, "shape": worst.worst.shape, "index": worst.worst.index, "claim": worst.name}
-    return encode(theorem, job.shape, instance, origin)
+def worst_instance(result: TheoremResult, seed: int, *, instances: int, quick: bool = False) -> dict[str, Any]:
+    """The instance with the largest error relative to its tolerance, for `instance_file`; arguments as of `check`."""
+    (theorem,) = select(result.id)
+    claim = max(result.claims, key=lambda c: c.worst_error / c.tolerance if c.tolerance > 0 else c.worst_error)
+    at = claim.worst
+    with exact():
+        job = next(j for j in _jobs(theorem, instances, seed, quick=quick) if j.index == at.shape_index)
+        origin = {"seed": seed, "shape": at.shape, "index": at.index, "claim": claim.name}
+        return instance_file.encode(theorem, job.shape, job.draw(job.key(), at.index), origin)
 
 
-@_exact_scope
-def run_instance(data: Any, ids: Sequence[str] | None = None) -> Report:
+def check_instance(file: Path | dict[str, Any], ids: str | Sequence[str] | None = None) -> Report:
     """Check one stored instance.
 
     Args:
-      data: JSON values of an instance file.
+      file: instance file, or its JSON values.
       ids: the theorem that it must be of, if given.
 
     Raises:
       InputError: if it is not an instance of that theorem.
     """
+    data = read_json(file, "instance-file") if isinstance(file, Path) else file
     start = time.perf_counter()
-    theorem, shape, instance = decode(data)
-    require(not ids or list(ids) == [theorem.id], "theorem", list(ids or ()), f"{theorem.id}, as in the instance file")
-    out = jax.device_get(jax.jit(lambda x: measure(theorem, x))(instance))
+    with exact():
+        theorem, shape, instance = instance_file.decode(data)
+        allowed = f"{theorem.id}, as in the instance file"
+        require(ids is None or select(ids) == (theorem,), "theorem", ids, allowed)
+        out = jax.device_get(jax.jit(lambda x: theorem.measure(shape, x))(instance))
     found = _Accumulator(theorem)
-    job = _Job(theorem, shape, 0, 1, 0)
-    found.add(job, 0, jax.tree.map(lambda x: np.asarray(x)[None], out))
+    found.add(_Job(theorem, shape, 0, 1, 0), 0, jax.tree.map(lambda x: np.asarray(x)[None], out))
     found.compile_seconds = time.perf_counter() - start  # nearly all of it
-    return Report(0, 1, (found.result(),), found.compile_seconds)
+    return numeric_report(0, 1, (found.result(),), found.compile_seconds)

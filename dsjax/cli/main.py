@@ -196,13 +196,15 @@ def check(command: Check, console: Console) -> int:
             proofs_check.write_page(command.report, evidence)
             result = evidence.numeric
         else:
-            process = _own_process(command.process)
-            if process is not None:
-                result = proofs_check.run(ids, instances, command.seed, hook("numeric"), process=process)
-            else:
-                result = proofs_check.run_in_workers(
-                    ids, instances, command.seed, hook("numeric"), quick=command.quick, workers=cores()
-                )
+            result = proofs_check.check(
+                ids,
+                process=_own_process(command.process),
+                instances=instances,
+                seed=command.seed,
+                quick=command.quick,
+                workers=cores(),
+                progress=hook("numeric"),
+            )
     result.print(console)
     ok = result.ok
     if command.report is not None:
@@ -221,7 +223,7 @@ def _check_theorems(instances: int, seed: int, progress: Any) -> dict[str, Any]:
     def hook(p: proofs_check.Progress) -> None:
         progress(p.done / p.total)
 
-    return proofs_check.run_in_workers(None, instances, seed, hook, workers=cores()).to_json()
+    return proofs_check.check(instances=instances, seed=seed, workers=cores(), progress=hook).to_json()
 
 
 def _overrides(command: Quickstart) -> dict[str, Any]:

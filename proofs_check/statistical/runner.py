@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -17,11 +17,15 @@ from dsjax.errors import require
 from dsjax.numerics import compile_quickly, exact
 from dsjax.statistics import holm
 from proofs_check.numerics import SUM
+from proofs_check.registry import parts
+from proofs_check.report import Report
 from proofs_check.runner import COMPILERS, Progress
-from proofs_check.statistical.estimators import BATCH, ESTIMATORS, Estimator
+from proofs_check.statistical.estimator import Estimator
 from proofs_check.statistical.hotelling import MeanTest, detectable, mean_test
-from proofs_check.statistical.report import Row, StatisticalReport
-from proofs_check.statistical.settings import SETTINGS, Setting
+from proofs_check.statistical.results import EstimatorResult
+from proofs_check.statistical.settings import BATCH, SETTINGS, Setting
+
+ESTIMATORS: tuple[Estimator, ...] = tuple(e for module in parts("statistical") for e in module.ESTIMATORS)
 
 LEVEL = 0.001  # of the whole family
 POWER = 0.9
@@ -114,41 +118,41 @@ def _biases(test: MeanTest, direction: np.ndarray, decider: int, level: float) -
     return test.relative_bias(direction, noncentrality), test.relative_bias(of_decider, noncentrality)
 
 
-def _rows(compiled: Compiled, found: dict[str, tuple[MeanTest, MeanTest]], seconds: float) -> list[dict[str, Any]]:
-    """Everything of a row except Holm's p-value."""
-    rows = []
+def _rows(
+    compiled: Compiled, found: dict[str, tuple[MeanTest, MeanTest]], seconds: float
+) -> dict[str, EstimatorResult]:
+    """A row an estimator, before Holm's correction."""
+    rows = {}
     level = LEVEL / len(ESTIMATORS)
     for e in compiled.estimators:
         test, control = found[e.name]
         exact = compiled.exact[e.name]
         decider = compiled.setting.params["decide"].size // 2 if e.decider is None else e.decider
         bias, decision_bias = _biases(test, exact["direction"], decider, level)
-        rows.append(
-            {
-                "estimator": e.name,
-                "theorem": e.theorem,
-                "provenance": e.provenance,
-                "claim": e.claim,
-                "setting": str(compiled.setting),
-                "statistic": test.statistic,
-                "degrees": test.degrees,
-                "p_value": test.p_value,
-                "detectable_bias": bias,
-                "detectable_decision_bias": decision_bias,
-                # Sums of a few hundred trajectories, as in the theorem checks; relative where a value exceeds 1.
-                "exact_gap": float(
-                    np.max(np.abs(exact["expected"] - exact["stated"])) / max(1.0, np.max(np.abs(exact["stated"])))
-                ),
-                "tolerance": SUM,
-                "control": e.control.name,
-                "control_statistic": control.statistic,
-                "control_p": control.p_value,
-                "level": LEVEL,
-                "control_level": level,
-                "samples": test.samples,
-                "trajectories": test.samples * BATCH,
-                "seconds": seconds / len(compiled.estimators),
-            }
+        # Sums of a few hundred trajectories, as in the theorem checks; relative where a value exceeds 1.
+        gap = np.max(np.abs(exact["expected"] - exact["stated"])) / max(1.0, np.max(np.abs(exact["stated"])))
+        rows[e.name] = EstimatorResult(
+            estimator=e.name,
+            theorem=e.theorem,
+            provenance=e.provenance,
+            claim=e.claim,
+            setting=str(compiled.setting),
+            statistic=test.statistic,
+            degrees=test.degrees,
+            p_value=test.p_value,
+            p_holm=test.p_value,
+            detectable_bias=bias,
+            detectable_decision_bias=decision_bias,
+            exact_gap=float(gap),
+            tolerance=SUM,
+            control=e.control.name,
+            control_statistic=control.statistic,
+            control_p=control.p_value,
+            level=LEVEL,
+            control_level=level,
+            samples=test.samples,
+            trajectories=test.samples * BATCH,
+            seconds=seconds / len(compiled.estimators),
         )
     return rows
 
@@ -163,7 +167,7 @@ def run_statistical(
     seed: int = 0,
     progress: Callable[[Progress], None] | None = None,
     samples: int = DEFAULT_SAMPLES,
-) -> StatisticalReport:
+) -> Report[EstimatorResult]:
     """Sampled estimators against exact expectations: Hotelling's test of each, Holm's correction over all of them.
 
     Args:
@@ -176,7 +180,7 @@ def run_statistical(
     """
     require(0 <= seed < 2**32, "seed", seed, "0..2^32-1")
     require(samples >= FEWEST_SAMPLES, "samples", samples, f"at least {FEWEST_SAMPLES} batches")
-    began, done, rows = time.perf_counter(), 0, []
+    began, done, rows = time.perf_counter(), 0, {}
     with ThreadPoolExecutor(COMPILERS) as pool:
         try:
             futures = {name: pool.submit(_timed, name) for name in SETTINGS}
@@ -191,11 +195,11 @@ def run_statistical(
                         progress(Progress(name, done, samples * len(SETTINGS)))
 
                 found = tests(compiled, sample(compiled, seed, samples, advance))
-                rows += _rows(compiled, found, compile_seconds + time.perf_counter() - start)
+                rows |= _rows(compiled, found, compile_seconds + time.perf_counter() - start)
         finally:
             pool.shutdown(cancel_futures=True)
-    order = {e.name: i for i, e in enumerate(ESTIMATORS)}
-    rows.sort(key=lambda row: order[row["estimator"]])
-    adjusted = holm([row["p_value"] for row in rows])
-    finished = tuple(Row(p_holm=p, **row) for row, p in zip(rows, adjusted, strict=True))
-    return StatisticalReport(seed, samples, LEVEL, POWER, finished, time.perf_counter() - began)
+    found = [rows[e.name] for e in ESTIMATORS]
+    adjusted = holm([row.p_value for row in found])
+    finished = tuple(replace(row, p_holm=p) for row, p in zip(found, adjusted, strict=True))
+    settings = {"seed": seed, "samples": samples, "level": LEVEL, "power": POWER}
+    return Report(EstimatorResult, finished, time.perf_counter() - began, settings)

@@ -16,6 +16,7 @@ from proofs_check.instances import perturbed
 
 GROUPS = 2  # prompts drawn for a batch
 MEMBERS = 8  # trajectories of each: the library's default group size on an exact law
+BATCH = GROUPS * MEMBERS
 
 
 class Setting(struct.PyTreeNode):

@@ -2,7 +2,6 @@
 
 from proofs_check.symbolic.proof import SymbolicProof
 from proofs_check.symbolic.registry import SYMBOLIC
-from proofs_check.symbolic.report import ProofResult, SymbolicReport
-from proofs_check.symbolic.runner import SymbolicProgress, run_symbolic
+from proofs_check.symbolic.runner import ProofResult, run_symbolic
 
-__all__ = ["SYMBOLIC", "ProofResult", "SymbolicProgress", "SymbolicProof", "SymbolicReport", "run_symbolic"]
+__all__ = ["SYMBOLIC", "ProofResult", "SymbolicProof", "run_symbolic"]

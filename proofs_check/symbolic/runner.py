@@ -3,21 +3,94 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from typing import ClassVar
 
+from proofs_check.report import Column, Line, Report, Row
+from proofs_check.runner import Progress
 from proofs_check.symbolic.proof import SymbolicProof, is_refuted, is_zero
 from proofs_check.symbolic.registry import select
-from proofs_check.symbolic.report import ProofResult, SymbolicReport
 
 
 @dataclass(frozen=True)
-class SymbolicProgress:
-    """What the hook of `run_symbolic` is told, once a proof."""
+class ProofResult(Row):
+    """One proof: whether its identities hold, and whether its wrong variant is refuted.
+
+    In JSON:
+
+    {"theorem", "claim", "shape", "free_symbols", "status": "proved" | "failed", "identities", "control",
+     "control_rejected", "seconds"}
+    """
 
     theorem: str
-    done: int  # proofs done
-    total: int  # proofs to do
+    claim: str
+    shape: str
+    free_symbols: str
+    identities: int  # residuals that were decided
+    failed: int  # of them, how many are not identically zero
+    control: str
+    control_rejected: bool
+    seconds: float
+
+    NAME: ClassVar = "proofs"
+    TITLE: ClassVar = "Symbolic proofs, exact"
+    COLUMNS: ClassVar = (
+        Column("id"),
+        Column("identity", share=3),
+        Column("shape", share=2),
+        Column("iden-\ntities", number=True),
+        Column("control\nrejected"),
+        Column("sec-\nonds", number=True),
+    )
+    KEYS: ClassVar = (
+        *("theorem", "claim", "shape", "free_symbols", "status", "identities", "control", "control_rejected"),
+        "seconds",
+    )
+
+    @property
+    def proved(self) -> bool:
+        """There is at least one identity and every one holds."""
+        return self.identities > 0 and self.failed == 0
+
+    @property
+    def status(self) -> str:
+        """Of the identities alone."""
+        return "proved" if self.proved else "failed"
+
+    @property
+    def ok(self) -> bool:
+        """Proved, and the wrong variant refuted."""
+        return self.proved and self.control_rejected
+
+    @classmethod
+    def lines(cls, rows: Sequence[ProofResult]) -> Iterable[Line]:
+        """One claim a line, with all shapes that it is proved for."""
+        for (theorem, claim), group in groupby(rows, key=lambda p: (p.theorem, p.claim)):
+            proofs = list(group)
+            ok, rejected = all(p.ok for p in proofs), all(p.control_rejected for p in proofs)
+            cells = (
+                theorem if ok else f"{theorem} FAILED",
+                claim,
+                "\n".join(p.shape for p in proofs),
+                str(sum(p.identities for p in proofs)),
+                "yes" if rejected else "NO",
+                f"{sum(p.seconds for p in proofs):.1f}",
+            )
+            yield Line(cells, (0,) * (not ok) + (4,) * (not rejected))
+
+    def failures(self) -> list[str]:
+        """Identities that do not hold, and a control that passed."""
+        wrong = f"{self.theorem}: {self.failed} of {self.identities} identities do not hold: {self.claim}; {self.shape}"
+        passed = f"{self.theorem}: control not rejected: {self.control}; {self.shape}"
+        return [wrong] * (not self.proved) + [passed] * (not self.control_rejected)
+
+    @classmethod
+    def closing(cls, report: Report) -> Iterable[str]:
+        """How many, and the time."""
+        proved, identities = sum(p.proved for p in report.rows), sum(p.identities for p in report.rows)
+        yield f"{proved} of {len(report.rows)} proved, {identities} identities, {report.seconds:.1f} s"
 
 
 def decide(proof: SymbolicProof) -> ProofResult:
@@ -40,8 +113,8 @@ def decide(proof: SymbolicProof) -> ProofResult:
 
 
 def run_symbolic(
-    ids: Sequence[str] | None = None, progress: Callable[[SymbolicProgress], None] | None = None
-) -> SymbolicReport:
+    ids: Sequence[str] | None = None, progress: Callable[[Progress], None] | None = None
+) -> Report[ProofResult]:
     """Prove theorems for small shapes, in exact arithmetic.
 
     Args:
@@ -56,5 +129,5 @@ def run_symbolic(
     for proof in proofs:
         results.append(decide(proof))
         if progress is not None:
-            progress(SymbolicProgress(proof.theorem, len(results), len(proofs)))
-    return SymbolicReport(tuple(results), time.perf_counter() - start)
+            progress(Progress(proof.theorem, len(results), len(proofs)))
+    return Report(ProofResult, tuple(results), time.perf_counter() - start)

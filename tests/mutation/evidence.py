@@ -36,13 +36,13 @@ class _Log:
 
 def theorem_failure(theorem: str, *, quick: bool) -> str | None:
     """The first claim or control that fails, in words."""
-    from proofs_check.runner import QUICK_INSTANCES, run
+    from proofs_check.runner import QUICK_INSTANCES, check
 
     try:
-        report = run([theorem], instances=QUICK_INSTANCES, quick=quick)
+        report = check(theorem, instances=QUICK_INSTANCES, quick=quick)
     except Exception as error:  # whatever the error in the library makes of it
         return f"{theorem}: {type(error).__name__}"
-    (result,) = report.theorems
+    (result,) = report.rows
     for claim in result.claims:
         if not claim.ok:
             return f"{theorem}: {claim.name}"

@@ -44,7 +44,7 @@ from tests.mutation.mutations import MUTATIONS, Mutation
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "experiments" / "mutation" / "results.json"
 VERSION = 1
-COPIED = ("dsjax", "proofs_check", "tests", "pyproject.toml", "docs/theory.md")
+COPIED = ("dsjax", "proofs_check", "tests", "pyproject.toml", "docs/theory.md", "docs/theory.md.j2")
 WORKERS = 2
 TIMEOUT = 180.0  # seconds; an unchanged library needs at most a third of it for any one error's evidence
 CONTROL_TIMEOUT = 900.0

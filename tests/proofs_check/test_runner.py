@@ -47,7 +47,7 @@ def toy(monkeypatch):
 def test_toy_passes(toy):
     report = toy()
     assert report.ok
-    (result,) = report.theorems
+    (result,) = report.rows
     assert result.worst_error == 0
     assert result.smallest_margin > 0
     assert result.seconds == pytest.approx(result.compile_seconds + result.run_seconds)
@@ -60,7 +60,7 @@ def broken(x):
 def test_one_broken_instance_fails_and_is_named(toy):
     report = toy(instances=100, check=broken)
     assert not report.ok
-    (result,) = report.theorems
+    (result,) = report.rows
     claim = result.claims[0]
     assert not claim.ok
     assert claim.worst_error == 1e-9
@@ -89,7 +89,7 @@ def test_a_margin_that_is_not_finite_or_not_positive_fails(toy):
 def test_a_control_that_passes_anywhere_fails_the_theorem(toy, error):
     report = toy(instances=64, control=lambda x: {"shifted": error(x)})
     assert not report.ok
-    (result,) = report.theorems
+    (result,) = report.rows
     assert all(c.ok for c in result.claims)
     assert not result.control_rejected
     assert any("control not rejected" in line for line in report.failures())
@@ -143,15 +143,15 @@ def test_chunks_cover_the_instances_with_one_trace_a_shape(toy):
     total = 5 * runner.CHUNK + 3
     report = toy(instances=total, progress=seen.append, check=counted)
     assert traces == [jnp.float64] * len(TOY.shapes)
-    assert report.theorems[0].instances == total
-    assert report.theorems[0].controls[0].instances == total
+    assert report.rows[0].instances == total
+    assert report.rows[0].controls[0].instances == total
     assert [p.done for p in seen] == sorted({p.done for p in seen})
     assert seen[-1].done == seen[-1].total == total
     assert {p.theorem for p in seen} == {"X"}
 
 
 def test_fewer_instances_than_shapes(toy):
-    assert toy(instances=1).theorems[0].instances == 1
+    assert toy(instances=1).rows[0].instances == 1
 
 
 def test_a_wrong_library_function_is_caught(monkeypatch):

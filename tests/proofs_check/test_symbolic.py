@@ -22,11 +22,11 @@ from dsjax.objectives.advantages import advantage
 from dsjax.objectives.aggregation import aggregate
 from dsjax.policies import SaturatedPolicy, log_probs
 from dsjax.process import DecisionSamplingProcess
-from proofs_check.symbolic import SYMBOLIC, run_symbolic
+from proofs_check.report import Report
+from proofs_check.symbolic import SYMBOLIC, ProofResult, run_symbolic
 from proofs_check.symbolic import runner as symbolic_runner
 from proofs_check.symbolic.process import DECIDE, SAMPLE, Context, Draw, Model, Shape, generic, name
 from proofs_check.symbolic.proof import SymbolicProof, evaluate, is_refuted, is_zero
-from proofs_check.symbolic.report import SymbolicReport
 from proofs_check.theorems.t03_conservation import symbolic as t03
 from proofs_check.theorems.t10_accounting import symbolic as t10
 from proofs_check.theorems.t12_grpo import symbolic as t12
@@ -49,7 +49,7 @@ def toy(**changes):
 def test_every_proof_holds_and_every_control_is_refuted(theorem):
     report = run_symbolic([theorem])
     assert report.ok, report.failures()
-    assert {p.theorem for p in report.proofs} == {theorem}
+    assert {p.theorem for p in report.rows} == {theorem}
 
 
 def test_the_statements_that_need_a_symbolic_proof_have_one():
@@ -94,7 +94,7 @@ def test_report():
     seen = []
     report = run_symbolic(["T10", "T9", "T10"], progress=seen.append)
     assert [p.done for p in seen] == list(range(1, len(seen) + 1))
-    assert seen[-1].done == seen[-1].total == len(report.proofs)
+    assert seen[-1].done == seen[-1].total == len(report.rows)
     data = json.loads(json.dumps(report.to_json(), allow_nan=False))
     assert data["ok"] is True
     assert [p["theorem"] for p in data["proofs"]] == ["T10"] * len(SYMBOLIC["T10"]) + ["T9"]
@@ -111,11 +111,11 @@ def test_report():
 
     assert "FAILED" not in printed(report)
     failed = toy(residual=lambda: [X], control=lambda: [0])
-    text = printed(SymbolicReport((failed,), 0.0))
+    text = printed(Report(ProofResult, (failed,), 0.0))
     assert "FAILED" in text
     assert "1 of 1 identities do not hold: [x + y]^2" in text
     assert "control not rejected: x = y" in text
-    assert not SymbolicReport((), 0.0).ok
+    assert not Report(ProofResult, (), 0.0).ok
 
 
 # The same objects as the library's.

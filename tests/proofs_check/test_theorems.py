@@ -59,7 +59,7 @@ def test_holds_and_rejects_its_controls(name, monkeypatch):
     shapes = tuple(theorem.shapes[i] for i in ENOUGH[name])
     monkeypatch.setitem(THEOREMS, name, dataclasses.replace(theorem, shapes=shapes))
     report = proofs_check.run([name], instances=8 * len(shapes), seed=11)
-    (result,) = report.theorems
+    (result,) = report.rows
     assert report.ok, report.failures()
     assert result.instances == 8 * len(shapes)
     # Nothing declared is dead: each claim and each control applies to at least one of them.

@@ -6,7 +6,7 @@ trajectories, central differences of J. Each component is checked alone, by free
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,127 +16,45 @@ from dsjax.attribution import ComponentGradients, component_gradients, fisher
 from dsjax.objectives import reinforce
 from dsjax.policies import log_probs
 from dsjax.trajectories import Trajectories
-from proofs_check.instances import Instance, Shape, enumerated, normal, perturbed
-from proofs_check.numerics import SUM, gap
-from proofs_check.theorem import Claim, Control, Measured, Theorem
+from proofs_check import instances
+from proofs_check.closed_forms import component_logp
+from proofs_check.instances import Instance, Shape, normal, perturbed
+from proofs_check.numerics import gap
+from proofs_check.statement import STATEMENTS
+from proofs_check.theorem import Theorem
 
 STEP = 3e-4  # central differences of fourth order
 DIRECTIONS = 8
 
-CLAIMS = (
-    Claim("G_s is the gradient of J through pi_sample", SUM),
-    Claim("G_d is the gradient of J through pi_d", SUM),
-    # Truncation STEP^4/30 x |J^(5)| with |J^(5)| <= 24 S^5 for S <= 14 scores of order one: 3e-9. Rounding
-    # EPS/STEP x J: 1e-12.
-    Claim("G_s + G_d equals central differences of J", 1e-8),
-    Claim("E[score_s score_d^T] = 0", SUM),
-    # Entries are second moments of scores, at most S^2 = 200 times a probability.
-    Claim("E[score score^T] = F_s + F_d", SUM),
-)
-CONTROLS = (
-    Control("the forced stop of round T counted as a decision", "G_d is the gradient of J through pi_d"),
-    Control("resampling cost left out of the return", "G_s is the gradient of J through pi_sample"),
-    Control("trajectories drawn by a policy 1% away", "E[score_s score_d^T] = 0"),
-)
 
+class Setting(instances.Setting):
+    """The exact gradients and the scores of every trajectory."""
 
-class Setting(NamedTuple):
-    """What check and control share."""
+    def __init__(self, instance: Instance):
+        super().__init__(instance)
+        self.gradients = self.gradients_on(self.traj)
+        # (dJ through pi_sample, dJ through pi_d), by autodiff.
+        self.exact_s, self.exact_d = jax.grad(self.expected, argnums=(0, 1))(self.params, self.params)
+        flat, unravel = ravel_pytree(self.params)
 
-    instance: Instance
-    traj: Trajectories
-    exact: tuple[Any, Any]  # (dJ through pi_sample, dJ through pi_d)
-    score_s: jax.Array  # f[B, P]
-    score_d: jax.Array  # f[B, P]
+        def of_components(p: jax.Array) -> tuple[jax.Array, jax.Array]:
+            traj, logp = self.traj, log_probs(self.policy, unravel(p), self.traj)
+            return jnp.where(traj.sample_mask, logp, 0.0).sum(-1), jnp.where(traj.decision_mask, logp, 0.0).sum(-1)
 
+        self.score_s, self.score_d = jax.jacfwd(of_components)(flat)  # f[B, P]
 
-def _return(instance: Instance, support: Trajectories, sampler: Any, decider: Any) -> jax.Array:
-    """Exact J with each component at its own parameters."""
-    process, policy = instance.process, instance.policy
-    logp = jnp.where(support.sample_mask, log_probs(policy, sampler, support), log_probs(policy, decider, support))
-    return process.expected_return(process.tables(logp), support.reward)
+    def expected(self, sampler: Any, decider: Any) -> jax.Array:
+        """Exact J with each component at its own parameters."""
+        logp = component_logp(self.policy, sampler, decider, self.traj)
+        return self.process.expected_return(self.process.tables(logp), self.traj.reward)
 
-
-def prepare(instance: Instance) -> Setting:
-    """The enumerated law, the exact gradients and the scores of every trajectory."""
-    policy, params = instance.policy, instance.params
-    traj, _ = enumerated(instance)
-    exact = jax.grad(lambda s, d: _return(instance, traj, s, d), argnums=(0, 1))(params, params)
-    flat, unravel = ravel_pytree(params)
-
-    def component_logp(p: jax.Array) -> tuple[jax.Array, jax.Array]:
-        logp = log_probs(policy, unravel(p), traj)
-        return jnp.where(traj.sample_mask, logp, 0.0).sum(-1), jnp.where(traj.decision_mask, logp, 0.0).sum(-1)
-
-    return Setting(instance, traj, exact, *jax.jacfwd(component_logp)(flat))
-
-
-def _gradients(setting: Setting, traj: Trajectories) -> ComponentGradients:
-    return component_gradients(setting.instance.policy, setting.instance.params, traj, reinforce)
-
-
-def check(setting: Setting) -> dict[str, Measured]:
-    """Each component against autodiff of J, the sum against central differences, and the Fisher matrices."""
-    instance, traj, (exact_s, exact_d), score_s, score_d = setting
-    gradients = _gradients(setting, traj)
-    flat, unravel = ravel_pytree(instance.params)
-
-    def expected(p: jax.Array) -> jax.Array:
-        return _return(instance, traj, unravel(p), unravel(p))
-
-    # Along each parameter; along a few directions for a network, which has many and is slow.
-    along = normal(instance.key, DIRECTIONS, flat.size) if instance.shape.network else jnp.eye(flat.size)
-    steps = STEP * along / jnp.linalg.norm(along, axis=1, keepdims=True)
-
-    def slope(e: jax.Array) -> jax.Array:
-        near, far = expected(flat + e) - expected(flat - e), expected(flat + 2 * e) - expected(flat - 2 * e)
-        return (8 * near - far) / (12 * STEP)
-
-    central = jax.lax.map(slope, steps) if instance.shape.network else jax.vmap(slope)(steps)
-    total = ravel_pytree(gradients.total)[0] @ steps.T / STEP
-    weight = traj.weight[:, None]
-    F_s, F_d = fisher(instance.policy, instance.params, traj)
-    score = score_s + score_d
-    errors = (
-        gap(gradients.sample, exact_s),
-        gap(gradients.decision, exact_d),
-        gap(total, central),
-        jnp.max(jnp.abs(score_s.T @ (weight * score_d))),
-        gap(score.T @ (weight * score), F_s + F_d),
-    )
-    return {claim.name: Measured(error) for claim, error in zip(CLAIMS, errors, strict=True)}
-
-
-def control(setting: Setting) -> dict[str, jax.Array]:
-    """Wrong variants: one more decision factor, a return without its cost, a law that is not the policy's."""
-    instance, traj, (exact_s, exact_d), score_s, score_d = setting
-    if instance.shape.network:  # nothing keeps a network from being almost certain, and then wrong variants are small
-        return {}
-    L, T = instance.policy.length, instance.shape.rounds
-    forced = (jnp.arange(traj.tokens.shape[1]) == T * (L + 1) - 1)[None, :]
-    reached = jnp.any(traj.sample_mask & (traj.round == T - 1), axis=-1)[:, None]
-    wrong = traj.replace(decision_mask=traj.decision_mask | (forced & reached))
-    errors = {CONTROLS[0].name: gap(_gradients(setting, wrong).decision, exact_d)}
-    if T == 1:
-        return errors
-    if instance.shape.cost:
-        stop_round = jnp.max(jnp.where(traj.sample_mask, traj.round, 0), axis=-1).astype(traj.reward.dtype)
-        free = traj.replace(reward=traj.reward + instance.process.cost * stop_round)
-        errors[CONTROLS[1].name] = gap(_gradients(setting, free).sample, exact_s)
-    off = instance.process.enumerate_trajectories(instance.policy, perturbed(instance.key, instance.params, 0.01))
-    errors[CONTROLS[2].name] = jnp.max(jnp.abs(score_s.T @ (off.weight[:, None] * score_d)))
-    return errors
+    def gradients_on(self, traj: Trajectories) -> ComponentGradients:
+        """Of the library."""
+        return component_gradients(self.policy, self.params, traj, reinforce)
 
 
 THEOREM = Theorem(
-    id="T1",
-    title="Factorisation",
-    statement="grad J = G_s + G_d with G_c = E[R sum_c grad log pi_c], and E[score_s score_d^T] = 0",
-    provenance="[P]",
-    assumptions=(
-        "finite process, parameters shared or not",
-        "the stop at round T is forced: no decision factor there",
-    ),
+    STATEMENTS["T1"],
     shapes=(
         Shape(rounds=3, length=1, vocabulary=3, graded=True, cost=True),
         Shape(rounds=4, length=1, vocabulary=2, prompts=2, history="none", cost=True, shared=9),
@@ -147,14 +65,68 @@ THEOREM = Theorem(
         Shape(rounds=1, length=5, vocabulary=2, graded=True, shared=4),
         Shape(rounds=1, length=6, vocabulary=2, shared=9),
     ),
-    claims=CLAIMS,
-    controls=CONTROLS,
-    proof=(
-        "log P(w) is the sum of its log factors, so grad J = E[R grad log P] splits by component. A factor's score "
-        "has mean 0 given everything before it, so scores of different factors are uncorrelated, with shared "
-        "parameters too."
-    ),
-    prepare=prepare,
-    check=check,
-    control=control,
+    prepare=Setting,
+    telling=lambda shape: not shape.network,
 )
+everywhere = THEOREM.on()
+
+_sampler = everywhere.equation(
+    "G_s is the gradient of J through pi_sample", lambda s: gap(s.gradients.sample, s.exact_s)
+)
+_decider = everywhere.equation("G_d is the gradient of J through pi_d", lambda s: gap(s.gradients.decision, s.exact_d))
+
+
+# Truncation STEP^4/30 x |J^(5)| with |J^(5)| <= 24 S^5 for S <= 14 scores of order one: 3e-9. Rounding
+# EPS/STEP x J: 1e-12.
+@everywhere.equation("G_s + G_d equals central differences of J", tolerance=1e-8)
+def _central(s: Setting) -> jax.Array:
+    flat, unravel = ravel_pytree(s.params)
+    # Along each parameter; along a few directions for a network, which has many and is slow.
+    along = normal(s.instance.key, DIRECTIONS, flat.size) if s.shape.network else jnp.eye(flat.size)
+    steps = STEP * along / jnp.linalg.norm(along, axis=1, keepdims=True)
+
+    def expected(p: jax.Array) -> jax.Array:
+        return s.expected(unravel(p), unravel(p))
+
+    def slope(e: jax.Array) -> jax.Array:
+        near, far = expected(flat + e) - expected(flat - e), expected(flat + 2 * e) - expected(flat - 2 * e)
+        return (8 * near - far) / (12 * STEP)
+
+    central = jax.lax.map(slope, steps) if s.shape.network else jax.vmap(slope)(steps)
+    return gap(ravel_pytree(s.gradients.total)[0] @ steps.T / STEP, central)
+
+
+def _crossed(s: Setting, traj: Trajectories) -> jax.Array:
+    return jnp.max(jnp.abs(s.score_s.T @ (traj.weight[:, None] * s.score_d)))
+
+
+_orthogonal = everywhere.equation("E[score_s score_d^T] = 0", lambda s: _crossed(s, s.traj))
+
+
+# Entries are second moments of scores, at most S^2 = 200 times a probability.
+@everywhere.equation("E[score score^T] = F_s + F_d")
+def _second_moment(s: Setting) -> jax.Array:
+    F_s, F_d = fisher(s.policy, s.params, s.traj)
+    score = s.score_s + s.score_d
+    return gap(score.T @ (s.traj.weight[:, None] * score), F_s + F_d)
+
+
+@everywhere.control("the forced stop of round T counted as a decision", _decider)
+def _forced(s: Setting) -> jax.Array:
+    traj, T = s.traj, s.shape.rounds
+    forced = (jnp.arange(traj.tokens.shape[1]) == T * (s.policy.length + 1) - 1)[None, :]
+    reached = jnp.any(traj.sample_mask & (traj.round == T - 1), axis=-1)[:, None]
+    wrong = traj.replace(decision_mask=traj.decision_mask | (forced & reached))
+    return gap(s.gradients_on(wrong).decision, s.exact_d)
+
+
+@THEOREM.on(lambda shape: shape.rounds >= 2 and shape.cost).control("resampling cost left out of the return", _sampler)
+def _free(s: Setting) -> jax.Array:
+    traj = s.traj
+    stop_round = jnp.max(jnp.where(traj.sample_mask, traj.round, 0), axis=-1).astype(traj.reward.dtype)
+    return gap(s.gradients_on(traj.replace(reward=traj.reward + s.process.cost * stop_round)).sample, s.exact_s)
+
+
+@THEOREM.on(lambda shape: shape.rounds >= 2).control("trajectories drawn by a policy 1% away", _orthogonal)
+def _off_policy(s: Setting) -> jax.Array:
+    return _crossed(s, s.process.enumerate_trajectories(s.policy, perturbed(s.instance.key, s.params, 0.01)))

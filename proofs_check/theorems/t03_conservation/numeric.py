@@ -2,60 +2,18 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 
 from dsjax.attribution import component_gradients, energies
 from dsjax.objectives import reinforce
-from dsjax.process import Tables, Values, Visitation
-from dsjax.trajectories import Trajectories
-from proofs_check.closed_forms import martingale_energies
-from proofs_check.instances import Instance, Shape, enumerated
+from dsjax.process import Values
+from proofs_check import instances
+from proofs_check.closed_forms import late_baseline, martingale_energies
+from proofs_check.instances import Instance, Shape
 from proofs_check.numerics import ENERGY, SUM, gap, shortfall
-from proofs_check.theorem import Claim, Control, Measured, Theorem
-
-CLAIMS = (
-    Claim("Var(R) = Var_q[V_1] + sum E[(A^s)^2] + sum E[(A^d)^2]", SUM),
-    Claim("E_s <= sum E[(A^s)^2]", ENERGY),
-    Claim("E_d <= sum E[(A^d)^2]", ENERGY),
-    Claim("E_s = sum E[(A^s)^2], a softmax per context and round", ENERGY),
-    Claim("E_d = sum E[(A^d)^2], a softmax per context and round", ENERGY),
-    Claim("E_s < sum E[(A^s)^2], one softmax for several rounds", ENERGY, strict=True),
-    Claim("E_d < sum E[(A^d)^2], one softmax for several rounds", ENERGY, strict=True),
-    Claim("one softmax for several rounds: energy of the round-averaged advantage", ENERGY),
-    Claim("E_s + E_d <= Var(R)", ENERGY),
-    Claim("Var(R) <= 1/4 for rewards in [0, 1] and c = 0", SUM),
-    # A network's Fisher matrix can have any small eigenvalue x. Its gradient has a part <= |A| sqrt(x) along that
-    # direction, with rounding EPS: the energy is off by 2 EPS/sqrt(x), x above the rank cut 8 P EPS: 1e-9 for P <= 100,
-    # times sqrt(P) directions.
-    Claim("transformer: E_s and E_d within their bounds, E_s + E_d <= Var(R)", 1e-8),
-)
-(CONSERVED, BOUND_S, BOUND_D, EQUAL_S, EQUAL_D, STRICT_S, STRICT_D, AVERAGED, BUDGET, QUARTER, NETWORK) = (
-    c.name for c in CLAIMS
-)
-CONTROLS = (
-    Control("V_t for V_(t+1) in the advantage of RESAMPLE", CONSERVED),
-    Control("Var_q[V_1] left out", CONSERVED),
-    Control("equality claimed for a sampler that cannot see the round", EQUAL_S),
-    Control("equality claimed for a decider that cannot see the round", EQUAL_D),
-    Control("equality claimed for shared parameters", EQUAL_S),
-)
-
-
-class Setting(NamedTuple):
-    """What check and control share."""
-
-    instance: Instance
-    traj: Trajectories
-    tables: Tables
-    values: Values
-    visitation: Visitation
-    energy: tuple[jax.Array, jax.Array]  # (E_s, E_d) of grad J
-    sum_squares: tuple[jax.Array, jax.Array]  # (sum E[(A^s)^2], sum E[(A^d)^2])
-    variance: jax.Array  # Var(R)
-    between: jax.Array  # Var_q[V_1]
+from proofs_check.statement import STATEMENTS
+from proofs_check.theorem import Theorem
 
 
 def variance(weight: jax.Array, x: jax.Array) -> jax.Array:
@@ -63,107 +21,39 @@ def variance(weight: jax.Array, x: jax.Array) -> jax.Array:
     return jnp.sum(weight * (x - jnp.sum(weight * x)) ** 2)
 
 
-def prepare(instance: Instance) -> Setting:
-    """Values, visits, measured energies and both sides of the decomposition."""
-    process, policy, params = instance.process, instance.policy, instance.params
-    traj, logp = enumerated(instance)
-    tables = process.tables(logp)
-    values, visitation = process.values(tables, traj.reward), process.visitation(tables)
-    return Setting(
-        instance,
-        traj,
-        tables,
-        values,
-        visitation,
-        energies(policy, params, traj, component_gradients(policy, params, traj, reinforce)),
-        martingale_energies(process, tables, values, visitation),
-        variance(traj.weight, traj.reward),
-        variance(process.prompt_law, values.V[0][:, 0]),
-    )
+class Setting(instances.Setting):
+    """Measured energies and both sides of the decomposition."""
+
+    def __init__(self, instance: Instance):
+        super().__init__(instance)
+        gradients = component_gradients(self.policy, self.params, self.traj, reinforce)
+        self.E_s, self.E_d = energies(self.policy, self.params, self.traj, gradients)
+        self.S, self.D = self.sum_squares(self.values)
+        self.var = variance(self.traj.weight, self.traj.reward)
+        self.between = variance(self.process.prompt_law, self.values.V[0][:, 0])
+        self.slack = self.S - self.E_s, self.D - self.E_d, self.var - self.E_s - self.E_d
+
+    def sum_squares(self, values: Values, *, merged: bool = False) -> tuple[jax.Array, jax.Array]:
+        """(sum E[(A^s)^2], sum E[(A^d)^2]); `merged`: of advantages averaged over the visits of a context."""
+        return martingale_energies(self.process, self.tables, values, self.visitation, merged=merged)
 
 
-def sees_rounds(shape: Shape) -> tuple[bool, bool]:
-    """Whether (sampler, decider) of a tabular policy have a softmax for each context *and round*.
-
-    Without history they do only if no softmax serves two rounds: T = 1 for the sampler, T <= 2 for the decider, which
-    does not act in round T.
-    """
-    return shape.history == "full" or shape.rounds == 1, shape.history == "full" or shape.rounds <= 2
+def _tables(shape: Shape) -> bool:
+    return not shape.network
 
 
-def _bound(slack: jax.Array, tight: bool) -> Measured:
-    """slack >= 0; no margin where the statement says that the slack is 0."""
-    return Measured(shortfall(slack), None if tight else slack)
+def tight_s(shape: Shape) -> bool:
+    """Whether the sampler has a free softmax for each context and round."""
+    return shape.saturated and shape.sampler_sees
 
 
-def check(setting: Setting) -> dict[str, Measured]:
-    """Decomposition, energy bounds, equality where each softmax serves one round, strict slack where not."""
-    instance, _, tables, values, visitation, (E_s, E_d), (S, D), var, between = setting
-    shape = instance.shape
-    sampler_sees, decider_sees = sees_rounds(shape)
-    tight_s, tight_d = sampler_sees and shape.saturated, decider_sees and shape.saturated
-    measured = {CONSERVED: Measured(gap(between + S + D, var))}
-    if shape.network:
-        slack = jnp.minimum(jnp.minimum(S - E_s, D - E_d), var - E_s - E_d)
-        return {**measured, NETWORK: Measured(shortfall(slack))}
-    measured |= {
-        BOUND_S: _bound(S - E_s, tight_s),
-        BOUND_D: _bound(D - E_d, tight_d),
-        BUDGET: _bound(var - E_s - E_d, tight_s and tight_d and shape.prompts == 1),
-    }
-    if not shape.cost:
-        measured[QUARTER] = _bound(0.25 - var, tight=False)
-    if not shape.saturated:
-        return measured
-    if sampler_sees:
-        measured[EQUAL_S] = Measured(gap(E_s, S))
-    else:
-        measured[STRICT_S] = _bound(S - E_s, tight=False)
-    if decider_sees:
-        measured[EQUAL_D] = Measured(gap(E_d, D))
-    else:
-        measured[STRICT_D] = _bound(D - E_d, tight=False)
-    if shape.history == "none":
-        averaged = martingale_energies(instance.process, tables, values, visitation, merged=True)
-        measured[AVERAGED] = Measured(gap((E_s, E_d), averaged))
-    return measured
-
-
-def control(setting: Setting) -> dict[str, jax.Array]:
-    """An advantage one round off, a missing term, and equality where the parametrisation is too small for it."""
-    instance, _, tables, values, visitation, (E_s, E_d), (S, D), var, between = setting
-    shape = instance.shape
-    errors = {}
-    if shape.network:  # it can be almost certain, or rich enough for equality
-        return errors
-    if shape.rounds >= 2:
-        wrong = [v[..., None] - u for v, u in zip(values.V[:-1], values.U[:-1], strict=True)]
-        off = values.replace(advantage_resample=tuple(wrong))
-        off_s, off_d = martingale_energies(instance.process, tables, off, visitation)
-        errors[CONTROLS[0].name] = gap(between + off_s + off_d, var)
-    # Two prompts can have values that agree by chance to the square root of the tolerance; three do not.
-    if shape.prompts >= 3:
-        errors[CONTROLS[1].name] = gap(S + D, var)
-    sampler_sees, decider_sees = sees_rounds(shape)
-    if shape.shared:
-        errors[CONTROLS[4].name] = gap(E_s, S)
-        return errors
-    if not sampler_sees:
-        errors[CONTROLS[2].name] = gap(E_s, S)
-    if not decider_sees:
-        errors[CONTROLS[3].name] = gap(E_d, D)
-    return errors
+def tight_d(shape: Shape) -> bool:
+    """Whether the decider does."""
+    return shape.saturated and shape.decider_sees
 
 
 THEOREM = Theorem(
-    id="T3",
-    title="Conservation of reward energy",
-    statement="Var(R) = Var_q[V_1] + sum E[(A^s)^2] + sum E[(A^d)^2] >= Var_q[V_1] + E_s + E_d; = if saturated",
-    provenance="[N]",
-    assumptions=(
-        "any parametrisation for the bounds",
-        "equality: one softmax per context and round (history `full`; or T = 1 for pi_sample, T <= 2 for pi_d)",
-    ),
+    STATEMENTS["T3"],
     shapes=(
         Shape(rounds=3, length=1, vocabulary=3, graded=True, cost=True),
         Shape(rounds=2, length=1, vocabulary=4, prompts=3),
@@ -177,14 +67,58 @@ THEOREM = Theorem(
         Shape(rounds=1, length=5, vocabulary=2, history="none", shared=4),
         Shape(rounds=1, length=6, vocabulary=2, history="none", shared=4),
     ),
-    claims=CLAIMS,
-    controls=CONTROLS,
-    proof=(
-        "R - J telescopes into changes of the conditional mean of R as one variable after the other is revealed; such"
-        " changes are uncorrelated, so variances add. G_c is the gradient with coefficient A^c, and G^T F^+ G is the "
-        "squared length of the projection of A^c onto the span of the scores."
-    ),
-    prepare=prepare,
-    check=check,
-    control=control,
+    tolerance=ENERGY,
+    prepare=Setting,
+    telling=_tables,  # a network can also be rich enough for equality
+)
+
+everywhere, tables = THEOREM.on(), THEOREM.on(_tables)
+free_s, free_d = THEOREM.on(tight_s), THEOREM.on(tight_d)
+blind_s = THEOREM.on(lambda shape: shape.saturated and not shape.sampler_sees)
+blind_d = THEOREM.on(lambda shape: shape.saturated and not shape.decider_sees)
+
+SUM_S, SUM_D = "sum E[(A^s)^2]", "sum E[(A^d)^2]"
+
+conserved = everywhere.equation(
+    f"Var(R) = Var_q[V_1] + {SUM_S} + {SUM_D}", lambda s: gap(s.between + s.S + s.D, s.var), SUM
+)
+tables.inequality(f"E_s <= {SUM_S}", lambda s: s.slack[0], tight=tight_s)
+tables.inequality(f"E_d <= {SUM_D}", lambda s: s.slack[1], tight=tight_d)
+equal_s = free_s.equation(f"E_s = {SUM_S}, a softmax per context and round", lambda s: gap(s.E_s, s.S))
+equal_d = free_d.equation(f"E_d = {SUM_D}, a softmax per context and round", lambda s: gap(s.E_d, s.D))
+blind_s.inequality(f"E_s < {SUM_S}, one softmax for several rounds", lambda s: s.slack[0], strict=True)
+blind_d.inequality(f"E_d < {SUM_D}, one softmax for several rounds", lambda s: s.slack[1], strict=True)
+THEOREM.on(lambda shape: shape.saturated and shape.history == "none").equation(
+    "one softmax for several rounds: energy of the round-averaged advantage",
+    lambda s: gap((s.E_s, s.E_d), s.sum_squares(s.values, merged=True)),
+)
+tables.inequality(
+    "E_s + E_d <= Var(R)",
+    lambda s: s.slack[2],
+    tight=lambda shape: tight_s(shape) and tight_d(shape) and shape.prompts == 1,
+)
+THEOREM.on(lambda shape: _tables(shape) and not shape.cost).inequality(
+    "Var(R) <= 1/4 for rewards in [0, 1] and c = 0", lambda s: 0.25 - s.var, SUM
+)
+# A network's Fisher matrix can have any small eigenvalue x. Its gradient has a part <= |A| sqrt(x) along that
+# direction, with rounding EPS: the energy is off by 2 EPS/sqrt(x), x above the rank cut 8 P EPS: 1e-9 for P <= 100,
+# times sqrt(P) directions.
+THEOREM.on(lambda shape: shape.network).equation(
+    "transformer: E_s and E_d within their bounds, E_s + E_d <= Var(R)",
+    lambda s: shortfall(jnp.min(jnp.stack(s.slack))),
+    1e-8,
+)
+
+
+@THEOREM.on(lambda shape: shape.rounds >= 2).control("V_t for V_(t+1) in the advantage of RESAMPLE", conserved)
+def _late(s: Setting) -> jax.Array:
+    return gap(s.between + sum(s.sum_squares(late_baseline(s.values))), s.var)
+
+
+# Two prompts can have values that agree by chance to the square root of the tolerance; three do not.
+THEOREM.on(lambda shape: shape.prompts >= 3).control("Var_q[V_1] left out", conserved, lambda s: gap(s.S + s.D, s.var))
+blind_s.control("equality claimed for a sampler that cannot see the round", equal_s, lambda s: gap(s.E_s, s.S))
+blind_d.control("equality claimed for a decider that cannot see the round", equal_d, lambda s: gap(s.E_d, s.D))
+THEOREM.on(lambda shape: bool(shape.shared)).control(
+    "equality claimed for shared parameters", equal_s, lambda s: gap(s.E_s, s.S)
 )

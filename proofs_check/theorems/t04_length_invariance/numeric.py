@@ -17,28 +17,11 @@ from dsjax.process import DecisionSamplingProcess
 from dsjax.trajectories import Trajectories
 from proofs_check import instances
 from proofs_check.closed_forms import tree_logits
-from proofs_check.instances import Instance, Shape, enumerated
-from proofs_check.numerics import ENERGY, SUM, gap
+from proofs_check.instances import Instance, Shape
+from proofs_check.numerics import ENERGY, gap
 from proofs_check.requirements import Requirement
-from proofs_check.theorem import Claim, Control, Measured, Theorem
-
-CLAIMS = (
-    Claim("re-encoded answers: same J", SUM),
-    Claim("re-encoded answers: same E_s", ENERGY),
-    Claim("re-encoded answers: same E_d", ENERGY),
-    Claim("filler that nothing reads: same J", SUM),
-    Claim("filler that nothing reads: same E_s", ENERGY),
-    Claim("filler that nothing reads: same E_d", ENERGY),
-    # Zero up to the rounding of sums that cancel.
-    Claim("filler that nothing reads: gradient 0 on its logits", SUM),
-)
-(CODE_J, CODE_S, CODE_D, FILL_J, FILL_S, FILL_D, FILL_0) = (c.name for c in CLAIMS)
-CONTROLS = (
-    Control("filler that the verifier reads (1% of the reward)", FILL_0),
-    Control("filler that the decider reads (logit moved by 0.01)", FILL_0),
-    Control("Euclidean norm for the energy of pi_sample, re-encoded answers", CODE_S),
-)
-
+from proofs_check.statement import STATEMENTS
+from proofs_check.theorem import Theorem
 
 SMALL = 80  # logits up to which an instance costs little
 MOST = 400  # trajectories with filler: their energies need a Fisher matrix over all contexts
@@ -96,15 +79,6 @@ class Measurement(NamedTuple):
     gradients: ComponentGradients
 
 
-class Setting(NamedTuple):
-    """What check and control share."""
-
-    recoded: Recoded
-    answer_law: jax.Array  # f[Q, H, A] log pi_sample(y | h)
-    base: Measurement
-    other: Measurement  # re-encoded
-
-
 def _histories(shape: Shape, answers: int) -> int:
     return sum(answers**t for t in range(shape.rounds)) if shape.history == "full" else 1
 
@@ -147,88 +121,63 @@ def _on_answers(x: jax.Array, answers: int, rounds: int, index: jax.Array) -> ja
     return jnp.concatenate(blocks, axis=1)
 
 
-def prepare(recoded: Recoded) -> Setting:
-    """Measure the process and its re-encoding: same answer law, other labels, other token tree."""
-    instance, recoding = recoded.instance, recoded.recoding
-    process, shape = instance.process, recoding.base
-    A, T = process.num_answers, shape.rounds
-    _, logp = enumerated(instance)
-    blocks = process.tables(logp).log_sample
-    answer_law = jnp.concatenate(blocks, axis=1) if shape.history == "full" else blocks[0]
-    other = process.replace(
-        reward_table=jnp.take(process.reward_table, recoded.relabelling, axis=1),
-        vocabulary=recoding.vocabulary,
-        length=recoding.length,
-    )
-    params = {
-        "sample": tree_logits(other, _on_answers(answer_law, A, T, recoded.relabelling)),
-        "decide": _on_answers(instance.params["decide"], A, T - 1, recoded.relabelling),
-    }
-    return Setting(recoded, answer_law, _measure(process, instance.params), _measure(other, params))
+class Setting(instances.Setting):
+    """The process, its re-encoding (same answer law, other labels, other token tree), and both with filler."""
 
+    def __init__(self, recoded: Recoded):
+        super().__init__(recoded.instance)
+        self.recoded, self.recoding = recoded, recoded.recoding
+        self.answers = self.process.num_answers
+        blocks = self.tables.log_sample
+        # f[Q, H, A]: log pi_sample(y | h).
+        self.answer_law = jnp.concatenate(blocks, axis=1) if self.shape.history == "full" else blocks[0]
+        self.base = _measure(self.process, self.params)
+        self.other = _measure(*self._recoded())
+        self.filled = _measure(*self.with_filler())
 
-def _filled(setting: Setting, *, verifier: float = 0.0, decider: float = 0.0) -> tuple[DecisionSamplingProcess, Params]:
-    """The process with filler appended, and a policy with the same law of what is not filler.
+    def on_answers(self, index: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """(law of answers, decision logits) with every answer looked up at index (new code -> old)."""
+        A, T = self.answers, self.shape.rounds
+        return _on_answers(self.answer_law, A, T, index), _on_answers(self.params["decide"], A, T - 1, index)
 
-    `verifier`, `decider`: how strongly each reads the filler, against the assumption.
-    """
-    recoded, answer_law = setting.recoded, setting.answer_law
-    instance, recoding = recoded.instance, recoded.recoding
-    process, shape = instance.process, recoding.base
-    A, F, T = process.num_answers, shape.vocabulary**recoding.filler, shape.rounds
-    repeat = jnp.repeat(jnp.arange(A), F)
-    first = (jnp.arange(A * F) % F == 0).astype(answer_law.dtype)
-    longer = process.replace(
-        reward_table=jnp.take(process.reward_table, repeat, axis=1) * (1.0 - verifier * first[None, :]),
-        length=process.length + recoding.filler,
-    )
-    decide = _on_answers(instance.params["decide"], A, T - 1, repeat)
-    filler_law = jax.nn.log_softmax(recoded.filler_logits)
-    Q, H = filler_law.shape[:2]
-    params = {
-        "sample": tree_logits(longer, _on_answers(answer_law, A, T, repeat) + filler_law.reshape(Q, H, A * F)),
-        "decide": decide + decider * first[None, None, :, None] * jnp.asarray([1.0, 0.0])[None, None, None, :],
-    }
-    return longer, params
+    def _recoded(self) -> tuple[DecisionSamplingProcess, Params]:
+        index = self.recoded.relabelling
+        other = self.process.replace(
+            reward_table=jnp.take(self.process.reward_table, index, axis=1),
+            vocabulary=self.recoding.vocabulary,
+            length=self.recoding.length,
+        )
+        law, decide = self.on_answers(index)
+        return other, {"sample": tree_logits(other, law), "decide": decide}
 
+    def with_filler(self, *, verifier: float = 0.0, decider: float = 0.0) -> tuple[DecisionSamplingProcess, Params]:
+        """The process with filler appended, and a policy with the same law of what is not filler.
 
-def _largest_on_filler(setting: Setting, gradients: ComponentGradients) -> jax.Array:
-    """Largest entry of G_s on the logits of filler tokens: the contexts whose prefix is a whole answer or longer."""
-    shape = setting.recoded.recoding.base
-    prefixes = sum(shape.vocabulary**j for j in range(shape.length))
-    return jnp.max(jnp.abs(gradients.sample["sample"][:, :, prefixes:]))
+        `verifier`, `decider`: how strongly each reads the filler, against the assumption.
+        """
+        A, F = self.answers, self.shape.vocabulary**self.recoding.filler
+        repeat = jnp.repeat(jnp.arange(A), F)
+        first = (jnp.arange(A * F) % F == 0).astype(self.answer_law.dtype)
+        longer = self.process.replace(
+            reward_table=jnp.take(self.process.reward_table, repeat, axis=1) * (1.0 - verifier * first[None, :]),
+            length=self.process.length + self.recoding.filler,
+        )
+        law, decide = self.on_answers(repeat)
+        filler_law = jax.nn.log_softmax(self.recoded.filler_logits)
+        on_stop = jnp.asarray([1.0, 0.0])[None, None, None, :]
+        return longer, {
+            "sample": tree_logits(longer, law + filler_law.reshape(*filler_law.shape[:2], A * F)),
+            "decide": decide + decider * first[None, None, :, None] * on_stop,
+        }
 
+    def largest_on_filler(self, gradients: ComponentGradients) -> jax.Array:
+        """Largest entry of G_s on the logits of filler: the contexts whose prefix is a whole answer or longer."""
+        prefixes = sum(self.shape.vocabulary**j for j in range(self.shape.length))
+        return jnp.max(jnp.abs(gradients.sample["sample"][:, :, prefixes:]))
 
-def check(setting: Setting) -> dict[str, Measured]:
-    """Return and energies in three encodings; gradient of the filler."""
-    _, _, base, other = setting
-    filled = _measure(*_filled(setting))
-    errors = (
-        gap(other.J, base.J),
-        gap(other.E_s, base.E_s),
-        gap(other.E_d, base.E_d),
-        gap(filled.J, base.J),
-        gap(filled.E_s, base.E_s),
-        gap(filled.E_d, base.E_d),
-        _largest_on_filler(setting, filled.gradients),
-    )
-    return {claim.name: Measured(error) for claim, error in zip(CLAIMS, errors, strict=True)}
-
-
-def control(setting: Setting) -> dict[str, jax.Array]:
-    """Filler that is read, and a metric that depends on the encoding."""
-    recoded, _, base, other = setting
-    recoding, errors = recoded.recoding, {}
-    if recoding.length != recoding.base.length:  # else the tree is the same
-        norms = [euclidean(m.gradients)["norm_sample"] ** 2 for m in (other, base)]
-        errors[CONTROLS[2].name] = gap(norms[0], norms[1])
-    read_by = {CONTROLS[0]: {"verifier": 0.01}}
-    if recoding.base.rounds >= 2:  # else nothing is decided
-        read_by[CONTROLS[1]] = {"decider": 0.01}
-    for wrong, read in read_by.items():
-        _, gradients = _gradients(*_filled(setting, **read))
-        errors[wrong.name] = _largest_on_filler(setting, gradients)
-    return errors
+    def read_filler(self, **read: float) -> jax.Array:
+        """The same where the filler is read."""
+        return self.largest_on_filler(_gradients(*self.with_filler(**read))[1])
 
 
 def on_process(theorem: Theorem, shape: Shape, process: DecisionSamplingProcess) -> tuple[Recoding, ...]:
@@ -238,15 +187,7 @@ def on_process(theorem: Theorem, shape: Shape, process: DecisionSamplingProcess)
 
 
 THEOREM = Theorem(
-    id="T4",
-    title="Length invariance of reward attribution",
-    statement="J, E_s, E_d depend on the law of answers, not on its token tree; unread filler gets gradient 0",
-    provenance="[R]",
-    assumptions=(
-        "saturated policies, with the same answer law in both encodings",
-        "Fisher metric: Euclidean norms do change",
-        "filler: read neither by the verifier nor by any later factor",
-    ),
+    STATEMENTS["T4"],
     shapes=(
         Recoding(Shape(rounds=2, length=2, vocabulary=2, graded=True, cost=True), vocabulary=4, length=1, filler=1),
         Recoding(Shape(rounds=3, length=2, vocabulary=2, history="none"), vocabulary=4, length=1, filler=1),
@@ -258,17 +199,33 @@ THEOREM = Theorem(
         Recoding(Shape(rounds=1, length=4, vocabulary=2), 4, 2, filler=1),
         Recoding(Shape(rounds=1, length=5, vocabulary=2, history="none", graded=True), 32, 1, filler=1),
     ),
-    claims=CLAIMS,
-    controls=CONTROLS,
-    proof=(
-        "A^s, A^d and the visits are functions of answers, and the scores of a saturated token tree span all "
-        "functions of (context, answer) with conditional mean 0, whatever the tree. Filler that nothing reads leaves "
-        "the conditional mean of R unchanged when it is revealed: its advantage is 0."
-    ),
     draw=draw,
     on_process=on_process,
     requires=(SHORT,),
-    prepare=prepare,
-    check=check,
-    control=control,
+    prepare=Setting,
 )
+everywhere = THEOREM.on()
+
+everywhere.equation("re-encoded answers: same J", lambda s: gap(s.other.J, s.base.J))
+_energy = everywhere.equation("re-encoded answers: same E_s", lambda s: gap(s.other.E_s, s.base.E_s), ENERGY)
+everywhere.equation("re-encoded answers: same E_d", lambda s: gap(s.other.E_d, s.base.E_d), ENERGY)
+everywhere.equation("filler that nothing reads: same J", lambda s: gap(s.filled.J, s.base.J))
+everywhere.equation("filler that nothing reads: same E_s", lambda s: gap(s.filled.E_s, s.base.E_s), ENERGY)
+everywhere.equation("filler that nothing reads: same E_d", lambda s: gap(s.filled.E_d, s.base.E_d), ENERGY)
+# Zero up to the rounding of sums that cancel.
+_zero = everywhere.equation(
+    "filler that nothing reads: gradient 0 on its logits", lambda s: s.largest_on_filler(s.filled.gradients)
+)
+
+everywhere.control("filler that the verifier reads (1% of the reward)", _zero, lambda s: s.read_filler(verifier=0.01))
+THEOREM.on(lambda recoding: recoding.base.rounds >= 2).control(
+    "filler that the decider reads (logit moved by 0.01)", _zero, lambda s: s.read_filler(decider=0.01)
+)
+
+
+@THEOREM.on(lambda recoding: recoding.length != recoding.base.length).control(
+    "Euclidean norm for the energy of pi_sample, re-encoded answers", _energy
+)
+def _euclidean(s: Setting) -> jax.Array:
+    other, base = (euclidean(m.gradients)["norm_sample"] ** 2 for m in (s.other, s.base))
+    return gap(other, base)

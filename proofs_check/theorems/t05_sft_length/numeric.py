@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,53 +11,15 @@ from jax.flatten_util import ravel_pytree
 from dsjax.attribution import coefficients, component_gradients, energies, energy, fisher, loss_of
 from dsjax.numerics import divide
 from dsjax.objectives import sft
-from dsjax.policies import Params, log_probs
+from dsjax.policies import log_probs
 from dsjax.trajectories import Trajectories
 from proofs_check.closed_forms import context_counts, standardised
 from proofs_check.coefficients import energies_of, gradients_of
 from proofs_check.instances import Instance, Shape, normal
-from proofs_check.numerics import ENERGY, SUM, gap
+from proofs_check.numerics import ENERGY, gap
 from proofs_check.requirements import RESAMPLES
-from proofs_check.theorem import Claim, Control, Measured, Theorem
-
-# Energies under data contexts: contexts that are rare under nu and tokens that are rare under pi make chi2 as large as
-# 1/pi_min ~ 10^2; `gap` is relative to it.
-CLAIMS = (
-    Claim("loss = sum_c (N_c/N) x mean token NLL of c", SUM),
-    Claim("gradient at x = n(x) (nu(.|x) - pi(.|x)) / N", SUM),
-    Claim("E_s = sum_x n(x) chi2(nu || pi) / N^2", ENERGY),
-    Claim("E_d = sum_x n(x) chi2(nu || pi) / N^2", ENERGY),
-    Claim("homogeneous: decision share = delta k_d / (L k_s + delta k_d)", ENERGY),
-    Claim("homogeneous, w = sqrt(L): the L = 1 share", ENERGY),
-    Claim("w = L: one loss weight per factor", SUM),
-    Claim("homogeneous, w = L: share = delta L k_d / (k_s + delta L k_d)", ENERGY),
-)
-(LOSS, GRADIENT, CHI_S, CHI_D, SHARE, ROOT, PARITY, OVERSHOOT) = (c.name for c in CLAIMS)
-CONTROLS = (
-    Control("w = L said to restore the energy share", ROOT),
-    Control("Fisher matrix under the policy's contexts", CHI_S),
-    Control("forced stop counted as a decision (delta = 1)", SHARE),
-    Control("normaliser N left out of the energy", CHI_D),
-)
-
-
-class Homogeneous(NamedTuple):
-    """Demonstrations with the same chi2 in every context of a component, and what is measured on them."""
-
-    demos: Trajectories
-    k_s: jax.Array
-    k_d: jax.Array
-    delta: jax.Array  # decisions per answer, N_d / E[tau] < 1
-    shares: tuple[jax.Array, ...]  # measured decision share at decision weight 1, sqrt(L), L
-    energy_d: jax.Array  # measured E_d at decision weight 1
-
-
-class Setting(NamedTuple):
-    """What check and control share."""
-
-    instance: Instance
-    demos: Trajectories  # an arbitrary law nu on trajectories
-    homogeneous: Homogeneous | None  # with tables only: no other policy can be put at a given mismatch
+from proofs_check.statement import STATEMENTS
+from proofs_check.theorem import Theorem
 
 
 def _tilt(direction: jax.Array, logits: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -72,114 +33,68 @@ def _tilt(direction: jax.Array, logits: jax.Array) -> tuple[jax.Array, jax.Array
     return log_pi + jnp.log1p(root * z), root**2
 
 
-def prepare(instance: Instance) -> Setting:
-    """Two demonstrators: an arbitrary law of trajectories, and one with homogeneous mismatch."""
-    law_key, homogeneous_key = jax.random.split(instance.key)
-    support = instance.process.support()
-    nu = jax.nn.softmax(normal(law_key, support.weight.size))
-    homogeneous = _homogeneous(instance, homogeneous_key) if instance.shape.saturated else None
-    return Setting(instance, support.replace(weight=nu), homogeneous)
+class Demonstrations:
+    """A law nu of trajectories, and how often it draws each token in each context."""
+
+    def __init__(self, instance: Instance, traj: Trajectories):
+        self.instance, self.traj = instance, traj
+        counts = context_counts(instance.process, traj.weight)
+        self.counts, self.total = counts, {name: jnp.sum(n) for name, n in counts.items()}
+        self.N = self.total["sample"] + self.total["decide"]
+
+    def chi2(self, component: str) -> jax.Array:
+        """Chi-square distance of nu from pi, summed over contexts with weights n(x)."""
+        counts, pi = self.counts[component], jax.nn.softmax(self.instance.params[component])
+        n = jnp.sum(counts, -1, keepdims=True)
+        return jnp.sum(divide((counts - n * pi) ** 2 / pi, n))
 
 
-def _homogeneous(instance: Instance, key: jax.Array) -> Homogeneous:
-    policy, process, params = instance.policy, instance.process, instance.params
-    flat, unravel = ravel_pytree(params)
-    direction = unravel(normal(key, flat.size))
-    sample, k_s = _tilt(direction["sample"], params["sample"])
-    decide, k_d = _tilt(direction["decide"], params["decide"])
-    demonstrator = {"sample": sample, "decide": decide}
-    homogeneous = process.enumerate_trajectories(policy, demonstrator)
-    counts = context_counts(process, homogeneous.weight)
-    delta = jnp.sum(counts["decide"]) * policy.length / jnp.sum(counts["sample"])
-    assert homogeneous.old_logp is not None
-    weights = (1.0, policy.length**0.5, float(policy.length))
-    c = [coefficients(partial(sft, decision_weight=w), homogeneous.old_logp, homogeneous) for w in weights]
-    gradients = gradients_of(policy, params, homogeneous, jnp.stack(c))
-    pairs = energies_of(gradients, fisher(policy, params, homogeneous))
-    shares = tuple(E_d / (E_s + E_d) for E_s, E_d in pairs)
-    return Homogeneous(homogeneous, k_s, k_d, delta, shares, pairs[0][1])
+class Homogeneous(Demonstrations):
+    """Demonstrations with the same chi2 in every context of a component, and what is measured on them."""
+
+    def __init__(self, instance: Instance, key: jax.Array):
+        policy, params, L = instance.policy, instance.params, instance.shape.length
+        flat, unravel = ravel_pytree(params)
+        direction = unravel(normal(key, flat.size))
+        sample, self.k_s = _tilt(direction["sample"], params["sample"])
+        decide, self.k_d = _tilt(direction["decide"], params["decide"])
+        traj = instance.process.enumerate_trajectories(policy, {"sample": sample, "decide": decide})
+        super().__init__(instance, traj)
+        self.delta = self.total["decide"] * L / self.total["sample"]  # decisions per answer, N_d / E[tau] < 1
+        assert traj.old_logp is not None
+        c = [coefficients(partial(sft, decision_weight=w), traj.old_logp, traj) for w in (1.0, L**0.5, float(L))]
+        pairs = energies_of(gradients_of(policy, params, traj, jnp.stack(c)), fisher(policy, params, traj))
+        # Decision share at decision weight 1, sqrt(L), L; E_d at 1.
+        self.plain, self.root, self.full = (E_d / (E_s + E_d) for E_s, E_d in pairs)
+        self.E_d = pairs[0][1]
+
+    def stated(self, s: float, d: float | jax.Array) -> jax.Array:
+        """The share if the energy of pi_sample is s k_s and that of pi_d is d k_d, per answer."""
+        return d * self.k_d / (s * self.k_s + d * self.k_d)
 
 
-def _chi2(counts: jax.Array, logits: jax.Array) -> jax.Array:
-    """sum_x n(x) chi2(nu(.|x) || pi(.|x)), from counts n(x, token)."""
-    n = jnp.sum(counts, -1, keepdims=True)
-    pi = jax.nn.softmax(logits)
-    excess = counts - n * pi
-    return jnp.sum(divide(excess**2 / pi, n))
+class Setting:
+    """An arbitrary law of trajectories, the loss on it, and (tables) a demonstrator with homogeneous mismatch.
 
+    No other policy can be put at a given mismatch.
+    """
 
-def _stated_gradient(counts: Params, params: Params, tokens: jax.Array) -> Params:
-    return jax.tree.map(lambda n, x: (n - jnp.sum(n, -1, keepdims=True) * jax.nn.softmax(x)) / tokens, counts, params)
-
-
-def check(setting: Setting) -> dict[str, Measured]:
-    """The arbitrary law gives loss, weights, gradient and energies; the homogeneous one the shares."""
-    instance, demos, homogeneous = setting
-    policy, params, L = instance.policy, instance.params, instance.shape.length
-    counts = context_counts(instance.process, demos.weight)
-    N_s, N_d = jnp.sum(counts["sample"]), jnp.sum(counts["decide"])
-    N = N_s + N_d
-    logp = log_probs(policy, params, demos)
-
-    def nll(mask: jax.Array, count: jax.Array) -> jax.Array:
-        total = -jnp.sum(demos.weight * jnp.sum(jnp.where(mask, logp, 0.0), -1))
-        return total / count
-
-    stated_loss = N_s / N * nll(demos.sample_mask, N_s) + N_d / N * nll(demos.decision_mask, N_d)
-    c = coefficients(partial(sft, decision_weight=float(L)), logp, demos)
-    per_answer = jnp.sum(jnp.where(demos.sample_mask, c, 0.0)) * L / N_s
-    per_decision = jnp.sum(jnp.where(demos.decision_mask, c, 0.0)) / N_d
-    errors = {LOSS: gap(loss_of(sft, logp, demos), stated_loss), PARITY: gap(per_decision, per_answer)}
-    if homogeneous is not None:
-        _, k_s, k_d, delta, (plain, root, full), _ = homogeneous
-        gradients = component_gradients(policy, params, demos, sft)
-        E_s, E_d = energies(policy, params, demos, gradients)
-        errors |= {
-            GRADIENT: gap(gradients.total, _stated_gradient(counts, params, N)),
-            CHI_S: gap(N**2 * E_s, _chi2(counts["sample"], params["sample"])),
-            CHI_D: gap(N**2 * E_d, _chi2(counts["decide"], params["decide"])),
-            SHARE: gap(plain, delta * k_d / (L * k_s + delta * k_d)),
-            ROOT: gap(root, delta * k_d / (k_s + delta * k_d)),
-            OVERSHOOT: gap(full, delta * L * k_d / (k_s + delta * L * k_d)),
-        }
-    return {name: Measured(error) for name, error in errors.items()}
-
-
-def control(setting: Setting) -> dict[str, jax.Array]:
-    """A weight, a metric, a count and a normaliser that are each off by one idea."""
-    instance, demos, found = setting
-    if found is None:
-        return {}
-    _, k_s, k_d, delta, (plain, _, full), E_d = found
-    process, policy, params, L = instance.process, instance.policy, instance.params, instance.shape.length
-    counts = context_counts(process, demos.weight)
-    N = jnp.sum(counts["sample"]) + jnp.sum(counts["decide"])
-    gradients = component_gradients(policy, params, demos, sft)
-    own = process.enumerate_trajectories(policy, params)
-    E_own = energy(gradients.sample, fisher(policy, params, own)[0])
-    homogeneous = context_counts(process, found.demos.weight)
-    errors = {
-        CONTROLS[1].name: gap(N**2 * E_own, _chi2(counts["sample"], params["sample"])),
-        CONTROLS[2].name: gap(plain, k_d / (L * k_s + k_d)),
-        CONTROLS[3].name: gap(E_d, _chi2(homogeneous["decide"], params["decide"])),
-    }
-    if L >= 2:
-        errors[CONTROLS[0].name] = gap(full, delta * k_d / (k_s + delta * k_d))
-    return errors
+    def __init__(self, instance: Instance):
+        self.instance, self.L = instance, instance.shape.length
+        self.policy, self.params = instance.policy, instance.params
+        law_key, homogeneous_key = jax.random.split(instance.key)
+        support = instance.process.support()
+        nu = jax.nn.softmax(normal(law_key, support.weight.size))
+        self.demos = Demonstrations(instance, support.replace(weight=nu))
+        self.logp = log_probs(self.policy, self.params, self.demos.traj)
+        if instance.shape.saturated:
+            self.even = Homogeneous(instance, homogeneous_key)
+            self.gradients = component_gradients(self.policy, self.params, self.demos.traj, sft)
+            self.E_s, self.E_d = energies(self.policy, self.params, self.demos.traj, self.gradients)
 
 
 THEOREM = Theorem(
-    id="T5",
-    title="Length weighting of SFT",
-    statement="SFT energy adds up over tokens: share delta k_d/(L k_s + delta k_d); weight sqrt(L) restores it",
-    provenance="[P/R]",
-    assumptions=(
-        "demonstrations from any law nu; loss and loss weights: any policy",
-        "gradient and energies: saturated policy (with or without history)",
-        "Fisher metric under the demonstrations' contexts",
-        "homogeneous: chi2(nu || pi) = k_s in every sampling context, k_d in every decision context",
-        "delta = decisions per answer (< 1: the forced stop of round T has no decision token)",
-    ),
+    STATEMENTS["T5"],
     shapes=(
         # The verifier is drawn, but no demonstration depends on it.
         Shape(rounds=2, length=3, vocabulary=2, history="none"),
@@ -191,15 +106,78 @@ THEOREM = Theorem(
         Shape(rounds=2, length=5, vocabulary=2, history="none", shared=4),
         Shape(rounds=2, length=6, vocabulary=2, history="none", shared=4),
     ),
-    claims=CLAIMS,
-    controls=CONTROLS,
-    proof=(
-        "The coefficient is 1/N per token, so the gradient at a context is (n(x)/N)(nu - pi), and (nu - pi)^T (diag "
-        "pi - pi pi^T)^+ (nu - pi) = chi2. With equal chi2 in all contexts of a component the energies are "
-        "proportional to token counts. A weight w multiplies the decision energy by w^2."
-    ),
     requires=(RESAMPLES,),
-    prepare=prepare,
-    check=check,
-    control=control,
+    prepare=Setting,
+    telling=lambda shape: shape.saturated,
 )
+everywhere, saturated = THEOREM.on(), THEOREM.on(lambda shape: shape.saturated)
+
+
+@everywhere.equation("loss = sum_c (N_c/N) x mean token NLL of c")
+def _loss(s: Setting) -> jax.Array:
+    demos, traj = s.demos, s.demos.traj
+
+    def nll(mask: jax.Array, count: jax.Array) -> jax.Array:
+        return -jnp.sum(traj.weight * jnp.sum(jnp.where(mask, s.logp, 0.0), -1)) / count
+
+    N_s, N_d = demos.total["sample"], demos.total["decide"]
+    stated = N_s / demos.N * nll(traj.sample_mask, N_s) + N_d / demos.N * nll(traj.decision_mask, N_d)
+    return gap(loss_of(sft, s.logp, traj), stated)
+
+
+@saturated.equation("gradient at x = n(x) (nu(.|x) - pi(.|x)) / N")
+def _gradient(s: Setting) -> jax.Array:
+    def stated(n: jax.Array, logits: jax.Array) -> jax.Array:
+        return (n - jnp.sum(n, -1, keepdims=True) * jax.nn.softmax(logits)) / s.demos.N
+
+    return gap(s.gradients.total, jax.tree.map(stated, s.demos.counts, s.params))
+
+
+# Energies under data contexts: contexts that are rare under nu and tokens that are rare under pi make chi2 as large as
+# 1/pi_min ~ 10^2; `gap` is relative to it.
+_chi_s = saturated.equation(
+    "E_s = sum_x n(x) chi2(nu || pi) / N^2", lambda s: gap(s.demos.N**2 * s.E_s, s.demos.chi2("sample")), ENERGY
+)
+_chi_d = saturated.equation(
+    "E_d = sum_x n(x) chi2(nu || pi) / N^2", lambda s: gap(s.demos.N**2 * s.E_d, s.demos.chi2("decide")), ENERGY
+)
+_share = saturated.equation(
+    "homogeneous: decision share = delta k_d / (L k_s + delta k_d)",
+    lambda s: gap(s.even.plain, s.even.stated(s.L, s.even.delta)),
+    ENERGY,
+)
+_root = saturated.equation(
+    "homogeneous, w = sqrt(L): the L = 1 share", lambda s: gap(s.even.root, s.even.stated(1, s.even.delta)), ENERGY
+)
+
+
+@everywhere.equation("w = L: one loss weight per factor")
+def _parity(s: Setting) -> jax.Array:
+    traj, total = s.demos.traj, s.demos.total
+    c = coefficients(partial(sft, decision_weight=float(s.L)), s.logp, traj)
+    per_answer = jnp.sum(jnp.where(traj.sample_mask, c, 0.0)) * s.L / total["sample"]
+    return gap(jnp.sum(jnp.where(traj.decision_mask, c, 0.0)) / total["decide"], per_answer)
+
+
+saturated.equation(
+    "homogeneous, w = L: share = delta L k_d / (k_s + delta L k_d)",
+    lambda s: gap(s.even.full, s.even.stated(1, s.even.delta * s.L)),
+    ENERGY,
+)
+
+THEOREM.on(lambda shape: shape.length >= 2).control(
+    "w = L said to restore the energy share", _root, lambda s: gap(s.even.full, s.even.stated(1, s.even.delta))
+)
+
+
+@saturated.control("Fisher matrix under the policy's contexts", _chi_s)
+def _own_contexts(s: Setting) -> jax.Array:
+    own = s.instance.process.enumerate_trajectories(s.policy, s.params)
+    E_own = energy(s.gradients.sample, fisher(s.policy, s.params, own)[0])
+    return gap(s.demos.N**2 * E_own, s.demos.chi2("sample"))
+
+
+saturated.control(
+    "forced stop counted as a decision (delta = 1)", _share, lambda s: gap(s.even.plain, s.even.stated(s.L, 1))
+)
+saturated.control("normaliser N left out of the energy", _chi_d, lambda s: gap(s.even.E_d, s.even.chi2("decide")))

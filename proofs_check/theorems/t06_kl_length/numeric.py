@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,82 +11,18 @@ from jax.flatten_util import ravel_pytree
 from dsjax.attribution import coefficients, fisher
 from dsjax.objectives import own_token_kl, reward_with_kl, trajectory_kl
 from dsjax.policies import Params, log_probs
-from dsjax.process import Tables
 from dsjax.trajectories import Trajectories
-from proofs_check.closed_forms import context_counts, martingale_energies, standardised
+from proofs_check import instances
+from proofs_check.closed_forms import context_counts, drifted, martingale_energies
 from proofs_check.coefficients import energies_of, gradients_of
-from proofs_check.instances import Instance, Numbers, Shape, enumerated
-from proofs_check.numerics import ENERGY, SUM, gap, shortfall
+from proofs_check.instances import Instance, Numbers, Shape
+from proofs_check.numerics import ENERGY, gap
 from proofs_check.requirements import RESAMPLES
-from proofs_check.theorem import Claim, Control, Measured, Theorem
-from proofs_check.theorems.t03_conservation.numeric import sees_rounds, variance
+from proofs_check.statement import STATEMENTS
+from proofs_check.theorem import Theorem
+from proofs_check.theorems.t03_conservation.numeric import tight_d, tight_s, variance
 
-CLAIMS = (
-    Claim("KL(P || P_ref) = sum_t E[KL_s,t] + sum_t E[KL_d,t], over tokens", SUM),
-    Claim("trajectory KL: gradient of the exact KL(P || P_ref)", SUM),
-    Claim("own-token KL: E_s = sum_x n(x) Var(log pi/pi_ref | x)", ENERGY),
-    Claim("own-token KL: E_d = sum_x n(x) Var(log pi/pi_ref | x)", ENERGY),
-    Claim("own-token KL, homogeneous: E_s = L E[tau] v_s", ENERGY),
-    Claim("own-token KL, homogeneous: E_d = N_d v_d, no L", ENERGY),
-    Claim("trajectory KL: E_s = sum E[(A^s)^2] of the payoff Lam", ENERGY),
-    Claim("trajectory KL: E_d = sum E[(A^d)^2] of the payoff Lam", ENERGY),
-    Claim("trajectory KL: E_s + E_d = Var(Lam) - Var_q[E(Lam | q)]", ENERGY),
-    Claim("trajectory KL: E_s + E_d <= Var(Lam)", ENERGY),
-    Claim("one softmax for several rounds: energy of the round-averaged advantage of Lam", ENERGY),
-    # In units of max(1, Var(Lam)); the argument is that of T3 for a network.
-    Claim("transformer: E_s + E_d <= Var(Lam)", 1e-8),
-)
-(CHAIN, EXACT, OWN_S, OWN_D, HOMO_S, HOMO_D, LAM_S, LAM_D, TOTAL, BUDGET, AVERAGED, NETWORK) = (c.name for c in CLAIMS)
 TRAJECTORY, OWN, EVEN, K1 = "trajectory KL", "own-token KL", "own-token KL, homogeneous", "own-token KL by k1"
-CONTROLS = (
-    Control("k1 in the loss for k2", OWN_S),
-    Control("own-token KL said to be the gradient of KL(P || P_ref)", EXACT),
-    Control("Var_q[E(Lam | q)] left out", TOTAL),
-    Control("a KL charged for the forced stop", CHAIN),
-)
-
-
-class Setting(NamedTuple):
-    """What check and control share."""
-
-    instance: Instance
-    traj: Trajectories  # exact law of the policy, with the reference's log-probs
-    log_ratio: jax.Array  # f[B]: Lam
-    tables: Tables
-    counts: Params  # n(x, token)
-    ascent: Params  # minus the exact gradient of KL(P || P_ref)
-    energies: dict[str, tuple[jax.Array, jax.Array]]  # (E_s, E_d) by objective: TRAJECTORY, OWN, and of tables all
-    gradients: dict[str, Params]  # G by objective
-    homogeneous: tuple[jax.Array, jax.Array] | None  # (v_s, v_d), of tables
-
-
-def prepare(instance: Instance) -> Setting:
-    """The law, the log-ratio of every trajectory, Fisher matrices and visits."""
-    process, policy, params = instance.process, instance.policy, instance.params
-    traj, logp = enumerated(instance)
-    ref_logp = log_probs(policy, instance.reference, traj)
-    traj = traj.replace(ref_logp=ref_logp)
-    log_ratio = jnp.sum(jnp.where(traj.mask, logp - ref_logp, 0.0), -1)
-    counts = context_counts(process, traj.weight)
-    c = {TRAJECTORY: coefficients(trajectory_kl, logp, traj), OWN: coefficients(own_token_kl, logp, traj)}
-    sizes = None
-    if instance.shape.saturated:
-        even, *sizes = _homogeneous(instance, traj)
-        c[EVEN] = coefficients(own_token_kl, logp, even)
-        c[K1] = coefficients(partial(own_token_kl, estimator="k1"), logp, traj)
-    gradients = gradients_of(policy, params, traj, jnp.stack(list(c.values())))
-    pairs = energies_of(gradients, fisher(policy, params, traj))
-    return Setting(
-        instance,
-        traj,
-        log_ratio,
-        process.tables(logp),
-        counts,
-        jax.tree.map(jnp.negative, _exact_gradient(instance, traj)),
-        dict(zip(c, pairs, strict=True)),
-        {name: jax.tree.map(lambda x, i=i: x[i], gradients.total) for i, name in enumerate(c)},
-        None if sizes is None else (sizes[0], sizes[1]),
-    )
 
 
 def _expected_kl(instance: Instance, traj: Trajectories) -> jax.Array:
@@ -114,107 +49,61 @@ def _homogeneous(instance: Instance, traj: Trajectories) -> tuple[Trajectories, 
     direction = unravel(numbers.normal(flat.size))
     size_s, size_d = 0.2 + 0.8 * numbers.uniform(2)
 
-    def tilted(name: str, size: jax.Array) -> jax.Array:
-        log_pi = jax.nn.log_softmax(instance.params[name])
-        return log_pi - size * standardised(direction[name], log_pi)
-
-    reference = {"sample": tilted("sample", size_s), "decide": tilted("decide", size_d)}
+    sizes = {"sample": size_s, "decide": size_d}
+    reference = {name: drifted(direction[name], x, sizes[name]) for name, x in instance.params.items()}
     return traj.replace(ref_logp=log_probs(instance.policy, reference, traj)), size_s**2, size_d**2
 
 
-def _exact_gradient(instance: Instance, traj: Trajectories) -> Params:
-    """Autodiff of KL(P || P_ref) through the dense recursion, law and log-ratio both moving."""
-    process = instance.process
-    ref_logp = log_probs(instance.policy, instance.reference, traj)
+class Setting(instances.Setting):
+    """The log-ratio of every trajectory as a payoff, and the energies of both places where a KL can stand."""
 
-    def kl(params: Params) -> jax.Array:
-        logp = log_probs(instance.policy, params, traj)
-        payoff = jnp.sum(jnp.where(traj.mask, logp - ref_logp, 0.0), -1)
-        return process.expected_return(process.tables(logp), payoff)
+    def __init__(self, instance: Instance):
+        super().__init__(instance)
+        self.ref_logp = log_probs(self.policy, instance.reference, self.traj)
+        traj = self.traj = self.traj.replace(ref_logp=self.ref_logp)
+        self.lam = self.log_ratio(self.logp)  # f[B]
+        self.values = self.process.values(self.tables, self.lam)
+        self.var = variance(traj.weight, self.lam)
+        self.between = variance(self.process.prompt_law, self.values.V[0][:, 0])
+        c = {TRAJECTORY: coefficients(trajectory_kl, self.logp, traj), OWN: coefficients(own_token_kl, self.logp, traj)}
+        if self.shape.saturated:
+            even, self.v_s, self.v_d = _homogeneous(instance, traj)
+            c[EVEN] = coefficients(own_token_kl, self.logp, even)
+            c[K1] = coefficients(partial(own_token_kl, estimator="k1"), self.logp, traj)
+            counts, own, reference = context_counts(self.process, traj.weight), self.params, instance.reference
+            # sum_x n(x) KL and sum_x n(x) Var(log pi/pi_ref | x) of either component.
+            self.kl_s, self.var_s = _local(counts["sample"], own["sample"], reference["sample"])
+            self.kl_d, self.var_d = _local(counts["decide"], own["decide"], reference["decide"])
+        gradients = gradients_of(self.policy, self.params, traj, jnp.stack(list(c.values())))
+        pairs = energies_of(gradients, fisher(self.policy, self.params, traj))
+        # By objective: TRAJECTORY, OWN, and of tables all.
+        self.energies = dict(zip(c, pairs, strict=True))
+        self.gradients = {name: jax.tree.map(lambda x, i=i: x[i], gradients.total) for i, name in enumerate(c)}
+        self.E_s, self.E_d = self.energies[TRAJECTORY]
+        self.slack = self.var - self.E_s - self.E_d
+        # Autodiff of -KL(P || P_ref) through the dense recursion, law and log-ratio both moving.
+        self.ascent = jax.tree.map(jnp.negative, jax.grad(self._kl)(self.params))
 
-    return jax.grad(kl)(instance.params)
+    def log_ratio(self, logp: jax.Array) -> jax.Array:
+        """Lam at other parameters."""
+        return jnp.sum(jnp.where(self.traj.mask, logp - self.ref_logp, 0.0), -1)
 
+    def _kl(self, params: Params) -> jax.Array:
+        logp = log_probs(self.policy, params, self.traj)
+        return self.process.expected_return(self.process.tables(logp), self.log_ratio(logp))
 
-def check(setting: Setting) -> dict[str, Measured]:
-    """Chain rule, exact gradient, and the energies of both places where a KL can stand."""
-    instance, traj, lam, tables, counts, ascent, measured_energies, gradients, homogeneous = setting
-    E_s, E_d = measured_energies[TRAJECTORY]
-    process, params, shape = instance.process, instance.params, instance.shape
-    values, visitation = process.values(tables, lam), process.visitation(tables)
-    var, between = variance(traj.weight, lam), variance(process.prompt_law, values.V[0][:, 0])
-    measured = {EXACT: Measured(gap(gradients[TRAJECTORY], ascent))}
-    charged = jnp.sum(traj.weight * -reward_with_kl(traj.replace(reward=jnp.zeros_like(lam)), 1.0))
-    sees = sees_rounds(shape)
-    tight = all(sees) and shape.saturated
-    slack = var - E_s - E_d
-    if homogeneous is None:
-        measured[CHAIN] = Measured(gap(charged, _expected_kl(instance, traj)))
-        unit = jnp.maximum(1.0, var)
-        return measured | {NETWORK if shape.network else BUDGET: Measured(shortfall(slack / unit), slack / unit)}
-
-    # With one prompt and a saturated policy the budget is spent: the slack is 0.
-    measured[BUDGET] = Measured(shortfall(slack), None if tight and shape.prompts == 1 else slack)
-    kl_s, var_s = _local(counts["sample"], params["sample"], instance.reference["sample"])
-    kl_d, var_d = _local(counts["decide"], params["decide"], instance.reference["decide"])
-    measured[CHAIN] = Measured(gap(charged, kl_s + kl_d))
-    own_s, own_d = measured_energies[OWN]
-    measured[OWN_S], measured[OWN_D] = Measured(gap(own_s, var_s)), Measured(gap(own_d, var_d))
-
-    (even_s, even_d), (v_s, v_d) = measured_energies[EVEN], homogeneous
-    mean_rounds = sum(jnp.sum(rho) for rho in visitation.answer)
-    mean_decisions = sum(jnp.sum(rho) for rho in visitation.answer[:-1])
-    measured[HOMO_S] = Measured(gap(even_s, shape.length * mean_rounds * v_s))
-    measured[HOMO_D] = Measured(gap(even_d, mean_decisions * v_d))
-
-    S, D = martingale_energies(process, tables, values, visitation)
-    if sees[0]:
-        measured[LAM_S] = Measured(gap(E_s, S))
-    if sees[1]:
-        measured[LAM_D] = Measured(gap(E_d, D))
-    if tight:
-        measured[TOTAL] = Measured(gap(E_s + E_d, var - between))
-    if shape.history == "none":
-        averaged = martingale_energies(process, tables, values, visitation, merged=True)
-        measured[AVERAGED] = Measured(gap((E_s, E_d), averaged))
-    return measured
+    def sum_squares(self, *, merged: bool = False) -> tuple[jax.Array, jax.Array]:
+        """(sum E[(A^s)^2], sum E[(A^d)^2]) of the payoff Lam."""
+        return martingale_energies(self.process, self.tables, self.values, self.visitation, merged=merged)
 
 
-def control(setting: Setting) -> dict[str, jax.Array]:
-    """An estimator with no expected gradient, a penalty without its future, a missing term, a token too many."""
-    instance, traj, lam, tables, counts, ascent, measured_energies, gradients, _ = setting
-    params, shape = instance.params, instance.shape
-    E_s, E_d = measured_energies[TRAJECTORY]
-    if shape.network:  # nothing keeps a network from being almost certain, and then wrong variants are small
-        return {}
-    errors = {CONTROLS[1].name: gap(gradients[OWN], ascent)}
-    if not shape.saturated:
-        return errors
-    kl_s, var_s = _local(counts["sample"], params["sample"], instance.reference["sample"])
-    kl_d, _ = _local(counts["decide"], params["decide"], instance.reference["decide"])
-    errors[CONTROLS[0].name] = gap(measured_energies[K1][0], var_s)
-    # With two prompts E(Lam | q) can agree by chance to the square root of the tolerance; with three it does not.
-    if all(sees_rounds(shape)) and shape.prompts >= 3:
-        errors[CONTROLS[2].name] = gap(E_s + E_d, variance(traj.weight, lam))
-    if shape.history == "none":
-        # Without history the decider has logits for the answers of round T too, though it never decides there.
-        visits = instance.process.visitation(tables).answer[-1].sum(1)
-        log_pi = jax.nn.log_softmax(params["decide"][:, 0])
-        log_ref = jax.nn.log_softmax(instance.reference["decide"][:, 0])
-        forced = jnp.sum(visits * jnp.sum(jnp.exp(log_pi) * (log_pi - log_ref), -1))
-        errors[CONTROLS[3].name] = gap(jnp.sum(traj.weight * lam), kl_s + kl_d + forced)
-    return errors
+def _tight(shape: Shape) -> bool:
+    """Whether both components have a free softmax for each context and round."""
+    return tight_s(shape) and tight_d(shape)
 
 
 THEOREM = Theorem(
-    id="T6",
-    title="Length weighting of KL",
-    statement="own-token KL: E_s grows as L, E_d does not; trajectory KL: E_s + E_d = Var(Lam) - Var_q[E(Lam|q)]",
-    provenance="[P/R]",
-    assumptions=(
-        "on-policy, Lam = log P/P_ref, own-token KL by k2 (reverse KL per prefix)",
-        "saturated policy; trajectory KL: one softmax per context and round, else <=",
-        "growth as L: Var(log pi/pi_ref | x) = v_s in every sampling context, v_d in every decision context",
-    ),
+    STATEMENTS["T6"],
     shapes=(
         # The verifier is drawn, but a KL does not depend on it.
         Shape(rounds=3, length=1, vocabulary=2, prompts=3),
@@ -227,15 +116,93 @@ THEOREM = Theorem(
         Shape(rounds=2, length=5, vocabulary=2, history="none", shared=5),
         Shape(rounds=2, length=6, vocabulary=2, history="none", shared=5),
     ),
-    claims=CLAIMS,
-    controls=CONTROLS,
-    proof=(
-        "log P/P_ref is the sum of log-ratios of factors: the chain rule. A local KL has gradient E_pi[log(pi/pi_ref)"
-        " score], which gives Var_pi(log pi/pi_ref) per context. grad KL(P||P_ref) = E[Lam grad log P] is REINFORCE "
-        "with return Lam, so T3 applies."
-    ),
     requires=(RESAMPLES,),
-    prepare=prepare,
-    check=check,
-    control=control,
+    prepare=Setting,
+    telling=lambda shape: not shape.network,
 )
+everywhere, saturated = THEOREM.on(), THEOREM.on(lambda shape: shape.saturated)
+free_s, free_d = THEOREM.on(tight_s), THEOREM.on(tight_d)
+blind = THEOREM.on(lambda shape: shape.saturated and shape.history == "none")
+
+
+@everywhere.equation("KL(P || P_ref) = sum_t E[KL_s,t] + sum_t E[KL_d,t], over tokens")
+def _chain(s: Setting) -> jax.Array:
+    charged = jnp.sum(s.traj.weight * -reward_with_kl(s.traj.replace(reward=jnp.zeros_like(s.lam)), 1.0))
+    stated = s.kl_s + s.kl_d if s.shape.saturated else _expected_kl(s.instance, s.traj)
+    return gap(charged, stated)
+
+
+_exact = everywhere.equation(
+    "trajectory KL: gradient of the exact KL(P || P_ref)", lambda s: gap(s.gradients[TRAJECTORY], s.ascent)
+)
+_own_s = saturated.equation(
+    "own-token KL: E_s = sum_x n(x) Var(log pi/pi_ref | x)", lambda s: gap(s.energies[OWN][0], s.var_s), ENERGY
+)
+saturated.equation(
+    "own-token KL: E_d = sum_x n(x) Var(log pi/pi_ref | x)", lambda s: gap(s.energies[OWN][1], s.var_d), ENERGY
+)
+
+
+def _visits(s: Setting, rounds: int) -> jax.Array:
+    """Expected number of answers in the first rounds."""
+    return sum((jnp.sum(rho) for rho in s.visitation.answer[:rounds]), jnp.zeros(()))
+
+
+saturated.equation(
+    "own-token KL, homogeneous: E_s = L E[tau] v_s",
+    lambda s: gap(s.energies[EVEN][0], s.shape.length * _visits(s, s.shape.rounds) * s.v_s),
+    ENERGY,
+)
+saturated.equation(
+    "own-token KL, homogeneous: E_d = N_d v_d, no L",
+    lambda s: gap(s.energies[EVEN][1], _visits(s, s.shape.rounds - 1) * s.v_d),
+    ENERGY,
+)
+free_s.equation(
+    "trajectory KL: E_s = sum E[(A^s)^2] of the payoff Lam", lambda s: gap(s.E_s, s.sum_squares()[0]), ENERGY
+)
+free_d.equation(
+    "trajectory KL: E_d = sum E[(A^d)^2] of the payoff Lam", lambda s: gap(s.E_d, s.sum_squares()[1]), ENERGY
+)
+_total = THEOREM.on(_tight).equation(
+    "trajectory KL: E_s + E_d = Var(Lam) - Var_q[E(Lam | q)]", lambda s: gap(s.E_s + s.E_d, s.var - s.between), ENERGY
+)
+
+
+def _in_units(s: Setting) -> jax.Array:
+    """Slack of the budget in units of max(1, Var(Lam))."""
+    return s.slack / jnp.maximum(1.0, s.var)
+
+
+# With one prompt and a saturated policy the budget is spent: the slack is 0.
+THEOREM.on(lambda shape: not shape.network).inequality(
+    "trajectory KL: E_s + E_d <= Var(Lam)",
+    lambda s: s.slack if s.shape.saturated else _in_units(s),
+    ENERGY,
+    tight=lambda shape: _tight(shape) and shape.prompts == 1,
+)
+blind.equation(
+    "one softmax for several rounds: energy of the round-averaged advantage of Lam",
+    lambda s: gap((s.E_s, s.E_d), s.sum_squares(merged=True)),
+    ENERGY,
+)
+# The argument is that of T3 for a network.
+THEOREM.on(lambda shape: shape.network).inequality("transformer: E_s + E_d <= Var(Lam)", _in_units, 1e-8)
+
+saturated.control("k1 in the loss for k2", _own_s, lambda s: gap(s.energies[K1][0], s.var_s))
+everywhere.control(
+    "own-token KL said to be the gradient of KL(P || P_ref)", _exact, lambda s: gap(s.gradients[OWN], s.ascent)
+)
+# With two prompts E(Lam | q) can agree by chance to the square root of the tolerance; with three it does not.
+THEOREM.on(lambda shape: _tight(shape) and shape.prompts >= 3).control(
+    "Var_q[E(Lam | q)] left out", _total, lambda s: gap(s.E_s + s.E_d, s.var)
+)
+
+
+@blind.control("a KL charged for the forced stop", _chain)
+def _forced(s: Setting) -> jax.Array:
+    """Without history the decider has logits for the answers of round T too, though it never decides there."""
+    visits = s.visitation.answer[-1].sum(1)
+    log_pi, log_ref = (jax.nn.log_softmax(p["decide"][:, 0]) for p in (s.params, s.instance.reference))
+    forced = jnp.sum(visits * jnp.sum(jnp.exp(log_pi) * (log_pi - log_ref), -1))
+    return gap(jnp.sum(s.traj.weight * s.lam), s.kl_s + s.kl_d + forced)

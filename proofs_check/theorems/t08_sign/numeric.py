@@ -2,104 +2,63 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 
 from dsjax.attribution import component_gradients
 from dsjax.objectives import Objective, reinforce, sft
-from dsjax.process import Values, Visitation
 from dsjax.trajectories import STOP, Trajectories
-from proofs_check.closed_forms import by_decider, context_counts
-from proofs_check.instances import Instance, Shape, draw_with_free_decider, enumerated, normal
-from proofs_check.numerics import SUM, gap, shortfall
+from proofs_check import instances
+from proofs_check.closed_forms import by_context, by_decider, context_counts
+from proofs_check.instances import Instance, Shape, draw_with_free_decider, normal
+from proofs_check.numerics import gap, shortfall
 from proofs_check.requirements import MIXED_IF_BINARY, RESAMPLES
-from proofs_check.theorem import Claim, Control, Measured, Theorem
-
-CLAIMS = (
-    Claim("dJ/dlogit_STOP = sum of rho pi_stop pi_res (r - V_(t+1) + c) over the visits that share the logit", SUM),
-    Claim("dJ/dlogit_RESAMPLE is its negative", SUM),
-    # Per visit: the gradient, exact to SUM/100 of its visits, over rho pi_stop pi_res.
-    Claim("binary, c = 0: STOP pushed up iff the answer is right", SUM, strict=True),
-    Claim("binary, c = 0: swapping right and wrong flips the reward gradient", SUM),
-    Claim("SFT: gradient on logit_STOP = nu (nu(STOP) - pi_stop) / N", SUM),
-    # Every term of these sums is an exact zero, or the very same number.
-    Claim("SFT: exactly 0 where demonstrations do not go", 0.0),
-    Claim("SFT: unchanged when right and wrong are swapped", 0.0),
-)
-(FORMULA, NEGATIVE, SIGN, FLIP, SFT_FORMULA, SFT_ZERO, SFT_BLIND) = (c.name for c in CLAIMS)
-CONTROLS = (
-    Control("V_t for V_(t+1)", FORMULA),
-    Control("resampling cost left out", FORMULA),
-    Control("first round only, for a logit that serves several", FORMULA),
-    Control("SFT on demonstrations that stop more often than pi: STOP pushed up iff the answer is right", SIGN),
-    Control("normaliser N left out of the SFT gradient", SFT_FORMULA),
-)
+from proofs_check.statement import STATEMENTS
+from proofs_check.theorem import Theorem
 
 
-class Setting(NamedTuple):
-    """What check and control share."""
+class Setting(instances.Setting):
+    """The measured gradient on the decider's logits, and two demonstrators."""
 
-    instance: Instance
-    traj: Trajectories
-    values: Values
-    visitation: Visitation
-    stop: jax.Array  # f[Q, H_d, A]: pi_stop by the decider's context
-    gradient: jax.Array  # f[Q, H_d, A, 2] of J on the decider's logits
+    def __init__(self, instance: Instance):
+        super().__init__(instance)
+        self.stop = jnp.exp(by_decider(self.process, self.tables.log_stop))  # f[Q, H_d, A]: pi_stop
+        self.slope = self.stop * (1.0 - self.stop)
+        self.gradient = self.on_decider(self.traj)  # f[Q, H_d, A, 2]
+        self.up = self.gradient[..., STOP]
+        # An arbitrary law on all trajectories; success-only: STOP at a first answer in proportion to its reward.
+        anything = jax.nn.softmax(normal(instance.key, self.traj.weight.size))
+        first = jnp.sum(jnp.where(self.traj.mask, self.traj.round, 0), -1) == 0
+        success = jnp.where(first, anything * self.traj.reward, 0.0)
+        self.anything = self.traj.replace(weight=anything)
+        self.success = self.traj.replace(weight=success / jnp.sum(success))
+        self.sft_gradient = self.on_decider(self.anything, sft)
 
+    def on_decider(self, traj: Trajectories, objective: Objective = reinforce) -> jax.Array:
+        """The library's gradient on the decider's logits."""
+        return component_gradients(self.policy, self.params, traj, objective).decision["decide"]
 
-def _decider_gradient(instance: Instance, traj: Trajectories, objective: Objective = reinforce) -> jax.Array:
-    return component_gradients(instance.policy, instance.params, traj, objective).decision["decide"]
+    def stated(self, *, ahead: int = 1, cost: float | None = None, rounds: int | None = None) -> jax.Array:
+        """f[Q, H_d, A]: the statement's gradient on the STOP logits.
 
+        Args:
+          ahead: rounds by which V is ahead of the decision; the library's V counts costs already paid, so they are
+            added back.
+          cost: instead of that of the process.
+          rounds: the first ones only.
+        """
+        process, V, rho = self.process, self.values.V, self.visitation.answer
+        c = process.cost if cost is None else cost
+        pushes = []
+        for t in range(process.rounds - 1 if rounds is None else rounds):
+            value = V[t][..., None] if ahead == 0 else V[t + 1].reshape(rho[t].shape)
+            pushes.append(rho[t] * (process.reward_table[:, None, :] - (value + process.cost * (t + ahead)) + c))
+        return self.slope * by_context(process, pushes)
 
-def prepare(instance: Instance) -> Setting:
-    """Values, visits and the measured gradient on the decider's logits."""
-    process = instance.process
-    traj, logp = enumerated(instance)
-    tables = process.tables(logp)
-    return Setting(
-        instance,
-        traj,
-        process.values(tables, traj.reward),
-        process.visitation(tables),
-        jnp.exp(by_decider(process, tables.log_stop)),
-        _decider_gradient(instance, traj),
-    )
-
-
-def _pushes(setting: Setting, next_values: tuple[jax.Array, ...], cost: jax.Array) -> list[jax.Array]:
-    """rho (r - V_(t+1) + cost) by round, [Q, A^t, A], from values to go."""
-    process, rho = setting.instance.process, setting.visitation.answer
-    r = process.reward_table[:, None, :]
-    return [rho[t] * (r - next_values[t] + cost) for t in range(process.rounds - 1)]
-
-
-def _stated(setting: Setting, pushes: list[jax.Array]) -> jax.Array:
-    """f[Q, H_d, A]: the statement's gradient on the STOP logit of each decider context."""
-    joined = jnp.concatenate(pushes, axis=1)
-    if setting.instance.shape.history == "none":
-        joined = jnp.sum(joined, axis=1, keepdims=True)
-    return setting.stop * (1.0 - setting.stop) * joined
-
-
-def _next_values(setting: Setting, ahead: int = 1) -> tuple[jax.Array, ...]:
-    """V_(t+1) to go, [Q, A^t, A] by round: the library's V counts costs already paid, so they are added back."""
-    process, V = setting.instance.process, setting.values.V
-    rho = setting.visitation.answer
-    if ahead == 0:
-        return tuple(V[t][..., None] + process.cost * t for t in range(process.rounds - 1))
-    return tuple(V[t + 1].reshape(rho[t].shape) + process.cost * (t + 1) for t in range(process.rounds - 1))
-
-
-def _signed(setting: Setting, gradient_stop: jax.Array) -> jax.Array:
-    """f[Q, H_d, A]: the push per visit, positive where it goes the right way (STOP up iff right)."""
-    visits = jnp.concatenate(setting.visitation.answer[:-1], axis=1)
-    if setting.instance.shape.history == "none":
-        visits = jnp.sum(visits, axis=1, keepdims=True)
-    right = setting.instance.process.reward_table[:, None, :] > 0.5
-    push = gradient_stop / (visits * setting.stop * (1.0 - setting.stop))
-    return jnp.where(right, push, -push)
+    def signed(self, gradient_stop: jax.Array) -> jax.Array:
+        """f[]: least push per visit in the right direction, STOP up iff the answer is right."""
+        push = gradient_stop / (by_context(self.process, list(self.visitation.answer[:-1])) * self.slope)
+        return jnp.min(jnp.where(self.process.reward_table[:, None, :] > 0.5, push, -push))
 
 
 def _swapped(traj: Trajectories) -> Trajectories:
@@ -107,78 +66,8 @@ def _swapped(traj: Trajectories) -> Trajectories:
     return traj.replace(reward=1.0 - traj.reward)
 
 
-def _demonstrations(setting: Setting) -> tuple[Trajectories, Trajectories]:
-    """(an arbitrary law on all trajectories, success-only: STOP at a first answer in proportion to its reward)."""
-    instance, traj = setting.instance, setting.traj
-    anything = jax.nn.softmax(normal(instance.key, traj.weight.size))
-    first = jnp.sum(jnp.where(traj.mask, traj.round, 0), -1) == 0
-    success = jnp.where(first, anything * traj.reward, 0.0)
-    return traj.replace(weight=anything), traj.replace(weight=success / jnp.sum(success))
-
-
-def check(setting: Setting) -> dict[str, Measured]:
-    """Closed form and sign of the reward gradient; closed form and blindness of the SFT gradient."""
-    instance, traj, _, _, stop, gradient = setting
-    shape = instance.shape
-    stated = _stated(setting, _pushes(setting, _next_values(setting), instance.process.cost))
-    anything, success = _demonstrations(setting)
-    counts = context_counts(instance.process, anything.weight)
-    N = jnp.sum(counts["sample"]) + jnp.sum(counts["decide"])
-    n = jnp.sum(counts["decide"], -1)
-    sft_gradient = _decider_gradient(instance, anything, sft)
-    success_gradient = _decider_gradient(instance, success, sft)
-    unvisited = jnp.sum(context_counts(instance.process, success.weight)["decide"], -1, keepdims=True) == 0
-    measured = {
-        FORMULA: Measured(gap(gradient[..., STOP], stated)),
-        NEGATIVE: Measured(gap(gradient[..., 1 - STOP], -gradient[..., STOP])),
-        SFT_FORMULA: Measured(gap(sft_gradient[..., STOP], (counts["decide"][..., STOP] - n * stop) / N)),
-        SFT_ZERO: Measured(jnp.max(jnp.where(unvisited, jnp.abs(success_gradient), 0.0))),
-    }
-    if not shape.graded and not shape.cost:
-        margin = jnp.min(_signed(setting, gradient[..., STOP]))
-        measured[SIGN] = Measured(shortfall(margin), margin)
-        measured[FLIP] = Measured(gap(_decider_gradient(instance, _swapped(traj)), -gradient))
-        blind = _decider_gradient(instance, _swapped(anything), sft)
-        measured[SFT_BLIND] = Measured(jnp.max(jnp.abs(blind - sft_gradient)))
-    return measured
-
-
-def control(setting: Setting) -> dict[str, jax.Array]:
-    """A value one round off, a missing cost, a missing round, and imitation read as if it knew the verifier."""
-    instance, _, _, _, stop, gradient = setting
-    process, policy, shape = instance.process, instance.policy, instance.shape
-    if not shape.saturated:  # nothing keeps a network from being almost certain, and then wrong variants are small
-        return {}
-    measured = gradient[..., STOP]
-    late = _pushes(setting, _next_values(setting, ahead=0), process.cost)
-    errors = {CONTROLS[0].name: gap(measured, _stated(setting, late))}
-    if shape.cost:
-        free = _pushes(setting, _next_values(setting), jnp.zeros_like(process.cost))
-        errors[CONTROLS[1].name] = gap(measured, _stated(setting, free))
-    if shape.history == "none" and shape.rounds >= 3:
-        pushes = _pushes(setting, _next_values(setting), process.cost)
-        errors[CONTROLS[2].name] = gap(measured, _stated(setting, pushes[:1]))
-    anything, _ = _demonstrations(setting)
-    counts = context_counts(process, anything.weight)["decide"]
-    unscaled = counts[..., STOP] - jnp.sum(counts, -1) * stop
-    errors[CONTROLS[4].name] = gap(_decider_gradient(instance, anything, sft)[..., STOP], unscaled)
-    if not shape.graded and not shape.cost:
-        eager = {**instance.params, "decide": instance.params["decide"].at[..., STOP].add(1.0)}
-        demos = process.enumerate_trajectories(policy, eager)
-        worst = jnp.min(_signed(setting, _decider_gradient(instance, demos, sft)[..., STOP]))
-        errors[CONTROLS[3].name] = shortfall(worst)
-    return errors
-
-
 THEOREM = Theorem(
-    id="T8",
-    title="The reward gradient of pi_d has the right sign everywhere",
-    statement="dJ/dlogit_STOP = rho pi_stop pi_res (r - V_(t+1) + c): binary and c = 0, > 0 iff right; SFT is blind",
-    provenance="[N]",
-    assumptions=(
-        "saturated decider; without history a logit serves several rounds and its gradient is the sum over them",
-        "sign: binary verifier, c = 0, visited state, 0 < V_(t+1) < 1",
-    ),
+    STATEMENTS["T8"],
     shapes=(
         Shape(rounds=3, length=1, vocabulary=5),
         Shape(rounds=2, length=3, vocabulary=2, prompts=2, graded=True, cost=True),
@@ -189,16 +78,66 @@ THEOREM = Theorem(
         Shape(rounds=2, length=5, vocabulary=2, history="none", cost=True),
         Shape(rounds=2, length=6, vocabulary=2, history="none", shared=4),
     ),
-    claims=CLAIMS,
-    controls=CONTROLS,
-    proof=(
-        "By T2 the coefficient is A^d; on the STOP logit of a softmax that is rho pi_stop (r - U) = rho pi_stop "
-        "pi_res (r - V_next + c). For r in {0, 1} and 0 < V < 1, r - V has the sign of r - 1/2. The SFT gradient "
-        "contains no reward."
-    ),
     requires=(RESAMPLES, MIXED_IF_BINARY),
     draw=draw_with_free_decider,
-    prepare=prepare,
-    check=check,
-    control=control,
+    prepare=Setting,
+    telling=lambda shape: shape.saturated,
 )
+everywhere = THEOREM.on()
+binary = THEOREM.on(lambda shape: not shape.graded and not shape.cost)
+
+_formula = everywhere.equation(
+    "dJ/dlogit_STOP = sum of rho pi_stop pi_res (r - V_(t+1) + c) over the visits that share the logit",
+    lambda s: gap(s.up, s.stated()),
+)
+everywhere.equation("dJ/dlogit_RESAMPLE is its negative", lambda s: gap(s.gradient[..., 1 - STOP], -s.up))
+# Per visit: the gradient, exact to SUM/100 of its visits, over rho pi_stop pi_res.
+_sign = binary.inequality(
+    "binary, c = 0: STOP pushed up iff the answer is right", lambda s: s.signed(s.up), strict=True
+)
+binary.equation(
+    "binary, c = 0: swapping right and wrong flips the reward gradient",
+    lambda s: gap(s.on_decider(_swapped(s.traj)), -s.gradient),
+)
+
+
+def _imitation(s: Setting, *, normalised: bool = True) -> jax.Array:
+    counts = context_counts(s.process, s.anything.weight)
+    stated = counts["decide"][..., STOP] - jnp.sum(counts["decide"], -1) * s.stop
+    N = jnp.sum(counts["sample"]) + jnp.sum(counts["decide"])
+    return gap(s.sft_gradient[..., STOP], stated / N if normalised else stated)
+
+
+_sft = everywhere.equation("SFT: gradient on logit_STOP = nu (nu(STOP) - pi_stop) / N", _imitation)
+
+
+# Every term of these sums is an exact zero, or the very same number.
+@everywhere.equation("SFT: exactly 0 where demonstrations do not go", tolerance=0.0)
+def _unvisited(s: Setting) -> jax.Array:
+    visits = jnp.sum(context_counts(s.process, s.success.weight)["decide"], -1, keepdims=True)
+    return jnp.max(jnp.where(visits == 0, jnp.abs(s.on_decider(s.success, sft)), 0.0))
+
+
+binary.equation(
+    "SFT: unchanged when right and wrong are swapped",
+    lambda s: jnp.max(jnp.abs(s.on_decider(_swapped(s.anything), sft) - s.sft_gradient)),
+    0.0,
+)
+
+everywhere.control("V_t for V_(t+1)", _formula, lambda s: gap(s.up, s.stated(ahead=0)))
+THEOREM.on(lambda shape: shape.cost).control(
+    "resampling cost left out", _formula, lambda s: gap(s.up, s.stated(cost=0.0))
+)
+THEOREM.on(lambda shape: shape.history == "none" and shape.rounds >= 3).control(
+    "first round only, for a logit that serves several", _formula, lambda s: gap(s.up, s.stated(rounds=1))
+)
+
+
+@binary.control("SFT on demonstrations that stop more often than pi: STOP pushed up iff the answer is right", _sign)
+def _eager(s: Setting) -> jax.Array:
+    eager = {**s.params, "decide": s.params["decide"].at[..., STOP].add(1.0)}
+    demos = s.process.enumerate_trajectories(s.policy, eager)
+    return shortfall(s.signed(s.on_decider(demos, sft)[..., STOP]))
+
+
+everywhere.control("normaliser N left out of the SFT gradient", _sft, lambda s: _imitation(s, normalised=False))

@@ -2,160 +2,65 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from dsjax.evaluation.accounting import final_accuracy, limit_log_odds, logit, mean_rounds, shapley
-from dsjax.process import Tables
-from proofs_check.instances import Instance, Shape, enumerated
-from proofs_check.numerics import SUM, gap, shortfall
+from proofs_check import instances
+from proofs_check.instances import Instance, Shape
+from proofs_check.numerics import SUM, gap
 from proofs_check.requirements import BINARY, FREE, MEMORYLESS, MIXED
-from proofs_check.theorem import Claim, Control, Measured, Theorem
+from proofs_check.statement import STATEMENTS
+from proofs_check.theorem import Theorem
 
 LONG = 400  # rounds: rho <= 0.9 below, so rho^399 < 1e-18
 
-CLAIMS = (
-    Claim("accuracy of the enumerated process = acc_T(p, a, b), prompt by prompt", SUM),
-    Claim("mean over prompts: J = E_q[acc_T(p_q, a_q, b_q)]", SUM),
-    # 1 - rho >= ~0.01 at these logits: dividing by it costs a factor 100 on EPS.
-    Claim("acc_T = p a (1 - rho^(T-1))/(1 - rho) + rho^(T-1) p", SUM),
-    Claim("acc_T = acc + rho^(T-1) (p - acc), logit(acc) = logit(p) + log(a/b)", SUM),
-    Claim("gain acc_T - p = p (1-p) (a-b) (1 + rho + .. + rho^(T-2))", SUM),
-    Claim("mean rounds = 1 + rho + .. + rho^(T-1)", SUM),
-    Claim("gain > 0 iff a > b, for T >= 2 and 0 < p < 1", SUM, strict=True),
-    Claim("no gain at p = 0, p = 1, a = b or T = 1", SUM),
-    # acc >= 0.005 and 1 - acc >= 0.005 for the draws below: logits lose a factor 200 on the rounding of acc.
-    Claim("T -> inf: logit(acc) = logit(p) + log(a/b)", 200 * SUM),
-    Claim("Shapley parts add up to the change of logit(acc_T)", 200 * SUM),
-    Claim("T -> inf: Shapley parts are the changes of logit(p) and of log(a/b)", 200 * SUM),
-)
-(PROCESS, MEAN, CLOSED, DECAY, GAIN, ROUNDS, SIGN, NONE, LIMIT, ADDS, PARTS) = (c.name for c in CLAIMS)
-CONTROLS = (
-    Control("forced stop of round T forgotten", CLOSED),
-    Control("rho^T for rho^(T-1)", CLOSED),
-    Control("the identity of the limit at finite T", DECAY),
-    Control("identity at the average prompt (pooled p, a, b)", MEAN),
-)
 
-
-class Setting(NamedTuple):
-    """What check and control share."""
-
-    instance: Instance
-    p: jax.Array  # f[Q] P(right)
-    a: jax.Array  # f[Q] P(STOP | right)
-    b: jax.Array  # f[Q] P(STOP | wrong)
-    accuracy: jax.Array  # f[Q] of the enumerated process
-    tables: Tables
-
-
-def prepare(instance: Instance) -> Setting:
+class Setting(instances.Setting):
     """p, a, b of each prompt from the policy's first round, and the exact accuracy of the process."""
-    process = instance.process
-    traj, logp = enumerated(instance)
-    tables = process.tables(logp)
-    answer, right = jnp.exp(tables.log_sample[0][:, 0]), process.reward_table
-    # T = 1 has no decider; a and b must not matter there, so any will do.
-    decides = instance.shape.rounds >= 2
-    stop = jnp.exp(tables.log_stop[0][:, 0]) if decides else jax.random.uniform(instance.key, right.shape)
-    p, wrong = jnp.sum(answer * right, -1), jnp.sum(answer * (1 - right), -1)
-    a, b = jnp.sum(answer * right * stop, -1) / p, jnp.sum(answer * (1 - right) * stop, -1) / wrong
-    return Setting(instance, p, a, b, process.values(tables, traj.reward).V[0][:, 0], tables)
 
-
-def _rho(p: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
-    return 1.0 - p * a - (1.0 - p) * b
-
-
-def _moderate(key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(p, a, b) f[2] each, before and after a change: far enough from 0 and 1 for the limit to be reached."""
-    keys = jax.random.split(key, 3)
-    ranges = ((0.05, 0.95), (0.1, 1.0), (0.1, 1.0))
-    p, a, b = (jax.random.uniform(k, (2,), minval=lo, maxval=hi) for k, (lo, hi) in zip(keys, ranges, strict=True))
-    return p, a, b
-
-
-def check(setting: Setting) -> dict[str, Measured]:
-    """Process against formula, formula against closed forms, limits, degenerate cases, Shapley."""
-    instance, p, a, b, accuracy, _ = setting
-    T, mu = instance.shape.rounds, instance.process.prompt_law
-    acc, rho = final_accuracy(p, a, b, T), _rho(p, a, b)
-    limit = jax.nn.sigmoid(limit_log_odds(p, a, b))
-    geometric = sum((rho**i for i in range(T - 1)), jnp.zeros_like(rho))
-    measured = {
-        PROCESS: Measured(gap(acc, accuracy)),
-        MEAN: Measured(gap(jnp.sum(mu * acc), instance.process.expected_return(setting.tables))),
-        CLOSED: Measured(gap(acc, p * a * (1 - rho ** (T - 1)) / (1 - rho) + rho ** (T - 1) * p)),
-        DECAY: Measured(gap(acc, limit + rho ** (T - 1) * (p - limit))),
-        GAIN: Measured(gap(acc - p, p * (1 - p) * (a - b) * geometric)),
-        ROUNDS: Measured(gap(mean_rounds(p, a, b, T), geometric + rho ** (T - 1))),
-    }
-    if T >= 2:
-        margin = jnp.min((acc - p) * jnp.sign(a - b))
-        measured[SIGN] = Measured(shortfall(margin), margin)
-    zero, one = jnp.zeros_like(p), jnp.ones_like(p)
-    idle = [
-        final_accuracy(q, x, y, n) - q
-        for q, x, y, n in (
-            (zero, a, b, T),
-            (one, a, b, T),
-            (p, a, a, T),
-            (p, zero, zero, T),
-            (p, a, b, 1),
+    def __init__(self, instance: Instance):
+        super().__init__(instance)
+        answer, right = jnp.exp(self.tables.log_sample[0][:, 0]), self.process.reward_table
+        self.T, self.mu = self.shape.rounds, self.process.prompt_law
+        # T = 1 has no decider; a and b must not matter there, so any will do.
+        decides = self.T >= 2
+        stop = jnp.exp(self.tables.log_stop[0][:, 0]) if decides else jax.random.uniform(instance.key, right.shape)
+        p, wrong = jnp.sum(answer * right, -1), jnp.sum(answer * (1 - right), -1)
+        # f[Q]: P(right), P(STOP | right), P(STOP | wrong).
+        a, b = jnp.sum(answer * right * stop, -1) / p, jnp.sum(answer * (1 - right) * stop, -1) / wrong
+        self.p, self.a, self.b = p, a, b
+        self.accuracy = self.values.V[0][:, 0]  # f[Q] of the enumerated process
+        self.acc = final_accuracy(p, a, b, self.T)
+        self.rho = 1.0 - p * a - (1.0 - p) * b
+        self.limit = jax.nn.sigmoid(limit_log_odds(p, a, b))
+        self.geometric = sum((self.rho**i for i in range(self.T - 1)), jnp.zeros_like(self.rho))
+        # Before and after a change, f[2] each: far enough from 0 and 1 for the limit to be reached.
+        keys = jax.random.split(instance.key, 3)
+        ranges = ((0.05, 0.95), (0.1, 1.0), (0.1, 1.0))
+        self.p2, self.a2, self.b2 = (
+            jax.random.uniform(k, (2,), minval=lo, maxval=hi) for k, (lo, hi) in zip(keys, ranges, strict=True)
         )
-    ]
-    measured[NONE] = Measured(jnp.max(jnp.abs(jnp.stack(idle))))
 
-    p2, a2, b2 = _moderate(instance.key)
-    base, new = (p2[0], (a2[0], b2[0])), (p2[1], (a2[1], b2[1]))
-    measured[LIMIT] = Measured(gap(logit(final_accuracy(p2, a2, b2, LONG)), logit(p2) + jnp.log(a2) - jnp.log(b2)))
+    def closed(self, kept: int) -> jax.Array:
+        """p a (1 - rho^kept)/(1 - rho), the attempts that end right before the last."""
+        return self.p * self.a * (1 - self.rho**kept) / (1 - self.rho)
 
-    def log_odds(rounds: int):
-        return lambda sampler, decider: logit(final_accuracy(sampler, decider[0], decider[1], rounds))
-
-    finite = log_odds(T)
-    parts = shapley(finite, base, new)
-    change = finite(new[0], new[1]) - finite(base[0], base[1])
-    measured[ADDS] = Measured(gap(parts.sampler + parts.decider, change))
-    far = shapley(log_odds(LONG), base, new)
-    near = shapley(lambda sampler, decider: limit_log_odds(sampler, decider[0], decider[1]), base, new)
-    stated = (logit(p2[1]) - logit(p2[0]), jnp.log(a2[1] / b2[1]) - jnp.log(a2[0] / b2[0]))
-    measured[PARTS] = Measured(jnp.maximum(gap(tuple(far), stated), gap(tuple(near), stated)))
-    return measured
+    def parts(self, log_odds: Callable[..., jax.Array]) -> tuple[Any, jax.Array]:
+        """(Shapley parts, the whole change) of some log-odds of accuracy."""
+        base, new = ((self.p2[i], (self.a2[i], self.b2[i])) for i in range(2))
+        return shapley(log_odds, base, new), log_odds(*new) - log_odds(*base)
 
 
-def control(setting: Setting) -> dict[str, jax.Array]:
-    """A term forgotten, an exponent one off, a limit taken too early, and an average taken too early."""
-    instance, p, a, b, accuracy, _ = setting
-    T, mu = instance.shape.rounds, instance.process.prompt_law
-    if not instance.shape.saturated:  # nothing keeps a network from being almost certain
-        return {}
-    acc, rho = final_accuracy(p, a, b, T), _rho(p, a, b)
-    first = p * a * (1 - rho ** (T - 1)) / (1 - rho)
-    errors = {
-        CONTROLS[0].name: gap(acc, first),
-        CONTROLS[1].name: gap(acc, p * a * (1 - rho**T) / (1 - rho) + rho**T * p),
-        CONTROLS[2].name: gap(acc, jax.nn.sigmoid(limit_log_odds(p, a, b))),
-    }
-    if instance.shape.prompts >= 2 and T >= 2:
-        p_mean = jnp.sum(mu * p)
-        a_mean, b_mean = jnp.sum(mu * p * a) / p_mean, jnp.sum(mu * (1 - p) * b) / (1 - p_mean)
-        errors[CONTROLS[3].name] = gap(final_accuracy(p_mean, a_mean, b_mean, T), jnp.sum(mu * accuracy))
-    return errors
+def _log_odds(rounds: int) -> Callable[..., jax.Array]:
+    return lambda sampler, decider: logit(final_accuracy(sampler, *decider, rounds))
 
 
 THEOREM = Theorem(
-    id="T10",
-    title="Accounting identity",
-    statement="logit(acc) -> logit(p) + log(a/b); at every finite T >= 2, 0 < p < 1: gain over p iff a > b",
-    provenance="[N]",
-    assumptions=(
-        "memoryless attempts at one prompt (history `none`), binary verifier, c = 0",
-        "prompt by prompt: averages do not commute with the formula",
-        "log-odds: 0 < p < 1, a > 0, b > 0",
-    ),
+    STATEMENTS["T10"],
     shapes=(
         Shape(rounds=1, length=3, vocabulary=4, prompts=2, history="none"),
         Shape(rounds=2, length=2, vocabulary=3, prompts=3, history="none"),
@@ -165,15 +70,88 @@ THEOREM = Theorem(
         Shape(rounds=1, length=5, vocabulary=2, prompts=2, history="none"),
         Shape(rounds=1, length=6, vocabulary=2, history="none"),
     ),
-    claims=CLAIMS,
-    controls=CONTROLS,
-    proof=(
-        "An attempt ends right with probability p a, ends wrong with (1-p) b and goes on with rho; summing the "
-        "geometric series and keeping the last attempt whatever it is gives acc_T. In the limit the odds are p a : "
-        "(1-p) b."
-    ),
     requires=(BINARY, FREE, MEMORYLESS, MIXED),
-    prepare=prepare,
-    check=check,
-    control=control,
+    prepare=Setting,
+    telling=lambda shape: shape.saturated,
 )
+everywhere, resamples = THEOREM.on(), THEOREM.on(lambda shape: shape.rounds >= 2)
+
+everywhere.equation(
+    "accuracy of the enumerated process = acc_T(p, a, b), prompt by prompt", lambda s: gap(s.acc, s.accuracy)
+)
+_mean = everywhere.equation(
+    "mean over prompts: J = E_q[acc_T(p_q, a_q, b_q)]",
+    lambda s: gap(jnp.sum(s.mu * s.acc), s.process.expected_return(s.tables)),
+)
+# 1 - rho >= ~0.01 at these logits: dividing by it costs a factor 100 on EPS.
+_closed = everywhere.equation(
+    "acc_T = p a (1 - rho^(T-1))/(1 - rho) + rho^(T-1) p",
+    lambda s: gap(s.acc, s.closed(s.T - 1) + s.rho ** (s.T - 1) * s.p),
+)
+_decay = everywhere.equation(
+    "acc_T = acc + rho^(T-1) (p - acc), logit(acc) = logit(p) + log(a/b)",
+    lambda s: gap(s.acc, s.limit + s.rho ** (s.T - 1) * (s.p - s.limit)),
+)
+everywhere.equation(
+    "gain acc_T - p = p (1-p) (a-b) (1 + rho + .. + rho^(T-2))",
+    lambda s: gap(s.acc - s.p, s.p * (1 - s.p) * (s.a - s.b) * s.geometric),
+)
+everywhere.equation(
+    "mean rounds = 1 + rho + .. + rho^(T-1)",
+    lambda s: gap(mean_rounds(s.p, s.a, s.b, s.T), s.geometric + s.rho ** (s.T - 1)),
+)
+resamples.inequality(
+    "gain > 0 iff a > b, for T >= 2 and 0 < p < 1",
+    lambda s: jnp.min((s.acc - s.p) * jnp.sign(s.a - s.b)),
+    strict=True,
+)
+
+
+@everywhere.equation("no gain at p = 0, p = 1, a = b or T = 1")
+def _no_gain(s: Setting) -> jax.Array:
+    zero, one = jnp.zeros_like(s.p), jnp.ones_like(s.p)
+    idle = (
+        (zero, s.a, s.b, s.T),
+        (one, s.a, s.b, s.T),
+        (s.p, s.a, s.a, s.T),
+        (s.p, zero, zero, s.T),
+        (s.p, s.a, s.b, 1),
+    )
+    return jnp.max(jnp.abs(jnp.stack([final_accuracy(*at) - at[0] for at in idle])))
+
+
+# acc >= 0.005 and 1 - acc >= 0.005 for the draws: logits lose a factor 200 on the rounding of acc.
+everywhere.equation(
+    "T -> inf: logit(acc) = logit(p) + log(a/b)",
+    lambda s: gap(logit(final_accuracy(s.p2, s.a2, s.b2, LONG)), logit(s.p2) + jnp.log(s.a2) - jnp.log(s.b2)),
+    200 * SUM,
+)
+
+
+@everywhere.equation("Shapley parts add up to the change of logit(acc_T)", tolerance=200 * SUM)
+def _adds_up(s: Setting) -> jax.Array:
+    parts, change = s.parts(_log_odds(s.T))
+    return gap(parts.sampler + parts.decider, change)
+
+
+@everywhere.equation("T -> inf: Shapley parts are the changes of logit(p) and of log(a/b)", tolerance=200 * SUM)
+def _far_parts(s: Setting) -> jax.Array:
+    far, _ = s.parts(_log_odds(LONG))
+    near, _ = s.parts(lambda sampler, decider: limit_log_odds(sampler, *decider))
+    odds = jnp.log(s.a2 / s.b2)
+    stated = (logit(s.p2[1]) - logit(s.p2[0]), odds[1] - odds[0])
+    return jnp.maximum(gap(tuple(far), stated), gap(tuple(near), stated))
+
+
+everywhere.control("forced stop of round T forgotten", _closed, lambda s: gap(s.acc, s.closed(s.T - 1)))
+everywhere.control("rho^T for rho^(T-1)", _closed, lambda s: gap(s.acc, s.closed(s.T) + s.rho**s.T * s.p))
+everywhere.control("the identity of the limit at finite T", _decay, lambda s: gap(s.acc, s.limit))
+
+
+@THEOREM.on(lambda shape: shape.prompts >= 2 and shape.rounds >= 2).control(
+    "identity at the average prompt (pooled p, a, b)", _mean
+)
+def _pooled(s: Setting) -> jax.Array:
+    p = jnp.sum(s.mu * s.p)
+    a, b = jnp.sum(s.mu * s.p * s.a) / p, jnp.sum(s.mu * (1 - s.p) * s.b) / (1 - p)
+    return gap(final_accuracy(p, a, b, s.T), jnp.sum(s.mu * s.accuracy))

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from dsjax.attribution import component_gradients
-from dsjax.numerics import QUICK, exact
+from dsjax.numerics import exact, quick_options
 from dsjax.objectives import Objective, reinforce
 from dsjax.policies import SaturatedPolicy
 from dsjax.process import DecisionSamplingProcess
@@ -83,7 +83,7 @@ def _program(length: int, rounds: int) -> Callable[..., tuple[jax.Array, jax.Arr
 
         return on_stop(by_length, baseline), on_stop(reinforce, 0.0)
 
-    return jax.jit(gradients, compiler_options=dict(QUICK))
+    return jax.jit(gradients, compiler_options=quick_options())
 
 
 def push(grade: float, value: float, baseline: float, length: int, rounds: int = 2, stop: float = 0.5) -> Push:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import jax
@@ -10,78 +10,31 @@ import jax.numpy as jnp
 
 from dsjax.attribution import coefficients, component_gradients
 from dsjax.objectives import Objective, grpo, reinforce
-from dsjax.process import DecisionSamplingProcess, Tables, Visitation
-from dsjax.trajectories import STOP, Trajectories
-from proofs_check.closed_forms import by_decider
-from proofs_check.instances import Instance, Shape, draw_with_free_decider, enumerated
-from proofs_check.numerics import SUM, gap, shortfall
+from dsjax.process import DecisionSamplingProcess
+from dsjax.trajectories import STOP
+from proofs_check import instances
+from proofs_check.closed_forms import by_context, by_decider
+from proofs_check.instances import Instance, Shape, draw_with_free_decider
+from proofs_check.numerics import gap, shortfall
 from proofs_check.requirements import MIXED_IF_BINARY, RESAMPLES
-from proofs_check.theorem import Claim, Control, Measured, Theorem
+from proofs_check.statement import STATEMENTS
+from proofs_check.theorem import Theorem
 from proofs_check.theorems.t12_grpo.numeric import GROUP, factor
 
 OUTSIDE = -10.0  # a baseline outside of [0, 1]: (1 - b)/(0 - b) = 1.1 is less than n_(t+1)/n_t for all t <= 4
 
-CLAIMS = (
-    Claim("the coefficient of every token is (R - b) / n_tau, n_tau = tau (L+1) - 1[tau = T]", SUM),
-    Claim("gradient on logit_STOP = sum of rho pi_stop pi_res ((R_stop - b)/n_t - E[(R - b)/n_tau | RESAMPLE])", SUM),
-    Claim("= sum of rho pi_stop pi_res (r - V_(t+1) + c + D) / n_t, D = E[(R - b)(1 - n_t/n_tau) | RESAMPLE]", SUM),
-    # Per visit: the gradient, exact to SUM/100 of its visits, over rho pi_stop pi_res.
-    Claim("binary, c = 0, b in [0, 1]: STOP pushed up iff the answer is right", SUM, strict=True),
-    Claim("binary, c = 0: token-mean GRPO is c_G(p) times this with b = p", SUM),
-    Claim("c = 0: b = 0 tilts every decision to STOP, b = 1 to RESAMPLE", SUM, strict=True),
-    # Distance from the edge of the region to an answer on the wrong side of it; pushes per visit, as above.
-    Claim("the sign differs from that of T8 iff r lies between V_(t+1) - c and V_(t+1) - c - D", SUM),
-)
-(COEFFICIENT, FORMULA, SPLIT, SIGN, GRPO, TILT, REGION) = (c.name for c in CLAIMS)
-CONTROLS = (
-    Control("forced stop of round T counted as a token", FORMULA),
-    Control("D left out", SPLIT),
-    Control("b = -10 keeps the signs", SIGN),
-    Control("a graded verifier keeps the signs (verifier built to lie in the region)", SIGN),
-    Control("the region on the other side of V_(t+1) - c (same verifier)", REGION),
-    Control("GRPO with the baseline b = 1/2", GRPO),
-)
-
 by_length = partial(reinforce, aggregation="sequence_mean")
 
 
-class Setting(NamedTuple):
-    """What check and control share."""
+class Push(NamedTuple):
+    """n_t times the push per visit, in two parts, f[Q, A^t, A] by round."""
 
-    instance: Instance
-    traj: Trajectories
-    logp: jax.Array  # f[B, S]
-    tables: Tables
-    visitation: Visitation
-    slope: jax.Array  # f[Q, H_d, A]: pi_stop pi_res by the decider's context
-    baseline: jax.Array  # f[Q]: b, one a prompt, in [0, 1]
-    gradient: jax.Array  # f[Q, H_d, A]: on the STOP logits, at that baseline
+    plain: list[jax.Array]  # r - V_(t+1) + c: that of T8
+    tilt: list[jax.Array]  # D
 
-
-def _reward(instance: Instance, traj: Trajectories, baseline_Q: jax.Array) -> jax.Array:
-    """R - b, f[B]."""
-    return traj.reward - baseline_Q[traj.prompt[:, 0]]
-
-
-def _stop_gradient(
-    instance: Instance, traj: Trajectories, objective: Objective = by_length, baseline_Q: jax.Array | None = None
-) -> jax.Array:
-    """f[Q, H_d, A]: of the objective with R - b for R, on the STOP logits."""
-    if baseline_Q is not None:
-        traj = traj.replace(reward=_reward(instance, traj, baseline_Q))
-    return component_gradients(instance.policy, instance.params, traj, objective).decision["decide"][..., STOP]
-
-
-def prepare(instance: Instance) -> Setting:
-    """The exact law and the gradient at a random baseline."""
-    process = instance.process
-    traj, logp = enumerated(instance)
-    tables = process.tables(logp)
-    stop = jnp.exp(by_decider(process, tables.log_stop))
-    baseline = jax.random.uniform(instance.key, (process.num_prompts,))
-    gradient = _stop_gradient(instance, traj, baseline_Q=baseline)
-    visitation = process.visitation(tables)
-    return Setting(instance, traj, logp, tables, visitation, stop * (1.0 - stop), baseline, gradient)
+    def total(self) -> list[jax.Array]:
+        """Both."""
+        return [x + d for x, d in zip(self.plain, self.tilt, strict=True)]
 
 
 def _lengths(process: DecisionSamplingProcess, forced: int = 0) -> list[int]:
@@ -96,183 +49,138 @@ def _by_round(process: DecisionSamplingProcess, values: list[float]) -> jax.Arra
     return process.join(tuple(jnp.full((Q, A**t, A), float(v)) for t, v in enumerate(values)))
 
 
-def _ahead(setting: Setting, process: DecisionSamplingProcess, payoff_B: jax.Array, t: int) -> jax.Array:
-    """f[Q, A^t, A]: E[payoff | RESAMPLE at round t + 1 in (h, y)]."""
-    return process.values(setting.tables, payoff_B).V[t + 1].reshape(setting.visitation.answer[t].shape)
+class Setting(instances.Setting):
+    """The gradient on the STOP logits at a random baseline, and what it should be."""
+
+    def __init__(self, instance: Instance):
+        super().__init__(instance)
+        stop = jnp.exp(by_decider(self.process, self.tables.log_stop))
+        self.slope = stop * (1.0 - stop)  # f[Q, H_d, A]: pi_stop pi_res by the decider's context
+        self.b = jax.random.uniform(instance.key, (self.process.num_prompts,))  # f[Q], in [0, 1]
+        self.gradient = self.on_stop(self.b)  # f[Q, H_d, A]
+        self.push = self.pushes(self.process, self.b, self.traj.reward)
+
+    def excess(self, reward_B: jax.Array, baseline_Q: jax.Array) -> jax.Array:
+        """R - b, f[B]."""
+        return reward_B - baseline_Q[self.traj.prompt[:, 0]]
+
+    def constant(self, value: float) -> jax.Array:
+        """f[Q]: the same baseline for all prompts."""
+        return jnp.full_like(self.b, value)
+
+    def on_stop(
+        self,
+        baseline_Q: jax.Array | None = None,
+        objective: Objective = by_length,
+        reward_B: jax.Array | None = None,
+    ) -> jax.Array:
+        """f[Q, H_d, A]: the library's gradient with R - b for R, on the STOP logits."""
+        reward = self.traj.reward if reward_B is None else reward_B
+        traj = self.traj.replace(reward=reward if baseline_Q is None else self.excess(reward, baseline_Q))
+        return component_gradients(self.policy, self.params, traj, objective).decision["decide"][..., STOP]
+
+    def ahead(self, process: DecisionSamplingProcess, payoff_B: jax.Array, t: int) -> jax.Array:
+        """f[Q, A^t, A]: E[payoff | RESAMPLE at round t + 1 in (h, y)]."""
+        return process.values(self.tables, payoff_B).V[t + 1].reshape(self.visitation.answer[t].shape)
+
+    def summed(self, pushes: list[jax.Array]) -> jax.Array:
+        """f[Q, H_d, A]: the gradient on the STOP logits from the push per visit of each round, [Q, A^t, A]."""
+        visited = [self.visitation.answer[t] * push for t, push in enumerate(pushes)]
+        return self.slope * by_context(self.process, visited)
+
+    def per_visit(self, gradient: jax.Array) -> jax.Array:
+        """f[Q, H_d, A]: the gradient over rho pi_stop pi_res."""
+        return gradient / self.summed([jnp.ones_like(x) for x in self.visitation.answer[:-1]])
+
+    def direct(self, baseline_Q: jax.Array, forced: int = 0) -> jax.Array:
+        """The first closed form: what stopping pays per token, less what going on pays."""
+        process, n = self.process, _lengths(self.process, forced)
+        payoff = self.excess(self.traj.reward, baseline_Q) / _by_round(process, [float(x) for x in n])
+        own = process.reward_table[:, None, :] - baseline_Q[:, None, None]
+        rounds = range(process.rounds - 1)
+        return self.summed([(own - process.cost * t) / n[t] - self.ahead(process, payoff, t) for t in rounds])
+
+    def pushes(self, process: DecisionSamplingProcess, baseline_Q: jax.Array, reward_B: jax.Array) -> Push:
+        """Both parts for a process with the policy of the setting; `reward_B` is its return."""
+        n, r = _lengths(process), process.reward_table[:, None, :]
+        excess = self.excess(reward_B, baseline_Q)
+        plain, tilt = [], []
+        for t in range(process.rounds - 1):
+            # The library's V counts costs already paid: r - c t stands for R if the decider stops.
+            plain.append(r - process.cost * t - self.ahead(process, reward_B, t))
+            tilt.append(self.ahead(process, excess * _by_round(process, [1 - n[t] / m for m in n]), t))
+        return Push(plain, tilt)
+
+    def divided(self, parts: list[jax.Array]) -> jax.Array:
+        """The gradient on the STOP logits from n_t times the push per visit."""
+        n = _lengths(self.process)
+        return self.summed([x / n[t] for t, x in enumerate(parts)])
+
+    def signed(self, *gradients: jax.Array) -> jax.Array:
+        """Least push per visit in the right direction, STOP up iff the answer is right."""
+        right = self.process.reward_table[:, None, :] > 0.5
+        pushes = [self.per_visit(gradient) for gradient in gradients]
+        return jnp.min(jnp.stack([jnp.where(right, push, -push) for push in pushes]))
+
+    @cached_property
+    def at_ends(self) -> tuple[jax.Array, jax.Array]:
+        """The gradient at b = 0 and b = 1."""
+        return self.on_stop(self.constant(0.0)), self.on_stop(self.constant(1.0))
+
+    def grpo_gap(self, baseline_Q: jax.Array | None = None) -> jax.Array:
+        """Distance of token-mean GRPO from c_G(p) times the gradient at a baseline, b = p by default."""
+        p = self.values.V[0][:, 0]
+        direct = self.direct(p if baseline_Q is None else baseline_Q)
+        grouped = self.on_stop(objective=partial(grpo, group_size=GROUP, epsilon=0.0))
+        return gap(grouped, factor(p, GROUP)[:, None, None] * direct)
+
+    @cached_property
+    def inside(self) -> Inside:
+        """With the first answer of the first prompt graded so that its sign must flip in round 1 (b = c = 0).
+
+        Pushes are affine in the grade g of that answer and grow with it. At b = c = 0 the push of T8 crosses 0 at a g
+        in [0, 1], where the other one is D > 0; so that one crosses 0 at a smaller g, and both disagree in between.
+        """
+        zero = self.constant(0.0)
+
+        def graded(g: jax.Array | float) -> DecisionSamplingProcess:
+            return self.process.replace(reward_table=self.process.reward_table.at[0, 0].set(g))
+
+        def push(g: float) -> jax.Array:
+            at = graded(g)
+            found = self.pushes(at, zero, at.support().reward)
+            return jnp.stack([found.plain[0][0, 0, 0], found.total()[0][0, 0, 0]])
+
+        low, high = push(0.0), push(1.0)
+        built = graded(jnp.mean(-low / (high - low)))
+        paid = built.support().reward
+        push_there = self.pushes(built, zero, paid)
+        return Inside(push_there, self.on_stop(objective=reinforce, reward_B=paid), self.on_stop(reward_B=paid))
 
 
-def _context_sum(setting: Setting, pushes: list[jax.Array]) -> jax.Array:
-    """f[Q, H_d, A]: the gradient on the STOP logits from the push per visit of each round, [Q, A^t, A]."""
-    joined = jnp.concatenate([setting.visitation.answer[t] * push for t, push in enumerate(pushes)], axis=1)
-    if setting.instance.shape.history == "none":
-        joined = jnp.sum(joined, axis=1, keepdims=True)
-    return setting.slope * joined
+class Inside(NamedTuple):
+    """A verifier that lies in the region of opposite signs, and the gradients there."""
+
+    push: Push
+    of_reward: jax.Array
+    of_length: jax.Array
 
 
-def _per_visit(setting: Setting, gradient: jax.Array) -> jax.Array:
-    """f[Q, H_d, A]: the gradient over rho pi_stop pi_res."""
-    return gradient / _context_sum(setting, [jnp.ones_like(x) for x in setting.visitation.answer[:-1]])
-
-
-def _direct(setting: Setting, baseline_Q: jax.Array, forced: int = 0) -> jax.Array:
-    """The first closed form: what stopping pays per token, less what going on pays."""
-    process = setting.instance.process
-    n = _lengths(process, forced)
-    payoff = _reward(setting.instance, setting.traj, baseline_Q) / _by_round(process, [float(x) for x in n])
-    own = process.reward_table[:, None, :] - baseline_Q[:, None, None]
-    rounds = range(process.rounds - 1)
-    return _context_sum(
-        setting, [(own - process.cost * t) / n[t] - _ahead(setting, process, payoff, t) for t in rounds]
-    )
-
-
-class Push(NamedTuple):
-    """n_t times the push per visit, in two parts, f[Q, A^t, A] by round."""
-
-    plain: list[jax.Array]  # r - V_(t+1) + c: that of T8
-    tilt: list[jax.Array]  # D
-
-
-def _pushes(setting: Setting, process: DecisionSamplingProcess, baseline_Q: jax.Array, reward_B: jax.Array) -> Push:
-    """Both parts for a process with the policy of the setting; `reward_B` is its return."""
-    n, r = _lengths(process), process.reward_table[:, None, :]
-    excess = reward_B - baseline_Q[setting.traj.prompt[:, 0]]
-    plain, tilt = [], []
-    for t in range(process.rounds - 1):
-        # The library's V counts costs already paid: r - c t stands for R if the decider stops.
-        plain.append(r - process.cost * t - _ahead(setting, process, reward_B, t))
-        tilt.append(_ahead(setting, process, excess * _by_round(process, [1 - n[t] / m for m in n]), t))
-    return Push(plain, tilt)
-
-
-def _divided(setting: Setting, parts: list[jax.Array]) -> jax.Array:
-    """The gradient on the STOP logits from n_t times the push per visit."""
-    n = _lengths(setting.instance.process)
-    return _context_sum(setting, [x / n[t] for t, x in enumerate(parts)])
-
-
-def _signed(setting: Setting, gradient: jax.Array) -> jax.Array:
-    """Push per visit, positive where it goes the right way (STOP up iff right)."""
-    push = _per_visit(setting, gradient)
-    return jnp.where(setting.instance.process.reward_table[:, None, :] > 0.5, push, -push)
-
-
-def _misplaced(measured: jax.Array, plain: jax.Array, tilt: jax.Array) -> jax.Array:
+def _misplaced(measured: jax.Array, push: Push, side: float = 1.0) -> jax.Array:
     """How deep an answer lies on the wrong side of the region's edges.
 
     Args:
       measured: bool, whether the sign differs from that of T8.
-      plain: r - (V - c), the distance from one edge.
-      tilt: D; the other edge is V - c - D, at distance plain + tilt.
+      push: plain is r - (V - c), the distance from one edge; the other one is V - c - D, at distance plain + tilt.
+      side: of V - c on which the region is said to be.
     """
+    plain, tilt = jnp.concatenate(push.plain, axis=1), side * jnp.concatenate(push.tilt, axis=1)
     inside = plain * (plain + tilt) < 0
     return jnp.max(jnp.where(measured != inside, jnp.minimum(jnp.abs(plain), jnp.abs(plain + tilt)), 0.0))
 
 
-def _joined(parts: list[jax.Array]) -> jax.Array:
-    return jnp.concatenate(parts, axis=1)
-
-
-def check(setting: Setting) -> dict[str, Measured]:
-    """Coefficients, both closed forms, signs for binary verifiers, the region for graded ones."""
-    instance, traj, logp, _, _, _, b, gradient = setting
-    process, shape = instance.process, instance.shape
-    lengths = _by_round(process, [float(x) for x in _lengths(process)])
-    excess = _reward(instance, traj, b)
-    c = coefficients(by_length, logp, traj.replace(reward=excess)) / traj.weight[:, None]
-    stated = jnp.where(traj.mask, (excess / lengths)[:, None], 0.0)
-    plain, tilt = _pushes(setting, process, b, traj.reward)
-    total = [x + d for x, d in zip(plain, tilt, strict=True)]
-    measured = {
-        COEFFICIENT: Measured(gap(c, stated)),
-        FORMULA: Measured(gap(gradient, _direct(setting, b))),
-        SPLIT: Measured(gap(gradient, _divided(setting, total))),
-    }
-    if shape.history == "full":
-        reward_gradient = _stop_gradient(instance, traj, reinforce)
-        differs = reward_gradient * gradient < 0
-        measured[REGION] = Measured(_misplaced(differs, _joined(plain), _joined(tilt)))
-    if shape.cost:
-        return measured
-    at = {value: _stop_gradient(instance, traj, baseline_Q=jnp.full_like(b, value)) for value in (0.0, 1.0)}
-    if shape.graded:
-        unit = _divided(setting, [jnp.ones_like(x) for x in plain])
-        own = _divided(setting, plain)
-        margin = jnp.min(jnp.minimum((at[0.0] - own) / unit, (own - at[1.0]) / unit))
-        measured[TILT] = Measured(shortfall(margin), margin)
-        return measured
-    margin = jnp.min(jnp.stack([_signed(setting, g) for g in (*at.values(), gradient)]))
-    p = process.values(setting.tables, traj.reward).V[0][:, 0]
-    grouped = _stop_gradient(instance, traj, partial(grpo, group_size=GROUP, epsilon=0.0))
-    measured[SIGN] = Measured(shortfall(margin), margin)
-    measured[GRPO] = Measured(gap(grouped, factor(p, GROUP)[:, None, None] * _direct(setting, p)))
-    return measured
-
-
-def _inside_the_region(setting: Setting) -> DecisionSamplingProcess:
-    """The process with the first answer of the first prompt graded so that its sign must flip in round 1 (b = c = 0).
-
-    Pushes are affine in the grade g of that answer and grow with it. At b = c = 0 the push of T8 crosses 0 at a g in
-    [0, 1], where the other one is D > 0; so that one crosses 0 at a smaller g, and both disagree in between.
-    """
-    process, zero = setting.instance.process, jnp.zeros_like(setting.baseline)
-
-    def graded(g: jax.Array | float) -> DecisionSamplingProcess:
-        return process.replace(reward_table=process.reward_table.at[0, 0].set(g))
-
-    def push(g: float) -> jax.Array:
-        at = graded(g)
-        plain, tilt = _pushes(setting, at, zero, at.support().reward)
-        return jnp.stack([plain[0][0, 0, 0], plain[0][0, 0, 0] + tilt[0][0, 0, 0]])
-
-    low, high = push(0.0), push(1.0)
-    return graded(jnp.mean(-low / (high - low)))
-
-
-def control(setting: Setting) -> dict[str, jax.Array]:
-    """A token too many, a part forgotten, baselines and verifiers for which signs do flip."""
-    instance, traj, _, _, _, _, b, gradient = setting
-    process, shape = instance.process, instance.shape
-    if not shape.saturated:  # nothing keeps a network from being almost certain, and then wrong variants are small
-        return {}
-    plain, _ = _pushes(setting, process, b, traj.reward)
-    errors = {
-        CONTROLS[0].name: gap(gradient, _direct(setting, b, forced=1)),
-        CONTROLS[1].name: gap(gradient, _divided(setting, plain)),
-    }
-    if shape.cost:
-        return errors
-    if not shape.graded:
-        outside = _stop_gradient(instance, traj, baseline_Q=jnp.full_like(b, OUTSIDE))
-        errors[CONTROLS[2].name] = shortfall(jnp.min(_signed(setting, outside)))
-        p = process.values(setting.tables, traj.reward).V[0][:, 0]
-        grouped = _stop_gradient(instance, traj, partial(grpo, group_size=GROUP, epsilon=0.0))
-        half = factor(p, GROUP)[:, None, None] * _direct(setting, jnp.full_like(p, 0.5))
-        errors[CONTROLS[5].name] = gap(grouped, half)
-        return errors
-    if shape.history == "none":
-        return errors
-    built = _inside_the_region(setting)
-    paid = traj.replace(reward=built.support().reward)
-    reward_gradient = _stop_gradient(instance, paid, reinforce)
-    divided = _stop_gradient(instance, paid)
-    aligned = _per_visit(setting, jnp.where(reward_gradient > 0, divided, -divided))
-    plain, tilt = _pushes(setting, built, jnp.zeros_like(b), paid.reward)
-    errors[CONTROLS[3].name] = shortfall(jnp.min(aligned))
-    errors[CONTROLS[4].name] = _misplaced(reward_gradient * divided < 0, _joined(plain), -_joined(tilt))
-    return errors
-
-
 THEOREM = Theorem(
-    id="T13",
-    title="Dividing by the response length tilts pi_d",
-    statement="(R-b)/|w|: binary, b in [0, 1]: every sign of T8, not its size; graded: STOP iff r > V_(t+1) - c - D",
-    provenance="[N]",
-    assumptions=(
-        "saturated decider; |w| = loss tokens: the forced stop of round T has none",
-        "b is one constant a prompt; signs: binary verifier, c = 0, 0 <= b <= 1, visited state, 0 < V_(t+1) < 1",
-        "the region: history full, so that one logit serves one round",
-    ),
+    STATEMENTS["T13"],
     shapes=(
         Shape(rounds=4, length=1, vocabulary=4, history="none"),
         Shape(rounds=3, length=2, vocabulary=2, graded=True),
@@ -283,16 +191,70 @@ THEOREM = Theorem(
         Shape(rounds=2, length=5, vocabulary=2, history="none", graded=True, cost=True),
         Shape(rounds=2, length=6, vocabulary=2, history="none", shared=4),
     ),
-    claims=CLAIMS,
-    controls=CONTROLS,
-    proof=(
-        "T2 and T8 for the payoff (R - b)/n_tau: n_t times the push is r - V_next + c + D. Binary: stopping right "
-        "pays (1-b)/n_t, going on at most (1-b)/n_(t+1); stopping wrong pays -b/n_t, going on at least -b/n_(t+1); "
-        "n grows with t. Graded: the push of T8 and this one differ in sign iff r lies between their zeros."
-    ),
     requires=(RESAMPLES, MIXED_IF_BINARY),
     draw=draw_with_free_decider,
-    prepare=prepare,
-    check=check,
-    control=control,
+    prepare=Setting,
+    telling=lambda shape: shape.saturated,
 )
+everywhere = THEOREM.on()
+binary = THEOREM.on(lambda shape: not shape.graded and not shape.cost)
+graded = THEOREM.on(lambda shape: shape.graded and not shape.cost)
+graded_full = THEOREM.on(lambda shape: shape.graded and not shape.cost and shape.history == "full")
+
+
+@everywhere.equation("the coefficient of every token is (R - b) / n_tau, n_tau = tau (L+1) - 1[tau = T]")
+def _coefficient(s: Setting) -> jax.Array:
+    excess = s.excess(s.traj.reward, s.b)
+    c = coefficients(by_length, s.logp, s.traj.replace(reward=excess)) / s.traj.weight[:, None]
+    lengths = _by_round(s.process, [float(x) for x in _lengths(s.process)])
+    return gap(c, jnp.where(s.traj.mask, (excess / lengths)[:, None], 0.0))
+
+
+_formula = everywhere.equation(
+    "gradient on logit_STOP = sum of rho pi_stop pi_res ((R_stop - b)/n_t - E[(R - b)/n_tau | RESAMPLE])",
+    lambda s: gap(s.gradient, s.direct(s.b)),
+)
+_split = everywhere.equation(
+    "= sum of rho pi_stop pi_res (r - V_(t+1) + c + D) / n_t, D = E[(R - b)(1 - n_t/n_tau) | RESAMPLE]",
+    lambda s: gap(s.gradient, s.divided(s.push.total())),
+)
+# Per visit: the gradient, exact to SUM/100 of its visits, over rho pi_stop pi_res.
+_sign = binary.inequality(
+    "binary, c = 0, b in [0, 1]: STOP pushed up iff the answer is right",
+    lambda s: s.signed(*s.at_ends, s.gradient),
+    strict=True,
+)
+_grpo = binary.equation("binary, c = 0: token-mean GRPO is c_G(p) times this with b = p", lambda s: s.grpo_gap())
+
+
+@graded.inequality("c = 0: b = 0 tilts every decision to STOP, b = 1 to RESAMPLE", strict=True)
+def _tilts(s: Setting) -> jax.Array:
+    own, unit = s.divided(s.push.plain), s.divided([jnp.ones_like(x) for x in s.push.plain])
+    return jnp.min(jnp.minimum((s.at_ends[0] - own) / unit, (own - s.at_ends[1]) / unit))
+
+
+# Distance from the edge of the region to an answer on the wrong side of it; pushes per visit, as above.
+_region = THEOREM.on(lambda shape: shape.history == "full").equation(
+    "the sign differs from that of T8 iff r lies between V_(t+1) - c and V_(t+1) - c - D",
+    lambda s: _misplaced(s.on_stop(objective=reinforce) * s.gradient < 0, s.push),
+)
+
+everywhere.control(
+    "forced stop of round T counted as a token", _formula, lambda s: gap(s.gradient, s.direct(s.b, forced=1))
+)
+everywhere.control("D left out", _split, lambda s: gap(s.gradient, s.divided(s.push.plain)))
+binary.control("b = -10 keeps the signs", _sign, lambda s: shortfall(s.signed(s.on_stop(s.constant(OUTSIDE)))))
+
+
+@graded_full.control("a graded verifier keeps the signs (verifier built to lie in the region)", _sign)
+def _keeps(s: Setting) -> jax.Array:
+    aligned = jnp.where(s.inside.of_reward > 0, s.inside.of_length, -s.inside.of_length)
+    return shortfall(jnp.min(s.per_visit(aligned)))
+
+
+graded_full.control(
+    "the region on the other side of V_(t+1) - c (same verifier)",
+    _region,
+    lambda s: _misplaced(s.inside.of_reward * s.inside.of_length < 0, s.inside.push, side=-1.0),
+)
+binary.control("GRPO with the baseline b = 1/2", _grpo, lambda s: s.grpo_gap(s.constant(0.5)))

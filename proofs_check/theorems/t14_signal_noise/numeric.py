@@ -25,40 +25,11 @@ from dsjax.trajectories import Trajectories
 from proofs_check import instances
 from proofs_check.closed_forms import context_counts
 from proofs_check.instances import Instance, Shape, Traced
-from proofs_check.numerics import ENERGY, gap, shortfall
+from proofs_check.numerics import ENERGY, gap
 from proofs_check.requirements import MIXED_IF_BINARY, RESAMPLES, Requirement
-from proofs_check.theorem import Claim, Control, Measured, Theorem
+from proofs_check.statement import STATEMENTS
+from proofs_check.theorem import Theorem
 from proofs_check.theorems.t04_length_invariance.numeric import SHORT
-
-# A second moment is an average of energies, all >= 0: it has the relative accuracy of an energy.
-CLAIMS = (
-    Claim("w = 1: M_c = rank F_c, the number of free directions", ENERGY),
-    Claim("min w^2 rank F_c <= M_c <= max w^2 rank F_c", ENERGY),
-    Claim("binary, c = 0: S_c/M_c <= max(J/(1-J), (1-J)/J) / rank F_c", ENERGY),
-    Claim("position-wise: S_c and M_c from Pearson's statistic of the counts, w = R - J", ENERGY),
-    Claim("position-wise: the same for w = R", ENERGY),
-    Claim("one softmax a context and round: M_c = sum_x sum_v (1 - pi(v|x)) E[w^2 | x, v]", ENERGY),
-    Claim("one coefficient a token: the same with E[k^2 | x, v]", ENERGY),
-    Claim("tokens that the decider does not read: |M_s - L (V-1) E[tau w^2]/E[tau]| <= const sqrt(L)", ENERGY),
-    Claim("m filler tokens: M_s grows by m (V-1) E[tau w^2]/E[tau]; S_s, S_d, M_d as before", ENERGY),
-    Claim("crossing: at L* both ratios S_c/M_c agree", ENERGY),
-    Claim("S_d/M_d > S_s/M_s iff L > L*", ENERGY),
-    Claim("constant baseline: M_c(b) = M_c(b*) + rank F_c (b - b*)^2, b*_c = E[R z_c]/rank F_c", ENERGY),
-    Claim("G trajectories, leave-one-out: G noise = M_c - S_c + (Var(R) rank F_c + S_c)/(G-1)", ENERGY),
-    Claim("G trajectories, group mean: (G-1)/G of the gradient, so the same ratio", ENERGY),
-)
-(RANK, BETWEEN, BOUND, MOMENT, RAW, CONTEXTS, TOKENS, ROOT, FILLER, CROSSING, ORDER, BASELINE, GROUP, DR) = (
-    c.name for c in CLAIMS
-)
-CONTROLS = (
-    Control("'~' read as '=': M_c = E[w^2] rank F_c", MOMENT),
-    Control("filler drawn once a trajectory: m (V-1) E[w^2]/E[tau]", FILLER),
-    Control("a decider that can read the filler, with the same law", FILLER),
-    Control("E[w^2 | x, v] averaged under pi instead of 1 - pi", CONTEXTS),
-    Control("M_c does not depend on the baseline", BASELINE),
-    Control("leave-one-out baseline as good as J: noise (M_c - S_c)/G", GROUP),
-    Control("members of a group taken as independent: S_c/(G-1) left out", GROUP),
-)
 
 # Gradients of pi_d are exact to ~1e-16, so a signal of 1e-10 (a gradient of 1e-5) to ~1e-11 of itself.
 LEAST_SIGNAL = 1e-10
@@ -80,6 +51,11 @@ class Lengthening:
         return self.reads >= 0
 
     @property
+    def saturated(self) -> bool:
+        """Whether it has the tables of its shape."""
+        return self.base.saturated and not self.positionwise
+
+    @property
     def share(self) -> float:
         """See `Shape.share`."""
         return self.base.share
@@ -97,18 +73,6 @@ class Lengthened(struct.PyTreeNode):
     instance: Instance
     filler_logits: jax.Array  # f[Q, max(m, 1), V]
     sizes: Lengthening = struct.field(pytree_node=False)
-
-
-class Setting(NamedTuple):
-    """What check and control share."""
-
-    lengthened: Lengthened
-    traj: Trajectories
-    payoffs: jax.Array  # f[4, B]: w = R - J, w = R, w = 1, w = R - FAR
-    measured: SignalNoise  # of those payoffs: fields f[4]
-    ranks: tuple[int | jax.Array, int | jax.Array]  # (rank F_s, rank F_d)
-    longer: SignalNoise | None = None  # with filler, w = R - J
-    groups: tuple[tuple[jax.Array, jax.Array], ...] = ()  # (M_s, M_d) of groups: leave-one-out, group mean
 
 
 def draw(key: jax.Array, sizes: Lengthening, process: DecisionSamplingProcess | None = None) -> Lengthened:
@@ -155,18 +119,6 @@ def measure(policy: Policy, params: Params, traj: Trajectories, payoffs_KxB: jax
 def centred(traj: Trajectories) -> jax.Array:
     """w = R - J."""
     return advantage("batch_mean", traj.reward, traj)
-
-
-def prepare(lengthened: Lengthened) -> Setting:
-    """The exact law and what the library measures on it, on its lengthened version and on its groups."""
-    instance, sizes = lengthened.instance, lengthened.sizes
-    traj = instance.process.enumerate_trajectories(instance.policy, instance.params)
-    payoffs = jnp.stack([centred(traj), traj.reward, jnp.ones_like(traj.reward), traj.reward - FAR])
-    measured = measure(instance.policy, instance.params, traj, payoffs)
-    longer = _longer(lengthened, sizes.reads) if sizes.positionwise else None
-    baselines = [partial(reinforce, baseline=name) for name in ("leave_one_out", "batch_mean")]
-    groups = group_moments(instance.policy, instance.params, traj, baselines, sizes.group) if sizes.group else ()
-    return Setting(lengthened, traj, payoffs, measured, ranks(sizes, measured), longer, groups)
 
 
 def lengthen(
@@ -259,6 +211,11 @@ class Moments(NamedTuple):
     moment_d: jax.Array
     per_visit: jax.Array  # sum_q E_q[tau w^2]/E_q[tau]: a filler token adds (V - 1) of these to M_s
 
+    @property
+    def four(self) -> tuple[jax.Array, ...]:
+        """(S_s, S_d, M_s, M_d)."""
+        return self.signal_s, self.signal_d, jnp.sum(self.moments_s), self.moment_d
+
 
 def moments(e: Exact, b: jax.Array | float) -> Moments:
     """S_c = sum g^2/(n pi), M_c = E[w^2 z_c], from the counts."""
@@ -331,17 +288,7 @@ def group_noise(
     return (moment - signal + (variance * rank + signal) / (size - 1)) / size
 
 
-def _between(
-    payoffs: jax.Array, found: tuple[jax.Array, jax.Array], rank: tuple[int | jax.Array, int | jax.Array]
-) -> Measured:
-    """min w^2 rank <= M_c <= max w^2 rank, for both components."""
-    low, high = jnp.min(payoffs**2), jnp.max(payoffs**2)
-    sides = [side for M, r in zip(found, rank, strict=True) for side in (M - low * r, high * r - M)]
-    margin = jnp.min(jnp.stack(sides))
-    return Measured(shortfall(margin), margin)
-
-
-def _of_contexts(process: DecisionSamplingProcess, law: jax.Array, squares: Params, *, mirror: bool = False) -> Params:
+def of_contexts(process: DecisionSamplingProcess, law: jax.Array, squares: Params, *, mirror: bool = False) -> Params:
     """(M_s, M_d) as sum_x sum_v (1 - pi(v|x)) E[w^2 | x, v]; `squares`: expected sum of w^2 over the draws (x, v)."""
 
     def total(n: jax.Array, n_square: jax.Array) -> jax.Array:
@@ -352,172 +299,38 @@ def _of_contexts(process: DecisionSamplingProcess, law: jax.Array, squares: Para
     return total(counts["sample"], squares["sample"]), total(counts["decide"], squares["decide"])
 
 
-def _causal_objective(advantage_BxS: jax.Array) -> Objective:
-    """A user's own objective, one coefficient a token: that token's causal advantage."""
+class Setting(instances.Setting):
+    """What the library measures on the exact law, on that with filler, and on groups."""
 
-    def objective(logp_BxS: jax.Array, traj: Trajectories) -> SumCount:
-        return aggregate(-advantage_BxS * logp_BxS, traj, "sequence_sum")
+    def __init__(self, lengthened: Lengthened):
+        super().__init__(lengthened.instance)
+        self.lengthened, self.sizes = lengthened, lengthened.sizes
+        traj, reward = self.traj, self.traj.reward
+        self.J = jnp.sum(traj.weight * reward)
+        self.variance = jnp.sum(traj.weight * (reward - self.J) ** 2)
+        self.filler_tokens = self.sizes.filler * (self.shape.vocabulary - 1)  # m (V-1)
+        # w = R - J, w = R, w = 1, w = R - FAR; fields f[4].
+        self.payoffs = jnp.stack([centred(traj), reward, jnp.ones_like(reward), reward - FAR])
+        self.measured = measure(self.policy, self.params, traj, self.payoffs)
+        self.signal = self.measured.signal_sample, self.measured.signal_decision
+        self.moment = self.measured.moment_sample, self.measured.moment_decision
+        self.ranks = ranks(self.sizes, self.measured)
+        # (S_c, M_c, rank F_c) at w = R - J.
+        self.components = [(S[0], M[0], r) for S, M, r in zip(self.signal, self.moment, self.ranks, strict=True)]
+        if self.sizes.positionwise:  # in closed form, for w = R - J and w = R, and with filler, for w = R - J
+            self.exact = exact(self.process, self.params, self.sizes.reads)
+            self.stated, self.raw = moments(self.exact, self.J), moments(self.exact, 0.0)
+            longer, *at = lengthen(self.process, self.params, lengthened.filler_logits, self.sizes.reads)
+            traj = longer.enumerate_trajectories(*at)
+            self.longer = jax.tree.map(lambda x: x[0], measure(*at, traj, centred(traj)[None]))
+        if self.sizes.group:  # (M_s, M_d): leave-one-out, group mean
+            baselines = [partial(reinforce, baseline=name) for name in ("leave_one_out", "batch_mean")]
+            self.groups = group_moments(self.policy, self.params, self.traj, baselines, self.sizes.group)
+            self.group_noise = tuple(M - S for M, (S, _, _) in zip(self.groups[0], self.components, strict=True))
 
-    return objective
-
-
-def _saturated(setting: Setting) -> dict[str, Measured]:
-    """One softmax for each context and round: one coefficient a trajectory and (T = 2) one a token."""
-    instance, traj, law = setting.lengthened.instance, setting.traj, setting.traj.weight
-    process, m = instance.process, setting.measured
-    stated = _of_contexts(process, law, context_counts(process, law * setting.payoffs[0] ** 2))
-    measured = {CONTEXTS: Measured(gap((m.moment_sample[0], m.moment_decision[0]), stated))}
-    if process.rounds != 2:
-        return measured
-    assert traj.old_logp is not None
-    values = process.values(process.tables(traj.old_logp), traj.reward)
-    advantage_BxS = process.token_advantages(values)
-    found = signal_to_noise(instance.policy, instance.params, traj, _causal_objective(advantage_BxS))
-    # Round by round: block t of the token axis holds A^s_t (on its L tokens) and A^d_t; history index 0 is round 1.
-    rows = traj.blocks(advantage_BxS, process.length)
-    first, second = (context_counts(process, law * rows[:, t, 0] ** 2)["sample"] for t in range(2))
-    squares = {
-        "sample": jnp.concatenate([first[:, :1], second[:, 1:]], axis=1),
-        "decide": context_counts(process, law * rows[:, 0, -1] ** 2)["decide"],
-    }
-    tokens = Measured(gap((found.moment_sample, found.moment_decision), _of_contexts(process, law, squares)))
-    return measured | {TOKENS: tokens}
-
-
-def _mean(traj: Trajectories) -> jax.Array:
-    return jnp.sum(traj.weight * traj.reward)
-
-
-def _longer(lengthened: Lengthened, reads: int) -> SignalNoise:
-    """The library's measurement of the lengthened process, w = R - J."""
-    instance = lengthened.instance
-    process, policy, params = lengthen(instance.process, instance.params, lengthened.filler_logits, reads)
-    traj = process.enumerate_trajectories(policy, params)
-    return jax.tree.map(lambda x: x[0], measure(policy, params, traj, centred(traj)[None]))
-
-
-def _four(m: SignalNoise, i: int) -> tuple[jax.Array, ...]:
-    return m.signal_sample[i], m.signal_decision[i], m.moment_sample[i], m.moment_decision[i]
-
-
-def _positionwise(setting: Setting) -> dict[str, Measured]:
-    """Closed forms, filler, crossing, the root bound, and groups."""
-    lengthened, traj, _, m, (rank_s, rank_d), long, _ = setting
-    assert long is not None
-    sizes, process, params = lengthened.sizes, lengthened.instance.process, lengthened.instance.params
-    V, extra, reads = sizes.base.vocabulary, sizes.filler, sizes.reads
-    J = _mean(traj)
-    e = exact(process, params, reads)
-    stated, raw = moments(e, J), moments(e, 0.0)
-
-    def four(x: Moments) -> tuple[jax.Array, ...]:
-        return x.signal_s, x.signal_d, jnp.sum(x.moments_s), x.moment_d
-
-    measured = {MOMENT: Measured(gap(_four(m, 0), four(stated))), RAW: Measured(gap(_four(m, 1), four(raw)))}
-    unread = sizes.base.length - reads
-    if unread > 0:
-        excess = m.moment_sample[0] - jnp.sum(stated.moments_s[:reads]) - unread * (V - 1) * stated.per_visit
-        margin = root_bound(e, J, reads, V) - jnp.abs(excess)
-        measured[ROOT] = Measured(shortfall(margin), margin)
-
-    S_s, S_d, M_s, M_d = _four(m, 0)
-    grown = (long.signal_sample, long.signal_decision, long.moment_sample, long.moment_decision)
-    measured[FILLER] = Measured(gap(grown, (S_s, S_d, M_s + extra * (V - 1) * stated.per_visit, M_d)))
-    # At m* tokens of filler on the measured line through 0 and m. There is no crossing without a signal: what the
-    # decider reads may say nothing about the reward, and S_d then is rounding.
-    m_star = crossing_filler(stated, V)
-    at_star = M_s + m_star * (long.moment_sample - M_s) / extra
-    measured[CROSSING] = Measured(jnp.where(stated.signal_d > LEAST_SIGNAL, gap(S_d * at_star, S_s * M_d), 0.0))
-    margin = (long.ratio_decision - long.ratio_sample) * jnp.sign(extra - m_star)
-    measured[ORDER] = Measured(shortfall(margin), margin)
-
-    # R - b at b = 0, b = J and b = FAR against the parabola whose least value is E[R^2 z] - rank b*^2.
-    square = (e.law * e.reward)[..., None]
-    first = (jnp.sum(square * e.square_s), jnp.sum(square * e.square_d))
-    second = (jnp.sum(raw.moments_s), raw.moment_d)
-    errors = []
-    for r, b_sum, M_0, found in zip((rank_s, rank_d), first, second, (m.moment_sample, m.moment_decision), strict=True):
-        best = b_sum / r
-        errors += [gap(found[i], M_0 - r * best**2 + r * (b - best) ** 2) for i, b in ((0, J), (1, 0.0), (3, FAR))]
-    measured[BASELINE] = Measured(jnp.max(jnp.stack(errors)))
-    return measured | (_groups(setting)[0] if sizes.group else {})
-
-
-def _parabola(setting: Setting) -> jax.Array:
-    """M_c at b = FAR against the parabola through b = 0 and b = J with the rank as its curvature."""
-    m, J, errors = setting.measured, _mean(setting.traj), []
-    for r, M in zip(setting.ranks, (m.moment_sample, m.moment_decision), strict=True):
-        best = (M[1] + r * J**2 - M[0]) / (2.0 * r * J)
-        errors.append(gap(M[3], M[1] - r * best**2 + r * (FAR - best) ** 2))
-    return jnp.max(jnp.stack(errors))
-
-
-def _groups(setting: Setting) -> tuple[dict[str, Measured], dict[str, jax.Array]]:
-    """Groups of G at one prompt, enumerated: (claims, controls)."""
-    _, traj, _, m, rank, _, found = setting
-    G = setting.lengthened.sizes.group
-    variance = jnp.sum(traj.weight * (traj.reward - _mean(traj)) ** 2)
-    S_s, S_d, M_s, M_d = _four(m, 0)
-    noise = tuple(M - S for M, S in zip(found[0], (S_s, S_d), strict=True))
-    pairs = ((S_s, M_s, rank[0]), (S_d, M_d, rank[1]))
-    stated = tuple(group_noise(S, M, variance, r, G) for S, M, r in pairs)
-    scaled = tuple((1 - 1 / G) ** 2 * M for M in found[0])
-    claims = {GROUP: Measured(gap(noise, stated)), DR: Measured(gap(found[1], scaled))}
-    controls = {
-        CONTROLS[5].name: gap(noise, tuple((M - S) / G for S, M, _ in pairs)),
-        CONTROLS[6].name: gap(noise, tuple((M - S + variance * r / (G - 1)) / G for S, M, r in pairs)),
-    }
-    return claims, controls
-
-
-def check(setting: Setting) -> dict[str, Measured]:
-    """What holds for every policy, and the closed forms of position-wise and of saturated ones."""
-    lengthened, traj, payoffs, m, rank, _, _ = setting
-    shape = lengthened.sizes.base
-    measured = {BETWEEN: _between(payoffs[0], (m.moment_sample[0], m.moment_decision[0]), rank)}
-    if shape.network:
-        return measured | {BASELINE: Measured(_parabola(setting))}
-    measured[RANK] = Measured(gap((m.moment_sample[2], m.moment_decision[2]), tuple(map(float, rank))))
-    if not shape.graded and not shape.cost:
-        J = _mean(traj)
-        odds = jnp.maximum(J / (1 - J), (1 - J) / J)
-        ratios = ((m.signal_sample[0], m.moment_sample[0]), (m.signal_decision[0], m.moment_decision[0]))
-        margin = jnp.min(jnp.stack([odds / r - S / M for (S, M), r in zip(ratios, rank, strict=True)]))
-        measured[BOUND] = Measured(shortfall(margin), margin)
-    if lengthened.sizes.positionwise:
-        return measured | _positionwise(setting)
-    if not shape.shared:
-        measured |= _saturated(setting)
-    return measured
-
-
-def control(setting: Setting) -> dict[str, jax.Array]:
-    """Averages taken the wrong way, a decider that grows with the answer, and groups without their own noise."""
-    lengthened, traj, payoffs, m, rank, long, _ = setting
-    sizes, process, params = lengthened.sizes, lengthened.instance.process, lengthened.instance.params
-    if not sizes.positionwise and not sizes.base.saturated:
-        return {}
-    found = (m.moment_sample[0], m.moment_decision[0])
-    square = traj.weight * payoffs[0] ** 2
-    if not sizes.positionwise:
-        wrong = _of_contexts(process, traj.weight, context_counts(process, square), mirror=True)
-        return {CONTROLS[3].name: gap(found, wrong)}
-    assert long is not None
-    V, extra = sizes.base.vocabulary, sizes.filler
-    tau = jnp.sum(traj.sample_mask, -1) / sizes.base.length
-    everything = lengthen(process, params, lengthened.filler_logits, sizes.base.length + extra)
-    nosy = moments(exact(everything[0], everything[2], sizes.base.length + extra), _mean(traj)).moment_d
-    by_prompt = [jax.ops.segment_sum(traj.weight * x, traj.group, traj.num_groups) for x in (payoffs[0] ** 2, tau)]
-    once = jnp.sum(by_prompt[0] / by_prompt[1])
-    errors = {
-        CONTROLS[2].name: gap(long.moment_decision, nosy),
-        CONTROLS[0].name: gap(found, tuple(jnp.sum(square) * r for r in rank)),
-        CONTROLS[1].name: gap(long.moment_sample, m.moment_sample[0] + extra * (V - 1) * once),
-        CONTROLS[4].name: gap(m.moment_sample[3], m.moment_sample[0]),
-    }
-    if sizes.group:
-        errors |= _groups(setting)[1]
-    return errors
+    def four(self, i: int) -> tuple[jax.Array, ...]:
+        """(S_s, S_d, M_s, M_d) at a payoff."""
+        return tuple(x[i] for x in (*self.signal, *self.moment))
 
 
 SMALL_GROUP = 20  # trajectories of which all pairs are enumerated
@@ -537,16 +350,7 @@ def on_process(theorem: Theorem, shape: Shape, process: DecisionSamplingProcess)
 
 
 THEOREM = Theorem(
-    id="T14",
-    title="Only the sampler's signal-to-noise falls with length",
-    statement="M_c = E[w^2 z_c], E[z_c] = rank F_c: L (V-1) for pi_sample, decision contexts for pi_d; S_s/M_s ~ 1/L",
-    provenance="[N]",
-    assumptions=(
-        "position-wise sampler; the number of decision contexts does not depend on L",
-        "one coefficient per trajectory; Fisher metric",
-        "crossing: S_d > 0",
-        "exact 1/L law: tokens that neither verifier nor decider reads; signal bounded by Var(R) (T3)",
-    ),
+    STATEMENTS["T14"],
     shapes=(
         Lengthening(Shape(rounds=2, length=2, vocabulary=2, prompts=2, history="none"), reads=1, filler=1),
         Lengthening(
@@ -560,18 +364,183 @@ THEOREM = Theorem(
         Lengthening(Shape(rounds=2, length=5, vocabulary=2, history="none", graded=True, shared=3)),
         Lengthening(Shape(rounds=2, length=6, vocabulary=2, history="none", shared=3)),
     ),
-    claims=CLAIMS,
-    controls=CONTROLS,
-    proof=(
-        "E[z_c] = tr(F_c^+ E[score score^T]) = tr(F_c^+ F_c) = rank F_c, since scores of different tokens are "
-        "uncorrelated; a softmax drawn n times has z = n/E[n] times Pearson's statistic of its counts. Filler is drawn "
-        "tau times independently of w: E[w^2 tau] (V-1)/E[tau] each, and no signal. In a group the other members are "
-        "independent of a member's score."
-    ),
     draw=draw,
     requires=(RESAMPLES, MIXED_IF_BINARY, VARIED, SHORT),
     on_process=on_process,
-    prepare=prepare,
-    check=check,
-    control=control,
+    tolerance=ENERGY,
+    prepare=Setting,
 )
+
+everywhere = THEOREM.on()
+positionwise = THEOREM.on(lambda sizes: sizes.positionwise)
+saturated = THEOREM.on(lambda sizes: sizes.saturated)
+in_groups = THEOREM.on(lambda sizes: sizes.group > 0)
+
+# A second moment is an average of energies, all >= 0: it has the relative accuracy of an energy.
+THEOREM.on(lambda sizes: not sizes.base.network).equation(
+    "w = 1: M_c = rank F_c, the number of free directions",
+    lambda s: gap(s.four(2)[2:], tuple(map(float, s.ranks))),
+)
+
+
+@everywhere.inequality("min w^2 rank F_c <= M_c <= max w^2 rank F_c")
+def _between(s: Setting) -> jax.Array:
+    square = s.payoffs[0] ** 2
+    low, high = jnp.min(square), jnp.max(square)
+    return jnp.min(jnp.stack([side for _, M, r in s.components for side in (M - low * r, high * r - M)]))
+
+
+@THEOREM.on(lambda sizes: not (sizes.base.network or sizes.base.graded or sizes.base.cost)).inequality(
+    "binary, c = 0: S_c/M_c <= max(J/(1-J), (1-J)/J) / rank F_c"
+)
+def _odds(s: Setting) -> jax.Array:
+    odds = jnp.maximum(s.J / (1 - s.J), (1 - s.J) / s.J)
+    return jnp.min(jnp.stack([odds / r - S / M for S, M, r in s.components]))
+
+
+closed = positionwise.equation(
+    "position-wise: S_c and M_c from Pearson's statistic of the counts, w = R - J",
+    lambda s: gap(s.four(0), s.stated.four),
+)
+positionwise.equation("position-wise: the same for w = R", lambda s: gap(s.four(1), s.raw.four))
+
+
+def _by_context(s: Setting, *, mirror: bool = False) -> jax.Array:
+    law = s.traj.weight
+    squares = context_counts(s.process, law * s.payoffs[0] ** 2)
+    return gap(s.four(0)[2:], of_contexts(s.process, law, squares, mirror=mirror))
+
+
+contexts = saturated.equation(
+    "one softmax a context and round: M_c = sum_x sum_v (1 - pi(v|x)) E[w^2 | x, v]", _by_context
+)
+
+
+@THEOREM.on(lambda sizes: sizes.saturated and sizes.base.rounds == 2).equation(
+    "one coefficient a token: the same with E[k^2 | x, v]"
+)
+def _by_token(s: Setting) -> jax.Array:
+    process, traj, law = s.process, s.traj, s.traj.weight
+    advantage_BxS = process.token_advantages(s.values)
+
+    def causal(logp_BxS: jax.Array, traj: Trajectories) -> SumCount:
+        """A user's own objective, one coefficient a token: that token's causal advantage."""
+        return aggregate(-advantage_BxS * logp_BxS, traj, "sequence_sum")
+
+    found = signal_to_noise(s.policy, s.params, traj, causal)
+    # Round by round: block t of the token axis holds A^s_t (on its L tokens) and A^d_t; history index 0 is round 1.
+    rows = traj.blocks(advantage_BxS, process.length)
+    first, second = (context_counts(process, law * rows[:, t, 0] ** 2)["sample"] for t in range(2))
+    squares = {
+        "sample": jnp.concatenate([first[:, :1], second[:, 1:]], axis=1),
+        "decide": context_counts(process, law * rows[:, 0, -1] ** 2)["decide"],
+    }
+    return gap((found.moment_sample, found.moment_decision), of_contexts(process, law, squares))
+
+
+@THEOREM.on(lambda sizes: sizes.positionwise and sizes.base.length > sizes.reads).inequality(
+    "tokens that the decider does not read: |M_s - L (V-1) E[tau w^2]/E[tau]| <= const sqrt(L)"
+)
+def _root(s: Setting) -> jax.Array:
+    V, reads = s.shape.vocabulary, s.sizes.reads
+    unread = (s.shape.length - reads) * (V - 1) * s.stated.per_visit
+    excess = s.moment[0][0] - jnp.sum(s.stated.moments_s[:reads]) - unread
+    return root_bound(s.exact, s.J, reads, V) - jnp.abs(excess)
+
+
+@positionwise.equation("m filler tokens: M_s grows by m (V-1) E[tau w^2]/E[tau]; S_s, S_d, M_d as before")
+def _filler(s: Setting) -> jax.Array:
+    S_s, S_d, M_s, M_d = s.four(0)
+    m = s.longer
+    grown = (m.signal_sample, m.signal_decision, m.moment_sample, m.moment_decision)
+    return gap(grown, (S_s, S_d, M_s + s.filler_tokens * s.stated.per_visit, M_d))
+
+
+@positionwise.equation("crossing: at L* both ratios S_c/M_c agree")
+def _crossing(s: Setting) -> jax.Array:
+    """At m* tokens of filler on the measured line through 0 and m.
+
+    There is no crossing without a signal: what the decider reads may say nothing about the reward, and S_d then is
+    rounding.
+    """
+    S_s, S_d, M_s, M_d = s.four(0)
+    m_star = crossing_filler(s.stated, s.shape.vocabulary)
+    at_star = M_s + m_star * (s.longer.moment_sample - M_s) / s.sizes.filler
+    return jnp.where(s.stated.signal_d > LEAST_SIGNAL, gap(S_d * at_star, S_s * M_d), 0.0)
+
+
+@positionwise.inequality("S_d/M_d > S_s/M_s iff L > L*")
+def _order(s: Setting) -> jax.Array:
+    further = s.sizes.filler - crossing_filler(s.stated, s.shape.vocabulary)
+    return (s.longer.ratio_decision - s.longer.ratio_sample) * jnp.sign(further)
+
+
+@THEOREM.on(lambda sizes: sizes.positionwise or sizes.base.network).equation(
+    "constant baseline: M_c(b) = M_c(b*) + rank F_c (b - b*)^2, b*_c = E[R z_c]/rank F_c"
+)
+def baseline(s: Setting) -> jax.Array:
+    """R - b against the parabola in b with the rank as its curvature.
+
+    Of a position-wise policy at b = 0, b = J and b = FAR, with E[R^2 z] and E[R z] from the counts; of a network at
+    b = FAR, from its values at 0 and J.
+    """
+    if s.shape.network:
+        zeros = [M[1] for M in s.moment]
+        best = [(M[1] + r * s.J**2 - M[0]) / (2.0 * r * s.J) for r, M in zip(s.ranks, s.moment, strict=True)]
+        places = ((3, FAR),)
+    else:
+        square = (s.exact.law * s.exact.reward)[..., None]
+        first = jnp.sum(square * s.exact.square_s), jnp.sum(square * s.exact.square_d)
+        zeros, best = s.raw.four[2:], [b_sum / r for b_sum, r in zip(first, s.ranks, strict=True)]
+        places = ((0, s.J), (1, 0.0), (3, FAR))
+    errors = [
+        gap(M[i], zero - r * b_star**2 + r * (b - b_star) ** 2)
+        for M, zero, b_star, r in zip(s.moment, zeros, best, s.ranks, strict=True)
+        for i, b in places
+    ]
+    return jnp.max(jnp.stack(errors))
+
+
+group = in_groups.equation(
+    "G trajectories, leave-one-out: G noise = M_c - S_c + (Var(R) rank F_c + S_c)/(G-1)",
+    lambda s: gap(s.group_noise, tuple(group_noise(S, M, s.variance, r, s.sizes.group) for S, M, r in s.components)),
+)
+in_groups.equation(
+    "G trajectories, group mean: (G-1)/G of the gradient, so the same ratio",
+    lambda s: gap(s.groups[1], tuple((1 - 1 / s.sizes.group) ** 2 * M for M in s.groups[0])),
+)
+
+positionwise.control(
+    "'~' read as '=': M_c = E[w^2] rank F_c",
+    closed,
+    lambda s: gap(s.four(0)[2:], tuple(jnp.sum(s.traj.weight * s.payoffs[0] ** 2) * r for r in s.ranks)),
+)
+
+
+@positionwise.control("filler drawn once a trajectory: m (V-1) E[w^2]/E[tau]", _filler)
+def _once(s: Setting) -> jax.Array:
+    traj, tau = s.traj, jnp.sum(s.traj.sample_mask, -1) / s.shape.length
+    by_prompt = [jax.ops.segment_sum(traj.weight * x, traj.group, traj.num_groups) for x in (s.payoffs[0] ** 2, tau)]
+    return gap(s.longer.moment_sample, s.moment[0][0] + s.filler_tokens * jnp.sum(by_prompt[0] / by_prompt[1]))
+
+
+@positionwise.control("a decider that can read the filler, with the same law", _filler)
+def _nosy(s: Setting) -> jax.Array:
+    reads = s.shape.length + s.sizes.filler
+    process, _, params = lengthen(s.process, s.params, s.lengthened.filler_logits, reads)
+    return gap(s.longer.moment_decision, moments(exact(process, params, reads), s.J).moment_d)
+
+
+saturated.control("E[w^2 | x, v] averaged under pi instead of 1 - pi", contexts, lambda s: _by_context(s, mirror=True))
+positionwise.control("M_c does not depend on the baseline", baseline, lambda s: gap(s.moment[0][3], s.moment[0][0]))
+in_groups.control(
+    "leave-one-out baseline as good as J: noise (M_c - S_c)/G",
+    group,
+    lambda s: gap(s.group_noise, tuple((M - S) / s.sizes.group for S, M, _ in s.components)),
+)
+
+
+@in_groups.control("members of a group taken as independent: S_c/(G-1) left out", group)
+def _independent(s: Setting) -> jax.Array:
+    G = s.sizes.group
+    return gap(s.group_noise, tuple((M - S + s.variance * r / (G - 1)) / G for S, M, r in s.components))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import jax
@@ -15,10 +16,12 @@ from dsjax.objectives import grpo, gspo, reinforce
 from dsjax.objectives.ratios import ratio
 from dsjax.policies import Params, Policy, log_probs
 from dsjax.trajectories import Trajectories
-from proofs_check.instances import Instance, Shape, enumerated
-from proofs_check.numerics import SUM, gap, shortfall
+from proofs_check import instances
+from proofs_check.instances import Instance, Shape
+from proofs_check.numerics import gap, shortfall
 from proofs_check.requirements import BINARY, FREE, MIXED, RESAMPLES
-from proofs_check.theorem import Claim, Control, Measured, Theorem
+from proofs_check.statement import STATEMENTS
+from proofs_check.theorem import Theorem
 
 CLIP = 0.2  # eps: ratios are cut to [1 - eps, 1 + eps]
 ROWS = 48  # trajectories that get a step of their own
@@ -30,34 +33,6 @@ STEP = 0.7  # g of the gradient step
 LOG_BOUNDS = (float(np.log1p(-CLIP)), float(np.log1p(CLIP)))  # where a ratio leaves the clip range
 WRONG = " wrong"
 
-CLAIMS = (
-    Claim("any step: -log(1 + x (e^w - 1)) <= log rho <= -log(1 - x (1 - e^-w))", SUM),
-    Claim("so -x (e^w - 1) <= log rho <= x w", SUM),
-    Claim("sign step of size eta: log rho is that bound, with w = 2 eta, for tokens and decisions alike", SUM),
-    Claim("gradient step g A: a decision has 1/rho = 1 - x (1 - exp(-2 g A x))", SUM),
-    Claim("gradient step: a token moves between a decision of its probability at g/2 and one at g", SUM),
-    Claim("gradient step: the decision moves at least as far as any token with x_s <= x_d", SUM),
-    Claim("gradient step: tokens with x_s >= 2 x_d (A > 0: sqrt(2) x_d) move at least as far", SUM),
-    # Yes or no: 0 or 1.
-    Claim("GRPO drops a decision exactly from g* on, and never if pi > 1/(1 + eps) and A > 0", 0.0),
-    Claim("GRPO: no token with x_s <= x_d is dropped before the decision", 0.0),
-    Claim("GRPO: tokens with x_s >= 2 x_d (A > 0: sqrt(2) x_d) are dropped no later", 0.0),
-    Claim("geometric mean over the sequence: a step on pi_d alone moves it by (sum log rho_d)/N, N tokens", SUM),
-    Claim(
-        "GSPO: drops all tokens of a sequence or none, from sum log rho = N log(1 +- eps)",
-        0.0,
-    ),
-)
-(REACH, SIMPLE, SIGN, DECISION, TOKEN, ORDER, FAR, BINDS, FIRST, LAST, DILUTED, GATE) = (c.name for c in CLAIMS)
-CONTROLS = (
-    Control("x = 1 - 1/V for every token", SIGN),
-    Control("|log rho| <= x w in both directions", SIMPLE),
-    Control("a token moves as far as a decision of its probability", DECISION),
-    Control("the decision moves further whatever its probability", ORDER),
-    Control("clip at |log rho| = eps", BINDS),
-    Control("the decision diluted by 1/L", DILUTED),
-)
-
 
 class Moved(NamedTuple):
     """Rows after a step, f[N, S]."""
@@ -66,17 +41,6 @@ class Moved(NamedTuple):
     token: jax.Array  # the coefficient that GRPO still gives it
     geometric: jax.Array  # the coefficient that GSPO does, with the same clip
     mean: jax.Array  # log of the geometric mean
-
-
-class Setting(NamedTuple):
-    """What check and control share. Rows are the trajectories that get a step of their own."""
-
-    instance: Instance
-    traj: Trajectories
-    rows: np.ndarray  # i[N]
-    sign: jax.Array  # f[N]: A = +1 for a right answer, -1 for a wrong one
-    x: jax.Array  # f[N, S]: 1 - pi of the drawn token; 0 outside of the masks
-    moved: dict[str, Moved]  # by the name of the step; empty where the policy is not saturated
 
 
 def reach(x: jax.Array, w: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -130,199 +94,156 @@ def coefficients_after(policy: Policy, params: Params, batch: Trajectories) -> M
     )
 
 
-def _slots(setting: Setting) -> list[int]:
-    """Token positions of the decisions; the last slot is the forced stop."""
-    L = setting.instance.policy.length
-    return list(range(L, setting.x.shape[-1] - 1, L + 1))
+def moves(shape: Shape) -> bool:
+    """Whether the shape's rows are moved by steps of their own: one softmax per context, each visited once."""
+    return shape.saturated and shape.history == "full"
 
 
-def _brackets(setting: Setting, log_bounds: tuple[float, float] = LOG_BOUNDS) -> list[tuple[jax.Array, ...]]:
-    """(step before, step after, whether any step clips) f[N] of the decision in each slot."""
-    found = []
-    for slot in _slots(setting):
-        x = jnp.where(setting.traj.decision_mask[setting.rows][:, slot], setting.x[:, slot], 0.5)
-        g = threshold(x, setting.sign, log_bounds=log_bounds)
-        reached = jnp.isfinite(g)
-        # A decision that no step can clip is tried at a step that moves its logits apart by 40 nats.
-        before = jnp.where(reached, g * (1 - BRACKET), 20.0 / x)
-        found.append((before, jnp.where(reached, g * (1 + BRACKET), before), reached))
-    return found
+class Setting(instances.Setting):
+    """Rows: the trajectories that get a step of their own, with their advantage, and where each step takes them."""
+
+    def __init__(self, instance: Instance):
+        super().__init__(instance)
+        traj, B = self.traj, self.traj.weight.shape[0]
+        self.rows = np.unique(np.linspace(0, B - 1, min(B, ROWS)).astype(int))  # i[N]
+        self.right = traj.reward[self.rows] > 0.5
+        self.sign = jnp.where(self.right, 1.0, -1.0)  # f[N]: A = +1 for a right answer, -1 for a wrong one
+        self.x = jnp.where(traj.mask, -jnp.expm1(self.logp), 0.0)[self.rows]  # f[N, S]: 1 - pi of the drawn token
+        self.mask, self.mask_s, self.mask_d = (
+            mask[self.rows] for mask in (traj.mask, traj.sample_mask, traj.decision_mask)
+        )
+        if moves(self.shape):
+            self.moved = self._moved()  # by the name of the step
+
+    @property
+    def slots(self) -> list[int]:
+        """Token positions of the decisions; the last slot is the forced stop."""
+        L = self.policy.length
+        return list(range(L, self.x.shape[-1] - 1, L + 1))
+
+    def brackets(self, log_bounds: tuple[float, float] = LOG_BOUNDS) -> list[tuple[jax.Array, ...]]:
+        """(step before, step after, whether any step clips) f[N] of the decision in each slot."""
+        found = []
+        for slot in self.slots:
+            x = jnp.where(self.mask_d[:, slot], self.x[:, slot], 0.5)
+            g = threshold(x, self.sign, log_bounds=log_bounds)
+            reached = jnp.isfinite(g)
+            # A decision that no step can clip is tried at a step that moves its logits apart by 40 nats.
+            before = jnp.where(reached, g * (1 - BRACKET), 20.0 / x)
+            found.append((before, jnp.where(reached, g * (1 + BRACKET), before), reached))
+        return found
+
+    def _moved(self) -> dict[str, Moved]:
+        policy, traj, rows = self.policy, self.traj, jnp.asarray(self.rows)
+        same_group = traj.group[rows][:, None] == traj.group[None]
+        partner = jnp.argmax(same_group & ((traj.reward > 0.5)[None] != self.right[:, None]), axis=-1)
+        flat, unravel = ravel_pytree(self.params)
+
+        def direction(row: jax.Array, A: jax.Array) -> tuple[jax.Array, jax.Array]:
+            gradients = ascent(policy, self.params, traj, row, A)
+            return ravel_pytree(gradients.total)[0], ravel_pytree(gradients.decision)[0]
+
+        total, decision = jax.vmap(direction)(rows, self.sign)
+        steps = {"sign": ETA * jnp.sign(total), "gradient": STEP * total, "long": 10 * STEP * total}
+        steps["decision"] = STEP * decision
+        for name, bounds in (("", LOG_BOUNDS), (WRONG, (-CLIP, CLIP))):
+            for slot, (before, after, _) in enumerate(self.brackets(bounds)):
+                steps[f"before{slot}{name}"] = before[:, None] * total
+                steps[f"after{slot}{name}"] = after[:, None] * total
+
+        def one(step: jax.Array, row: jax.Array, other: jax.Array) -> Moved:
+            return coefficients_after(policy, unravel(flat + step), pair_of(traj, row, other))
+
+        every = jax.vmap(jax.vmap(one), in_axes=(0, None, None))(jnp.stack(list(steps.values())), rows, partner)
+        return {name: jax.tree.map(lambda a, i=i: a[i], every) for i, name in enumerate(steps)}
+
+    @cached_property
+    def any_step(self) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """(x, w, log rho) f[B, S] of all tokens, from the parameters to the reference policy, any distance away.
+
+        w: largest less smallest change of the logits of the softmax that the token is drawn from.
+        """
+        policy, traj, reference = self.policy, self.traj, self.instance.reference
+        answers = traj.answers(policy.length)
+        before, after = (policy.log_dists(p, traj.prompt, answers) for p in (self.params, reference))
+        moved = [b - a for a, b in zip(before, after, strict=True)]
+        w_s, w_d = (jnp.max(m, -1) - jnp.min(m, -1) for m in moved)
+        w = jnp.concatenate([w_s, w_d[..., None]], axis=-1).reshape(traj.tokens.shape)
+        x = jnp.where(traj.mask, -jnp.expm1(self.logp), 0.0)
+        return x, w, log_probs(policy, reference, traj) - self.logp
+
+    def sign_gap(self, x: jax.Array) -> jax.Array:
+        """Distance of the sign step's log-ratios from their bound at these 1 - pi."""
+        low, high = reach(x, jnp.asarray(2.0 * ETA))
+        bound = jnp.where(self.sign[:, None] > 0, high, low)
+        return gap(jnp.where(self.mask, self.moved["sign"].log_rho, 0.0), jnp.where(self.mask, bound, 0.0))
+
+    def decision_gap(self, mask: jax.Array) -> jax.Array:
+        """Distance of the gradient step's log-ratios from those of decisions."""
+        decided = decision_log_ratio(self.x, STEP * self.sign[:, None])
+        return gap(jnp.where(mask, self.moved["gradient"].log_rho, 0.0), jnp.where(mask, decided, 0.0))
+
+    @cached_property
+    def far(self) -> jax.Array:
+        """f[N, S]: |log rho| of the gradient step."""
+        return jnp.abs(self.moved["gradient"].log_rho)
+
+    @cached_property
+    def pairs(self) -> tuple[jax.Array, jax.Array]:
+        """bool[N, S_d, S_s]: a decision and a token of the row, (x_s <= x_d, x_s far above x_d)."""
+        both = self.mask_d[:, :, None] & self.mask_s[:, None, :]
+        x_d, x_s = self.x[:, :, None], self.x[:, None, :]
+        far = jnp.where(self.sign > 0, jnp.sqrt(2.0), 2.0)[:, None, None]
+        return both & (x_s <= x_d), both & (x_s >= far * x_d)
+
+    @cached_property
+    def ahead(self) -> jax.Array:
+        """f[N, S_d, S_s]: by how much the gradient step moves the decision further."""
+        return self.far[:, :, None] - self.far[:, None, :]
+
+    def clip_order(self, broken: Callable[..., jax.Array], name: str = "") -> jax.Array:
+        """1 where GRPO breaks a claim at a decision's threshold, else 0; over the decision slots of all rows.
+
+        Args:
+          broken: of (slot, early bool[N, S], late bool[N, S], reached bool[N]): whether a token is dropped just before
+            and just after the decision's threshold, and whether there is one.
+          name: of the steps.
+        """
+        found = []
+        for i, (slot, (_, _, reached)) in enumerate(zip(self.slots, self.brackets(), strict=True)):
+            early, late = (self.moved[f"{when}{i}{name}"].token == 0 for when in ("before", "after"))
+            found.append(broken(slot, early, late, reached))
+        return jnp.max(jnp.stack(found).astype(float))
+
+    def binds(self, name: str = "") -> jax.Array:
+        """1 where the decision is dropped before its threshold, or is not after it."""
+
+        def broken(slot: int, early: jax.Array, late: jax.Array, reached: jax.Array) -> jax.Array:
+            return self.mask_d[:, slot] & (early[:, slot] | (reached & ~late[:, slot]))
+
+        return self.clip_order(broken, name)
+
+    @cached_property
+    def tokens(self) -> jax.Array:
+        """f[N]: N of the sequence, the forced stop of the last round left out."""
+        tau = jnp.sum(self.mask_s, -1) / self.policy.length
+        return self.policy.length * tau + jnp.minimum(tau, self.process.rounds - 1)
+
+    def dilution_gap(self, tokens: jax.Array | float) -> jax.Array:
+        """Distance of the geometric mean after a step on pi_d alone from (sum log rho_d) / tokens."""
+        step = STEP * self.sign[:, None]
+        decided = jnp.where(self.mask_d, decision_log_ratio(self.x, step), 0.0).sum(-1)
+        mean = jnp.where(self.mask, self.moved["decision"].mean, 0.0)
+        return gap(mean, jnp.where(self.mask, 1.0, 0.0) * (decided / tokens)[:, None])
 
 
-def prepare(instance: Instance) -> Setting:
-    """Rows with their advantage, the probability of each of their tokens, and all the steps."""
-    traj, logp = enumerated(instance)
-    B = traj.weight.shape[0]
-    rows = np.unique(np.linspace(0, B - 1, min(B, ROWS)).astype(int))
-    right = traj.reward[rows] > 0.5
-    x = jnp.where(traj.mask, -jnp.expm1(logp), 0.0)[rows]
-    setting = Setting(instance, traj, rows, jnp.where(right, 1.0, -1.0), x, {})
-    shape = instance.shape
-    if not shape.saturated or shape.history == "none":
-        return setting
-
-    policy, params = instance.policy, instance.params
-    opposite = (traj.group[rows][:, None] == traj.group[None]) & ((traj.reward > 0.5)[None] != right[:, None])
-    partner = jnp.argmax(opposite, axis=-1)
-    flat, unravel = ravel_pytree(params)
-
-    def direction(row: jax.Array, A: jax.Array) -> tuple[jax.Array, jax.Array]:
-        gradients = ascent(policy, params, traj, row, A)
-        return ravel_pytree(gradients.total)[0], ravel_pytree(gradients.decision)[0]
-
-    total, decision = jax.vmap(direction)(jnp.asarray(rows), setting.sign)
-    steps = {"sign": ETA * jnp.sign(total), "gradient": STEP * total, "long": 10 * STEP * total}
-    steps["decision"] = STEP * decision
-    for name, bounds in (("", LOG_BOUNDS), (WRONG, (-CLIP, CLIP))):
-        for slot, (before, after, _) in enumerate(_brackets(setting, bounds)):
-            steps[f"before{slot}{name}"], steps[f"after{slot}{name}"] = before[:, None] * total, after[:, None] * total
-
-    def one(step: jax.Array, row: jax.Array, other: jax.Array) -> Moved:
-        return coefficients_after(policy, unravel(flat + step), pair_of(traj, row, other))
-
-    every = jax.vmap(jax.vmap(one), in_axes=(0, None, None))(
-        jnp.stack(list(steps.values())), jnp.asarray(rows), partner
-    )
-    moved = {name: jax.tree.map(lambda a, i=i: a[i], every) for i, name in enumerate(steps)}
-    return setting._replace(moved=moved)
-
-
-def _least(margin: jax.Array, where: jax.Array) -> Measured:
+def _least(margin: jax.Array, where: jax.Array) -> jax.Array:
     """The least margin over the entries that a claim is about; 1 if there is none."""
-    least = jnp.min(jnp.where(where, margin, 1.0))
-    return Measured(shortfall(least), least)
-
-
-def _any_step(setting: Setting) -> dict[str, Measured]:
-    """From the parameters to the reference policy, any distance away: all tokens of all trajectories."""
-    instance, traj = setting.instance, setting.traj
-    L = instance.policy.length
-    assert traj.old_logp is not None
-
-    def ranges(new: Params) -> jax.Array:
-        """f[B, S]: largest less smallest change of the logits of the softmax that each token is drawn from."""
-        before, after = (instance.policy.log_dists(p, traj.prompt, traj.answers(L)) for p in (instance.params, new))
-        moved_s, moved_d = (b - a for a, b in zip(before, after, strict=True))
-        both = [jnp.max(moved, -1) - jnp.min(moved, -1) for moved in (moved_s, moved_d)]
-        return jnp.concatenate([both[0], both[1][..., None]], axis=-1).reshape(traj.tokens.shape)
-
-    w = ranges(instance.reference)
-    x = jnp.where(traj.mask, -jnp.expm1(traj.old_logp), 0.0)
-    log_rho = log_probs(instance.policy, instance.reference, traj) - traj.old_logp
-    low, high = reach(x, w)
-    sides = jnp.minimum(log_rho - low, high - log_rho)
-    simple = jnp.minimum(log_rho + x * jnp.expm1(w), x * w - log_rho)
-    return {REACH: _least(sides, traj.mask), SIMPLE: _least(simple, traj.mask)}
-
-
-def _sign_bound(setting: Setting, x: jax.Array) -> jax.Array:
-    low, high = reach(x, jnp.asarray(2.0 * ETA))
-    return jnp.where(setting.sign[:, None] > 0, high, low)
-
-
-def _pairs(setting: Setting) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """bool[N, S_d, S_s]: (a decision and a token of the row, x_s <= x_d, x_s far above x_d)."""
-    mask_d, mask_s = (m[setting.rows] for m in (setting.traj.decision_mask, setting.traj.sample_mask))
-    both = mask_d[:, :, None] & mask_s[:, None, :]
-    x_d, x_s = setting.x[:, :, None], setting.x[:, None, :]
-    far = jnp.where(setting.sign > 0, jnp.sqrt(2.0), 2.0)[:, None, None]
-    return both, both & (x_s <= x_d), both & (x_s >= far * x_d)
-
-
-def _clip_order(setting: Setting, name: str = "") -> dict[str, jax.Array]:
-    """1 where GRPO breaks a claim at a decision's threshold, else 0; one decision slot of the rows after the other."""
-    mask_d = setting.traj.decision_mask[setting.rows]
-    _, below, above = _pairs(setting)
-    broken: dict[str, list[jax.Array]] = {BINDS: [], FIRST: [], LAST: []}
-    for i, (slot, (_, _, reached)) in enumerate(zip(_slots(setting), _brackets(setting), strict=True)):
-        early = setting.moved[f"before{i}{name}"].token == 0
-        late = setting.moved[f"after{i}{name}"].token == 0
-        broken[BINDS].append(mask_d[:, slot] & (early[:, slot] | (reached & ~late[:, slot])))
-        broken[FIRST].append(jnp.any(below[:, slot] & early & reached[:, None], -1))
-        broken[LAST].append(jnp.any(above[:, slot] & ~late & reached[:, None], -1))
-    return {claim: jnp.max(jnp.stack(x).astype(float)) for claim, x in broken.items()}
-
-
-def _sequence(setting: Setting) -> tuple[dict[str, Measured], dict[str, jax.Array]]:
-    """The geometric mean: (claims, controls)."""
-    traj, rows, sign = setting.traj, setting.rows, setting.sign
-    mask, mask_d = traj.mask[rows], traj.decision_mask[rows]
-    L, T = setting.instance.policy.length, setting.instance.process.rounds
-    tau = jnp.sum(traj.sample_mask[rows], -1) / L
-    N = L * tau + jnp.minimum(tau, T - 1)
-    decided = jnp.where(mask_d, decision_log_ratio(setting.x, STEP * sign[:, None]), 0.0).sum(-1)
-    alone = setting.moved["decision"]
-    errors, edge = [], jnp.where(sign > 0, LOG_BOUNDS[1], LOG_BOUNDS[0])
-    for moved in (alone, setting.moved["long"]):
-        total = jnp.sum(moved.log_rho, -1)
-        dropped = jnp.where(sign > 0, total > N * edge, total < N * edge)
-        errors.append(jnp.max(jnp.where(mask, (moved.geometric == 0) != dropped[:, None], False).astype(float)))
-    mean, drawn = jnp.where(mask, alone.mean, 0.0), jnp.where(mask, 1.0, 0.0)
-    claims = {
-        DILUTED: Measured(gap(mean, drawn * (decided / N)[:, None])),
-        GATE: Measured(jnp.max(jnp.stack(errors))),
-    }
-    return claims, {CONTROLS[5].name: gap(mean, drawn * (decided / L)[:, None])}
-
-
-def check(setting: Setting) -> dict[str, Measured]:
-    """The envelope for any policy; sign and gradient steps, GRPO's clip and the geometric mean on saturated ones."""
-    measured = _any_step(setting)
-    if not setting.moved:
-        return measured
-    traj, rows, sign, x = setting.traj, setting.rows, setting.sign, setting.x
-    mask, mask_d, mask_s = (m[rows] for m in (traj.mask, traj.decision_mask, traj.sample_mask))
-    moved = setting.moved["sign"].log_rho
-    measured[SIGN] = Measured(gap(jnp.where(mask, moved, 0.0), jnp.where(mask, _sign_bound(setting, x), 0.0)))
-
-    step, log_rho = STEP * sign[:, None], setting.moved["gradient"].log_rho
-    decided = decision_log_ratio(x, step)
-    measured[DECISION] = Measured(gap(jnp.where(mask_d, log_rho, 0.0), jnp.where(mask_d, decided, 0.0)))
-    far, less, more = (jnp.abs(z) for z in (log_rho, decision_log_ratio(x, step / 2), decided))
-    measured[TOKEN] = _least(jnp.minimum(far - less, more - far), mask_s)
-    _, below, above = _pairs(setting)
-    ahead = far[:, :, None] - far[:, None, :]
-    measured[ORDER], measured[FAR] = _least(ahead, below), _least(-ahead, above)
-    measured |= {name: Measured(error) for name, error in _clip_order(setting).items()}
-    return measured | _sequence(setting)[0]
-
-
-def control(setting: Setting) -> dict[str, jax.Array]:
-    """Bounds in terms of the wrong thing, in the wrong direction, for the wrong choice."""
-    if not setting.moved:
-        return {}
-    traj, rows, sign, x = setting.traj, setting.rows, setting.sign, setting.x
-    mask, mask_d, mask_s = (m[rows] for m in (traj.mask, traj.decision_mask, traj.sample_mask))
-    vocabulary = setting.instance.shape.vocabulary
-    moved = jnp.where(mask, setting.moved["sign"].log_rho, 0.0)
-    flat = jnp.where(mask_s, 1.0 - 1.0 / vocabulary, x)
-    log_rho = setting.moved["gradient"].log_rho
-    # Of all rows: some decision was likelier than some token, since both STOP and RESAMPLE are taken and every symbol
-    # is drawn.
-    least = jnp.min(jnp.where(mask_d, jnp.abs(log_rho), jnp.inf))
-    errors = {
-        CONTROLS[0].name: gap(moved, jnp.where(mask, _sign_bound(setting, flat), 0.0)),
-        CONTROLS[1].name: shortfall(jnp.min(2.0 * ETA * x - jnp.abs(moved))),
-        CONTROLS[3].name: shortfall(least - jnp.max(jnp.where(mask_s, jnp.abs(log_rho), 0.0))),
-        CONTROLS[4].name: _clip_order(setting, WRONG)[BINDS],
-        CONTROLS[5].name: _sequence(setting)[1][CONTROLS[5].name],
-    }
-    if vocabulary > 2:
-        wrong = jnp.where(mask_s, decision_log_ratio(x, STEP * sign[:, None]), 0.0)
-        errors[CONTROLS[2].name] = gap(jnp.where(mask_s, log_rho, 0.0), wrong)
-    return errors
+    return jnp.min(jnp.where(where, margin, 1.0))
 
 
 THEOREM = Theorem(
-    id="T15",
-    title="Ratio clipping binds on pi_d first, where pi_d is less peaked",
-    statement="-log(1 + x (e^w - 1)) <= log rho <= -log(1 - x (1 - e^-w)), x = 1 - pi: what is less peaked clips first",
-    provenance="[N]",
-    assumptions=(
-        "w: range (largest less smallest) of the logits' change in the softmax that the token is drawn from",
-        "steps on one trajectory: one softmax per context, each visited once",
-        "clip of each token's own ratio (GRPO); binary verifier, c = 0, group of two",
-    ),
+    STATEMENTS["T15"],
     shapes=(
         Shape(rounds=2, length=1, vocabulary=4, prompts=2),
         Shape(rounds=3, length=1, vocabulary=3),
@@ -334,15 +255,106 @@ THEOREM = Theorem(
         Shape(rounds=2, length=5, vocabulary=2, history="none", cost=True, shared=4),
         Shape(rounds=2, length=6, vocabulary=2, history="none", shared=4),
     ),
-    claims=CLAIMS,
-    controls=CONTROLS,
-    proof=(
-        "1/rho = E_pi[exp(delta_u - delta_v)] = 1 - x + x m with m, a mean over the other symbols, in [e^-w, e^w]. For "
-        "delta = g A (e_v - pi): delta_u - delta_v = -g A (x + pi_u) with 0 <= pi_u <= x, and pi_u = x for a decision. "
-        "Both bounds grow with x."
-    ),
     requires=(BINARY, FREE, MIXED, RESAMPLES),
-    prepare=prepare,
-    check=check,
-    control=control,
+    prepare=Setting,
 )
+everywhere, moved = THEOREM.on(), THEOREM.on(moves)
+
+
+@everywhere.inequality("any step: -log(1 + x (e^w - 1)) <= log rho <= -log(1 - x (1 - e^-w))")
+def _reach(s: Setting) -> jax.Array:
+    x, w, log_rho = s.any_step
+    low, high = reach(x, w)
+    return _least(jnp.minimum(log_rho - low, high - log_rho), s.traj.mask)
+
+
+@everywhere.inequality("so -x (e^w - 1) <= log rho <= x w")
+def _simple(s: Setting) -> jax.Array:
+    x, w, log_rho = s.any_step
+    return _least(jnp.minimum(log_rho + x * jnp.expm1(w), x * w - log_rho), s.traj.mask)
+
+
+_sign = moved.equation(
+    "sign step of size eta: log rho is that bound, with w = 2 eta, for tokens and decisions alike",
+    lambda s: s.sign_gap(s.x),
+)
+_decision = moved.equation(
+    "gradient step g A: a decision has 1/rho = 1 - x (1 - exp(-2 g A x))", lambda s: s.decision_gap(s.mask_d)
+)
+
+
+@moved.inequality("gradient step: a token moves between a decision of its probability at g/2 and one at g")
+def _token(s: Setting) -> jax.Array:
+    less, more = (jnp.abs(decision_log_ratio(s.x, g * s.sign[:, None])) for g in (STEP / 2, STEP))
+    return _least(jnp.minimum(s.far - less, more - s.far), s.mask_s)
+
+
+_order = moved.inequality(
+    "gradient step: the decision moves at least as far as any token with x_s <= x_d",
+    lambda s: _least(s.ahead, s.pairs[0]),
+)
+moved.inequality(
+    "gradient step: tokens with x_s >= 2 x_d (A > 0: sqrt(2) x_d) move at least as far",
+    lambda s: _least(-s.ahead, s.pairs[1]),
+)
+# Yes or no: 0 or 1.
+_binds = moved.equation(
+    "GRPO drops a decision exactly from g* on, and never if pi > 1/(1 + eps) and A > 0", lambda s: s.binds(), 0.0
+)
+moved.equation(
+    "GRPO: no token with x_s <= x_d is dropped before the decision",
+    lambda s: s.clip_order(
+        lambda slot, early, late, reached: jnp.any(s.pairs[0][:, slot] & early & reached[:, None], -1)
+    ),
+    0.0,
+)
+moved.equation(
+    "GRPO: tokens with x_s >= 2 x_d (A > 0: sqrt(2) x_d) are dropped no later",
+    lambda s: s.clip_order(
+        lambda slot, early, late, reached: jnp.any(s.pairs[1][:, slot] & ~late & reached[:, None], -1)
+    ),
+    0.0,
+)
+_diluted = moved.equation(
+    "geometric mean over the sequence: a step on pi_d alone moves it by (sum log rho_d)/N, N tokens",
+    lambda s: s.dilution_gap(s.tokens),
+)
+
+
+@moved.equation("GSPO: drops all tokens of a sequence or none, from sum log rho = N log(1 +- eps)", tolerance=0.0)
+def _gate(s: Setting) -> jax.Array:
+    errors, edge = [], jnp.where(s.sign > 0, LOG_BOUNDS[1], LOG_BOUNDS[0])
+    for name in ("decision", "long"):
+        total = jnp.sum(s.moved[name].log_rho, -1)
+        dropped = jnp.where(s.sign > 0, total > s.tokens * edge, total < s.tokens * edge)
+        errors.append(jnp.max(jnp.where(s.mask, (s.moved[name].geometric == 0) != dropped[:, None], False)))
+    return jnp.max(jnp.stack(errors).astype(float))
+
+
+moved.control(
+    "x = 1 - 1/V for every token",
+    _sign,
+    lambda s: s.sign_gap(jnp.where(s.mask_s, 1.0 - 1.0 / s.shape.vocabulary, s.x)),
+)
+
+
+@moved.control("|log rho| <= x w in both directions", _simple)
+def _both_ways(s: Setting) -> jax.Array:
+    far = jnp.abs(jnp.where(s.mask, s.moved["sign"].log_rho, 0.0))
+    return shortfall(jnp.min(2.0 * ETA * s.x - far))
+
+
+THEOREM.on(lambda shape: moves(shape) and shape.vocabulary > 2).control(
+    "a token moves as far as a decision of its probability", _decision, lambda s: s.decision_gap(s.mask_s)
+)
+
+
+@moved.control("the decision moves further whatever its probability", _order)
+def _whatever(s: Setting) -> jax.Array:
+    """Of all rows some decision was likelier than some token: STOP and RESAMPLE are taken and all symbols drawn."""
+    least = jnp.min(jnp.where(s.mask_d, s.far, jnp.inf))
+    return shortfall(least - jnp.max(jnp.where(s.mask_s, s.far, 0.0)))
+
+
+moved.control("clip at |log rho| = eps", _binds, lambda s: s.binds(WRONG))
+moved.control("the decision diluted by 1/L", _diluted, lambda s: s.dilution_gap(float(s.policy.length)))

@@ -1,0 +1,47 @@
+"""Theorem checks as jobs of a study: one report, and a kill loses at most the theorem being checked."""
+
+import pytest
+
+import proofs_check
+from dsjax.study.jobs import DONE, FAILED, Job, Study
+from proofs_check import study_jobs
+
+CLOCKS = ("seconds", "compile_seconds", "instances_per_second")
+OPTIONS = {"theorems": ["T10", "T1"], "instances": 3, "seed": 5, "quick": True}
+
+
+def numbers(report):
+    rows = [{k: v for k, v in row.items() if k not in CLOCKS} for row in report["theorems"]]
+    return {**report, "seconds": None, "theorems": rows}
+
+
+def test_a_killed_check_continues_with_the_numbers_of_an_undisturbed_one(tmp_path, monkeypatch):
+    job = Job("checks", "proofs_check.study_jobs:theorem", OPTIONS)
+    study = Study(tmp_path, "checks", "", [job, Job("all", "proofs_check.study_jobs:theorems", needs=("checks",))])
+    study.start()
+    whole, checked = study_jobs.run, []
+
+    def run(ids, *arguments, **options):
+        checked.append(ids)
+        if ids == ["T1"] and checked.count(ids) == 1:
+            raise KeyboardInterrupt
+        return whole(ids, *arguments, **options)
+
+    monkeypatch.setattr(study_jobs, "run", run)
+    with pytest.raises(KeyboardInterrupt):
+        study.attempt("checks", 0, lambda _: None)
+    seen = []
+    assert study.attempt("checks", 0, seen.append) == DONE
+    assert checked == [["T10"], ["T1"], ["T1"]]
+    assert seen[-1] == 1.0
+    assert study.attempt("all", 0, lambda _: None) == DONE
+    direct = proofs_check.run(OPTIONS["theorems"], OPTIONS["instances"], OPTIONS["seed"], quick=True).to_json()
+    for name in ("checks", "all"):
+        assert numbers(study.record(name)["result"]) == numbers(direct)
+
+
+def test_an_unknown_theorem_fails_the_job(tmp_path):
+    study = Study(tmp_path, "checks", "", [Job("T99", "proofs_check.study_jobs:theorem", {"theorems": ["T99"]})])
+    study.start()
+    assert study.attempt("T99", 0, lambda _: None) == FAILED
+    assert "T99" in study.status()[0].message
