@@ -14,7 +14,7 @@ from dsjax.io import read_json
 from dsjax.policies import Params, Policy
 from dsjax.training.checkpoints import Checkpoints, DamagedError, load_checkpoint, save_checkpoint
 from dsjax.training.config import TrainConfig
-from dsjax.training.multihost import by_first
+from dsjax.training.multihost import on_process_0
 from dsjax.training.sharding import ONE_DEVICE, Layout
 
 KIND = "train"
@@ -42,7 +42,7 @@ def _config_of(directory: Path) -> TrainConfig:
         except (KeyError, TypeError) as error:
             raise InputError("init_from", str(directory), f"{allowed} ({error})") from error
 
-    kind, data = by_first(read)
+    kind, data = on_process_0(read)
     require(kind == KIND, "init_from", str(directory), f"{allowed}, not of {kind}")
     return from_dict(TrainConfig, data)
 

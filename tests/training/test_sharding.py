@@ -1,4 +1,4 @@
-"""One step on any layout: devices, processes, sharded parameters, parts of the batch, several runs side by side."""
+"""One step on any layout: devices, processes, sharded parameters, parts of the batch."""
 
 import os
 import socket
@@ -23,7 +23,7 @@ from dsjax.policies.transformer import TransformerPolicy
 from dsjax.tasks import Addition
 from dsjax.training.sharding import Layout, data_mesh
 from dsjax.training.sources import SOURCES, Setting
-from dsjax.training.step import TrainState, draw, make_gradient_measure, make_train_steps, stack, unstack
+from dsjax.training.step import TrainState, draw
 
 SCRIPT = Path(__file__).with_name("scaling_run.py")
 # A float32 sum of n terms in another order differs by at most n eps of the sum of magnitudes. The longest sum here, a
@@ -162,47 +162,9 @@ def test_a_batch_that_cannot_be_split_is_computed_whole():
     jax.tree.map(np.testing.assert_array_equal, got, POLICY.log_dists(params, prompt, answers))
 
 
-def some_state(seed: int, optimizer, **options) -> TrainState:
+def some_state(seed: int, optimizer) -> TrainState:
     keys = jax.random.split(jax.random.key(seed), 3)
-    arrays = {name: jnp.asarray(value, jnp.float32) for name, value in options.items()}
-    return TrainState.create(POLICY.init(keys[0]), optimizer, keys[1], keys[2], arrays)
-
-
-def test_runs_side_by_side_equal_runs_alone():
-    """Seeds, step sizes and a coefficient of the objective differ between the runs of one program."""
-    optimizer = optax.inject_hyperparams(optax.sgd)(learning_rate=0.01)
-    objective = resolve("rloo")
-    arguments = (SETTING, POLICY, SOURCES["on-policy"], objective, optimizer, 2)
-
-    def fresh() -> list[TrainState]:
-        states = [some_state(seed, optimizer, token_kl=0.1 * seed) for seed in range(3)]
-        for state, rate in zip(states, (0.01, 0.05, 0.01), strict=True):  # all of one type: one compilation
-            opt_state: Any = state.opt_state
-            opt_state.hyperparams["learning_rate"] = jnp.asarray(rate)
-        return states
-
-    base = [s.params for s in fresh()]
-    together = make_train_steps(*arguments, runs=True)
-    measured = make_gradient_measure(SETTING, POLICY, SOURCES["on-policy"], objective, runs=True)
-    all_base = jax.tree.map(lambda *x: jnp.stack(x), *base)
-    side_by_side, metrics = together(stack(fresh()), all_base)
-    shares = measured(side_by_side, all_base)["share"]
-    assert metrics["reward"].shape == (3, 2)
-    assert shares.shape == (3,)
-    alone = make_train_steps(*arguments)
-    for i, state in enumerate(fresh()):
-        want, want_metrics = alone(state, base[i])
-        got = unstack(side_by_side, i).params
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=TOLERANCE), got, want.params)
-        np.testing.assert_allclose(metrics["reward"][i], want_metrics["reward"], atol=TOLERANCE)
-    moved = [
-        sum(
-            float(jnp.abs(a - b).sum())
-            for a, b in zip(jax.tree.leaves(unstack(side_by_side, i).params), jax.tree.leaves(base[i]), strict=True)
-        )
-        for i in range(3)
-    ]
-    assert moved[1] > 2 * max(moved[0], moved[2])  # the larger step size reached its run
+    return TrainState.create(POLICY.init(keys[0]), optimizer, keys[1], keys[2])
 
 
 def test_the_batch_lies_split_over_the_devices():
