@@ -271,8 +271,8 @@ def test_sft_energy_is_the_chi_square_distance(x64):
         chi2 = ((nu - pi) ** 2 / pi).sum(-1)
         assert float(E) == pytest.approx((mass[name] * chi2).sum() / N**2, rel=1e-10)
     # Coefficients: 1/N on every token; the block share is the decisions' part of the expected tokens.
-    assert float(out.coefficient_sample) == pytest.approx(1 / N, rel=1e-12)
-    assert float(out.coefficient_decision) == pytest.approx(1 / N, rel=1e-12)
+    assert float(out.token_sample) == pytest.approx(1 / N, rel=1e-12)
+    assert float(out.token_decision) == pytest.approx(1 / N, rel=1e-12)
     decisions = sum(w.probability * sum(f.component == "decide" for f in w.factors) for w in brute)
     assert float(out.block_share) == pytest.approx(decisions / N, rel=1e-12)
 
@@ -314,7 +314,7 @@ def test_nothing_to_learn_gives_no_energy_and_a_share_of_nan(x64):
     out = jax.jit(lambda p, t: attribute(case.policy, p, t, resolve("reinforce")))(
         case.params, traj.replace(reward=0 * traj.reward)
     )
-    for name in ("energy_sample", "energy_decision", "norm_sample", "norm_decision", "coefficient_sample"):
+    for name in ("energy_sample", "energy_decision", "norm_sample", "norm_decision", "token_sample", "factor_sample"):
         assert float(getattr(out, name)) == 0
     for name in ("share", "euclidean_share", "cosine", "block_share"):
         assert np.isnan(float(getattr(out, name)))
@@ -326,7 +326,7 @@ def test_a_single_round_has_no_decisions(x64):
     out = jax.jit(lambda p, t: attribute(case.policy, p, t, resolve("rloo")))(case.params, traj)
     assert float(out.share) == float(out.euclidean_share) == float(out.energy_decision) == 0
     assert float(out.energy_sample) > 0
-    assert np.isnan(float(out.coefficient_decision))
+    assert np.isnan(float(out.token_decision))
 
 
 def test_euclidean_columns(x64):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from rich.text import Text
 
 from dsjax.errors import InputError
 from dsjax.io import write_json
-from dsjax.rollouts.diagnosis import Diagnosis, from_rollouts
+from dsjax.rollouts import Diagnosis, attribute_rollouts
 from dsjax.rollouts.format import read
+from dsjax.statistics import Estimate
 
 CONVENTIONS = {"factor": "(i) per factor", "token": "(ii) per token", "block": "(iii) block, per trajectory"}
 GRADIENT_ROWS = {
@@ -49,7 +51,7 @@ def attribute(
     Raises:
       InputError: for a file or an objective that cannot be used.
     """
-    found = from_rollouts(objective, options, **read(file))
+    found = attribute_rollouts(objective, options, **read(file))
     _print(found, console)
     if json is not None:
         try:
@@ -60,18 +62,18 @@ def attribute(
 
 
 def _number(x: float | None) -> str:
-    return "-" if x is None else f"{x:.4g}"
+    return "-" if x is None or isnan(x) else f"{x:.4g}"
 
 
 def _percent(x: float | None) -> str:
-    return "-" if x is None else f"{100 * x:.0f} %"
+    return "-" if x is None or isnan(x) else f"{100 * x:.0f} %"
 
 
-def _cell(e: Mapping[str, float | None] | None) -> str:
-    if e is None or e["value"] is None:
+def _cell(e: Estimate) -> str:
+    if not e:
         return "-"
-    value, low, high = (_number(e[name]) for name in ("value", "low", "high"))
-    certain = e["low"] is None or low == value == high
+    value, low, high = (_number(x) for x in (e.value, e.low, e.high))
+    certain = low == "-" or low == value == high
     return value if certain else f"{value}\n{low}..{high}"
 
 
@@ -111,9 +113,9 @@ def _print(found: Diagnosis, console: Console) -> None:
 
     table = _table("Decisions", "drawn", "count", "coefficient", "up", "down", "push on logit of STOP", "sign agrees")
     for name, d in found.decisions.items():
-        agrees = found.outcome.get(name, {}).get("agrees", {"value": None})["value"]
+        agrees = _percent(found.outcome[name]["agrees"].value) if name in found.outcome else "-"
         pushes = (_percent(d["pushed_up"]), _percent(d["pushed_down"]), _number(d["push_on_stop_logit"]))
-        table.add_row(name, str(d["count"]), _number(d["mean_coefficient"]), *pushes, _percent(agrees))
+        table.add_row(name, str(d["count"]), _number(d["mean_coefficient"]), *pushes, agrees)
     console.print(table)
 
     table = _table("Second moment of one trajectory's gradient, in logit space", "", "from", "to", "")

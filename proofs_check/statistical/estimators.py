@@ -10,10 +10,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dsjax.attribution import ComponentGradients, component_gradients, energy, fisher
+from dsjax.attribution import ComponentGradients, component_gradients, energy, fisher, signal_to_noise
 from dsjax.objectives import Objective, SumCount, biased_per_turn, grpo, own_token_kl, reinforce, rloo
 from dsjax.policies import Params
-from dsjax.signal_noise import second_moments
 from dsjax.trajectories import Trajectories
 from proofs_check.statistical import closed_forms as stated
 from proofs_check.statistical.settings import GROUPS, MEMBERS, Setting
@@ -159,7 +158,8 @@ def _second_moments_without_baseline(setting: Setting, traj: Trajectories) -> ja
 
 def _exact_second_moments(setting: Setting) -> jax.Array:
     law = setting.exact.replace(reward=setting.exact.reward - _mean_return(setting))
-    return jnp.stack(second_moments(setting.policy, setting.params, law, reinforce))
+    found = signal_to_noise(setting.policy, setting.params, law, reinforce)
+    return jnp.stack([found.moment_sample, found.moment_decision])
 
 
 def _stated_second_moments(setting: Setting) -> jax.Array:

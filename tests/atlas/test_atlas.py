@@ -19,14 +19,13 @@ from dsjax.atlas.laws import enumerate_at, gauss_binomial, on_policy, standard_s
 from dsjax.atlas.measure import measure
 from dsjax.atlas.rows import ENTRIES, Entry, compute
 from dsjax.atlas.table import reading, table, to_csv, to_json
-from dsjax.attribution import attribute
+from dsjax.attribution import attribute, signal_to_noise
 from dsjax.cli.atlas import entries_with
 from dsjax.cli.main import main
 from dsjax.errors import InputError
 from dsjax.figures.atlas import draw_atlas
 from dsjax.objectives import OBJECTIVES, resolve
 from dsjax.objectives.aggregation import aggregate
-from dsjax.signal_noise import signal_to_noise
 
 NAMES = (
     "REINFORCE",

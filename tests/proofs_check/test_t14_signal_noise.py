@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from flax import struct
 
+from dsjax.attribution import signal_to_noise
 from dsjax.objectives import reinforce
 from dsjax.policies import Params, PositionwisePolicy, SaturatedPolicy
 from dsjax.process import DecisionSamplingProcess
-from dsjax.signal_noise import signal_to_noise
 from proofs_check.theorems.t14_signal_noise import numeric as t14
 
 pytestmark = pytest.mark.usefixtures("x64")

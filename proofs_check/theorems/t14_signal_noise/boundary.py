@@ -14,13 +14,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from dsjax.attribution import fisher
+from dsjax.attribution import SignalNoise, fisher, signal_to_noise
 from dsjax.numerics import compile_quickly, exact
 from dsjax.objectives import Objective, SumCount, reinforce
 from dsjax.objectives.aggregation import aggregate
 from dsjax.policies import Params, PositionwisePolicy
 from dsjax.process import DecisionSamplingProcess
-from dsjax.signal_noise import SignalNoise, signal_to_noise
 from dsjax.trajectories import Trajectories
 from proofs_check.boundary import Boundary
 from proofs_check.theorems.t14_signal_noise.numeric import group_moments
