@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -30,7 +30,8 @@ from dsjax.atlas.measure import Measured, measure
 from dsjax.attribution import component_gradients
 from dsjax.errors import require
 from dsjax.numerics import compile_quickly, exact
-from dsjax.objectives import Objective, resolve
+from dsjax.objectives import ROWS, Entry, Objective, resolve
+from dsjax.objectives.registry import defaults
 
 LENGTHS = tuple(2**i for i in range(11))  # 1 .. 1024
 SHORT = 32  # programs are compiled for answers of at most this many tokens, and for the longest
@@ -40,49 +41,7 @@ THREADS = 2
 ROUNDING = 1e-9  # relative: what counts as equal, or as zero
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One row: an objective, its options, and what it learns from.
-
-    Attributes:
-      objective: name in the registry, or `module:function`.
-      options: of the objective.
-      demonstrations: it sees demonstrations instead of the policy's own trajectories.
-      normalised: it divides by a group's standard deviation, whose exact law must know the returns that occur.
-    """
-
-    objective: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-    demonstrations: bool = False
-    normalised: bool = False
-
-
-ENTRIES: dict[str, Entry] = {
-    "REINFORCE": Entry("reinforce"),
-    "RLOO": Entry("rloo"),
-    "RLOO, clipped": Entry("rloo_clipped"),
-    "GRPO": Entry("grpo", normalised=True),
-    "GSPO": Entry("gspo", normalised=True),
-    "DAPO": Entry("dapo", normalised=True),
-    "Dr.GRPO": Entry("dr_grpo", {"max_tokens": 2 * (LENGTHS[-1] + 1)}),
-    "CISPO": Entry("cispo", normalised=True),
-    "PPO, GAE 0.95": Entry("ppo", {"gae_lambda": 0.95}),
-    "REINFORCE++": Entry("reinforce_plus_plus"),
-    "per-turn baseline": Entry("biased_per_turn"),
-    "SFT": Entry("sft", {}, True),
-    "SFT, sum": Entry("sft_sequence_sum", {}, True),
-    "SFT, weight 32": Entry("sft", {"decision_weight": 32.0}, True),
-    "RFT": Entry("rft"),
-    "DFT": Entry("dft", {}, True),
-    "DPO": Entry("dpo"),
-    "IPO": Entry("ipo"),
-    "KL loss, k1": Entry("own_token_kl", {"estimator": "k1"}),
-    "KL loss, k2": Entry("own_token_kl", {"estimator": "k2"}),
-    "KL loss, k3": Entry("own_token_kl", {"estimator": "k3"}),
-    "trajectory KL": Entry("trajectory_kl"),
-    "reward + traj. KL": Entry("reinforce", {"reward_kl": 0.1}),
-    "entropy bonus": Entry("entropy_bonus"),
-}
+ENTRIES = ROWS
 
 
 def _sign(x: np.ndarray, scale: float) -> np.ndarray:
@@ -257,10 +216,12 @@ def _program(objective: Objective, laws: _Laws, longest: int) -> Callable[[Struc
 
 
 def _objective(entry: Entry, scenario: Scenario) -> Objective:
-    options = dict(entry.options)
-    if entry.normalised:
-        options["reward_support"] = tuple(sorted({float(r) for r in scenario.reward.ravel()}))
-    return resolve(entry.objective, options)
+    """The objective; one that divides by a group's standard deviation must know the returns that occur."""
+    objective = resolve(entry.objective, entry.options)
+    options = defaults(objective) or {}
+    if "group_normalised" in (options.get("advantage"), options.get("baseline")) and not options["reward_support"]:
+        return resolve(objective, reward_support=tuple(sorted({float(r) for r in scenario.reward.ravel()})))
+    return objective
 
 
 def _gap(entry: Entry, laws: _Laws, program: Callable[[Structure, Structure], Measured]) -> float:

@@ -1,0 +1,115 @@
+"""Objectives by name: registration with options and atlas rows beside the function, and the way back from a name."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import jax
+
+from dsjax.errors import InputError, require
+from dsjax.objectives.aggregation import SumCount
+from dsjax.trajectories import Trajectories
+
+Objective = Callable[[jax.Array, Trajectories], SumCount]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of the atlas: an objective, its options, and what it learns from.
+
+    Attributes:
+      objective: name in the registry, `module:function`, or a function.
+      options: of the objective.
+      demonstrations: it sees demonstrations instead of the policy's own trajectories.
+    """
+
+    objective: str | Objective
+    options: Mapping[str, Any] = field(default_factory=dict)
+    demonstrations: bool = False
+
+
+OBJECTIVES: dict[str, Callable[..., SumCount]] = {}
+ROWS: dict[str, Entry] = {}  # of the atlas, in its order
+
+
+def register(
+    name: str, atlas: Mapping[str, Mapping[str, Any]] | None = None, *, demonstrations: bool = False
+) -> Callable[[Callable[..., SumCount]], Callable[..., SumCount]]:
+    """Decorator: the function `(logp_BxS, Trajectories, **options) -> (sum, count)` is known by `name` from now on.
+
+    Args:
+      name: for `resolve`, `dsjax attribute`, `dsjax atlas` and the arms of a study.
+      atlas: its rows in the atlas, {label: options}.
+      demonstrations: the rows show it demonstrations instead of the policy's own trajectories.
+
+    Raises:
+      InputError: for a name or a row that is taken, or an option that the function does not have.
+    """
+
+    def add(function: Callable[..., SumCount]) -> Callable[..., SumCount]:
+        require(name not in OBJECTIVES and ":" not in name, "objective", name, f"a new name, not {sorted(OBJECTIVES)}")
+        for label, options in (atlas or {}).items():
+            require(label not in ROWS, "row of the atlas", label, f"a new name, not {sorted(ROWS)}")
+            resolve(function, options)
+            ROWS[label] = Entry(name, options, demonstrations)
+        OBJECTIVES[name] = function
+        return function
+
+    return add
+
+
+def import_function(field: str, name: str) -> Callable[..., Any]:
+    """The callable that `module:function` names.
+
+    Raises:
+      InputError: if the module cannot be found or has no such callable.
+    """
+    module_name, _, function_name = name.partition(":")
+    require(not module_name.startswith("."), field, name, "module:function with the module's full name")
+    try:
+        function = getattr(importlib.import_module(module_name), function_name)
+    except (ModuleNotFoundError, AttributeError, ValueError) as error:
+        raise InputError(field, name, f"module:function that can be imported ({error})") from error
+    require(callable(function), field, name, "module:function that names a callable")
+    return function
+
+
+def defaults(function: Callable[..., Any]) -> dict[str, Any] | None:
+    """{option: default} of an objective; None where it takes any option or does not tell."""
+    try:
+        _, _, *options = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # some built-in callables do not tell; others take (*args, **kwargs)
+        return None
+    if any(p.kind is p.VAR_KEYWORD for p in options):
+        return None
+    return {p.name: p.default for p in options if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+
+
+def resolve(objective: str | Callable[..., SumCount], options: Mapping[str, Any] | None = None, /, **more) -> Objective:
+    """The objective of that name, or a user's own, with its options bound: `resolve("grpo", clip=0.1)`.
+
+    Args:
+      objective: a registered name, `module:function`, or a function.
+      options: of the objective.
+      **more: the same, as keywords.
+
+    Raises:
+      InputError: for a name that is neither, or for an option that the function does not take.
+    """
+    if not isinstance(objective, str):
+        name, function = getattr(objective, "__name__", "of your own"), objective
+    elif ":" in objective:
+        name, function = objective, import_function("objective", objective)
+    else:
+        require(objective in OBJECTIVES, "objective", objective, [*OBJECTIVES, "module:function"])
+        name, function = objective, OBJECTIVES[objective]
+    options = {**(options or {}), **more}
+    known = defaults(function) if options else None
+    for option in options if known is not None else ():
+        require(option in known, f"option of objective {name}", option, known or "no option at all")
+    return partial(function, **options)
