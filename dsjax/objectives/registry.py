@@ -109,7 +109,7 @@ def resolve(objective: str | Callable[..., SumCount], options: Mapping[str, Any]
         require(objective in OBJECTIVES, "objective", objective, [*OBJECTIVES, "module:function"])
         name, function = objective, OBJECTIVES[objective]
     options = {**(options or {}), **more}
-    known = defaults(function) if options else None
-    for option in options if known is not None else ():
-        require(option in known, f"option of objective {name}", option, known or "no option at all")
+    if options and (known := defaults(function)) is not None:
+        for option in options:
+            require(option in known, f"option of objective {name}", option, known or "no option at all")
     return partial(function, **options)

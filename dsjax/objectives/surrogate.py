@@ -9,6 +9,7 @@ T_i loss tokens, N = sum_i T_i. With weights w_i in place of 1/B the same holds 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -116,25 +117,32 @@ def surrogate(
 
 
 class Named(partial):
-    """`surrogate` with other defaults, a name and words of its own; what it takes is the signature of `surrogate`."""
+    """An objective with other defaults, a name and words of its own; its options are those of `surrogate`."""
 
     __name__: str
 
 
-def named(name: str, words: str, atlas: dict[str, dict[str, Any]] | None = None, **settings: Any) -> Named:
+def named(
+    name: str,
+    words: str,
+    atlas: Mapping[str, Mapping[str, Any]] | None = None,
+    like: Callable[..., SumCount] = surrogate,
+    **settings: Any,
+) -> Named:
     """A registered objective that is a setting of `surrogate`.
 
     Args:
       name: of the objective.
       words: its docstring: loss, coefficient c, source.
       atlas: its rows in the atlas, {label: options}.
-      **settings: options of `surrogate` with new defaults.
+      like: the objective from which it differs in the settings.
+      **settings: new defaults.
 
     Raises:
       TypeError: for a setting that `surrogate` does not have.
     """
-    inspect.signature(surrogate).bind(None, None, **settings)
-    objective = Named(surrogate, **settings)
+    inspect.signature(like).bind(None, None, **settings)
+    objective = Named(like, **settings)
     objective.__name__, objective.__doc__ = name, inspect.cleandoc(words)
     register(name, atlas)(objective)
     return objective
@@ -163,7 +171,6 @@ rloo = named(
     {"RLOO": {}},
     advantage="leave_one_out",
 )
-
 rloo_clipped = named(
     "rloo_clipped",
     """RLOO as in TRL: -min(rho_i A_i, clip(rho_i) A_i), rho_i the whole sequence's ratio; c = A_i/B.
@@ -171,12 +178,11 @@ rloo_clipped = named(
     Mean over sequences. One clip for all tokens of a sequence: where it binds, pi_sample and pi_d lose it together.
     """,
     {"RLOO, clipped": {}},
-    advantage="leave_one_out",
+    rloo,
     ratio="sequence",
     clip_rule="ppo",
     aggregation="sequence_mean",
 )
-
 grpo = named(
     "grpo",
     """GRPO: token ratios clipped, mean over tokens, then over sequences; c = A_i/(B T_i). Shao et al. (2024).
@@ -190,7 +196,6 @@ grpo = named(
     aggregation="sequence_mean",
     kl_estimator="k3",
 )
-
 gspo = named(
     "gspo",
     """GSPO: GRPO with one ratio per sequence, the geometric mean of its tokens'; c = A_i/(B T_i). Zheng et al. (2025).
@@ -198,15 +203,11 @@ gspo = named(
     The clip is that of the article: a mean over tokens moves far less than a token.
     """,
     {"GSPO": {}},
-    advantage="group_normalised",
+    grpo,
     ratio="geometric",
-    clip_rule="ppo",
     clip=3e-4,
     clip_high=4e-4,
-    aggregation="sequence_mean",
-    kl_estimator="k3",
 )
-
 dapo = named(
     "dapo",
     """DAPO's loss: GRPO's advantage, mean over the tokens of the batch, higher upper clip; c = A_i/N. Yu et al. (2025).
@@ -214,14 +215,10 @@ dapo = named(
     Its sampling rules (drop degenerate groups, punish overlong answers) are not part of the loss.
     """,
     {"DAPO": {}},
-    advantage="group_normalised",
-    ratio="token",
-    clip_rule="ppo",
+    grpo,
     clip_high=0.28,
     aggregation="token_mean",
-    kl_estimator="k3",
 )
-
 dr_grpo = named(
     "dr_grpo",
     """Dr.GRPO: A = R - group mean, tokens over a constant; c = A_i/(B Lmax). Liu et al. (2025).
@@ -229,13 +226,10 @@ dr_grpo = named(
     Lmax = `max_tokens`, by default the length of the token axis. On-policy (G - 1)/G of RLOO over Lmax.
     """,
     {"Dr.GRPO": {"max_tokens": 2 * (1024 + 1)}},  # two rounds of the atlas's longest answers
+    grpo,
     advantage="group_mean",
-    ratio="token",
-    clip_rule="ppo",
     aggregation="constant",
-    kl_estimator="k3",
 )
-
 cispo = named(
     "cispo",
     """CISPO: -sg(clip(rho)) A log pi, mean over tokens; c = clip(rho_it) A_i/N off-policy too. MiniMax (2025).
@@ -243,15 +237,12 @@ cispo = named(
     No lower clip by default, as in the article (`clip` = 1), and weights up to 5, a common choice.
     """,
     {"CISPO": {}},
-    advantage="group_normalised",
-    ratio="token",
+    grpo,
     clip_rule="cispo",
     clip=1.0,
     clip_high=4.0,
     aggregation="token_mean",
-    kl_estimator="k3",
 )
-
 ppo = named(
     "ppo",
     """PPO, clipped, with generalised advantages from `traj.values`; c = A_it/N. Schulman et al. (2017).
@@ -264,7 +255,6 @@ ppo = named(
     clip_rule="ppo",
     aggregation="token_mean",
 )
-
 reinforce_plus_plus = named(
     "reinforce_plus_plus",
     """REINFORCE++: returns-to-go, whitened over all tokens of the batch, in PPO's loss; c = A_it/N. Hu et al. (2025).
@@ -273,13 +263,10 @@ reinforce_plus_plus = named(
     KL and discount.
     """,
     {"REINFORCE++": {}},
+    ppo,
     advantage="returns_to_go",
     whiten=True,
-    ratio="token",
-    clip_rule="ppo",
-    aggregation="token_mean",
 )
-
 biased_per_turn = named(
     "biased_per_turn",
     """REINFORCE with a baseline per turn, summed over the turns to go: BIASED for pi_d, offered to show it; c = A_it/B.

@@ -277,10 +277,10 @@ def _outcome(data: Rollouts, k_BxS: np.ndarray, success: float | None, bootstrap
 
 def _logit_space(data: Rollouts, k_BxS: np.ndarray, bootstrap: _Bootstrap) -> dict[str, Any]:
     """M_c = E[sum over the tokens of c of k^2 |score|^2], each softmax in its own logits: exact values or bounds."""
+    norm = data.score_norm
 
     def squares(mask: np.ndarray, choices: int | None) -> tuple[np.ndarray, ...]:
-        known = data.score_norm is not None
-        bounds = (data.score_norm**2,) * 2 if known else square_bounds(data.logp, choices)
+        bounds = square_bounds(data.logp, choices) if norm is None else (norm**2, norm**2)
         return tuple(data.weight * np.sum(np.where(mask, k_BxS**2 * b, 0.0), -1) for b in bounds)
 
     s_low, s_high = squares(data.sample_mask, data.vocabulary)
@@ -294,7 +294,7 @@ def _logit_space(data: Rollouts, k_BxS: np.ndarray, bootstrap: _Bootstrap) -> di
     two_way = {"sample": data.vocabulary == 2, "decision": data.decision_choices == 2}
     two_way["share"] = all(two_way.values())
     return {
-        name: {**row, "status": "available" if data.score_norm is not None or two_way[name] else "bound"}
+        name: {**row, "status": "available" if norm is not None or two_way[name] else "bound"}
         for name, row in bootstrap.estimates(rows).items()
     }
 
