@@ -57,8 +57,7 @@ def _inverse_fisher(
     """(sampling, decision) part of a^T F^+ b: sum_v a_v b_v / (n pi_v) per softmax, for a, b that sum to 0 in each."""
 
     def part(x: jax.Array, y: jax.Array, n: jax.Array, p: jax.Array) -> jax.Array:
-        mass = n * p
-        return jnp.sum(divide(x * y, mass))
+        return jnp.sum(divide(x * y, n * p))
 
     first = part(a.first, b.first, visits.first, law.first)
     filler = part(a.filler, b.filler, visits.filler, law.filler)
@@ -73,36 +72,26 @@ def _visits(x: Structure, num_prompts: int) -> Blocks:
     return Blocks(answers, answers, decided.reshape(num_prompts, 2, 1))
 
 
-def _per_trajectory(k_BxKxS: jax.Array, x: Structure, law: Blocks) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Each trajectory's own ascent direction on (first, probe, decision) logits of its contexts, f[B, 2] each."""
-    used = x.used[..., None]
-
-    def score(index: jax.Array, p: jax.Array) -> jax.Array:
-        return jax.nn.one_hot(index, 2, dtype=p.dtype) - p
-
-    first = jnp.where(used, score(x.first, law.first[x.prompt][:, None]), 0.0)
-    probe = jnp.where(used, score(x.probe, law.filler[x.prompt][:, None]), 0.0)
-    decide = score(x.stop_round, law.decide[x.prompt, x.first[:, 0]])
-    return (
-        jnp.sum(k_BxKxS[..., 0, None] * first, 1),
-        jnp.sum(k_BxKxS[..., 1, None] * probe, 1),
-        k_BxKxS[:, 0, -1, None] * decide,
-    )
-
-
 def _moments(
     k_BxKxS: jax.Array, x: Structure, law: Blocks, visits: Blocks, fillers: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """(M_s, M_d) = E[g^T F^+ g] of one trajectory's gradient g (docs/theory.md, T14)."""
-    first, probe, decide = _per_trajectory(k_BxKxS, x, law)
+    q, y = x.prompt, x.first[:, 0]
+
+    def score(index: jax.Array, p: jax.Array) -> jax.Array:
+        return jax.nn.one_hot(index, 2, dtype=p.dtype) - p
+
+    def over_rounds(k_BxK: jax.Array, index_BxK: jax.Array, p_Bx2: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.where(x.used[..., None], k_BxK[..., None] * score(index_BxK, p_Bx2[:, None]), 0.0), 1)
 
     def moment(g: jax.Array, n: jax.Array, p: jax.Array) -> jax.Array:
-        mass = n * p
-        return jnp.sum(x.weight * jnp.sum(divide(g * g, mass), -1))
+        return jnp.sum(x.weight * jnp.sum(divide(g * g, n * p), -1))
 
-    q, y = x.prompt, x.first[:, 0]
-    sample = moment(first, visits.first[q], law.first[q]) + fillers * moment(probe, visits.filler[q], law.filler[q])
-    return sample, moment(decide, visits.decide[q, y], law.decide[q, y])
+    first, filler, decide = law.first[q], law.filler[q], law.decide[q, y]
+    sample = moment(over_rounds(k_BxKxS[..., 0], x.first, first), visits.first[q], first)
+    probe = moment(over_rounds(k_BxKxS[..., 1], x.probe, filler), visits.filler[q], filler)
+    decision = moment(k_BxKxS[:, 0, -1, None] * score(x.stop_round, decide), visits.decide[q, y], decide)
+    return sample + fillers * probe, decision
 
 
 def measure(objective: Objective, scenario: Scenario, x: Structure, own: Structure, longest: int) -> Measured:

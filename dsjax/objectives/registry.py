@@ -90,6 +90,11 @@ def defaults(function: Callable[..., Any]) -> dict[str, Any] | None:
     return {p.name: p.default for p in options if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
 
 
+def name_of(objective: str | Callable[..., Any]) -> str:
+    """A name for people: of the registry, `module:function`, or that of the function itself."""
+    return objective if isinstance(objective, str) else getattr(objective, "__name__", repr(objective))
+
+
 def resolve(objective: str | Callable[..., SumCount], options: Mapping[str, Any] | None = None, /, **more) -> Objective:
     """The objective of that name, or a user's own, with its options bound: `resolve("grpo", clip=0.1)`.
 
@@ -102,14 +107,14 @@ def resolve(objective: str | Callable[..., SumCount], options: Mapping[str, Any]
       InputError: for a name that is neither, or for an option that the function does not take.
     """
     if not isinstance(objective, str):
-        name, function = getattr(objective, "__name__", "of your own"), objective
+        function = objective
     elif ":" in objective:
-        name, function = objective, import_function("objective", objective)
+        function = import_function("objective", objective)
     else:
         require(objective in OBJECTIVES, "objective", objective, [*OBJECTIVES, "module:function"])
-        name, function = objective, OBJECTIVES[objective]
+        function = OBJECTIVES[objective]
     options = {**(options or {}), **more}
     if options and (known := defaults(function)) is not None:
         for option in options:
-            require(option in known, f"option of objective {name}", option, known or "no option at all")
+            require(option in known, f"option of objective {name_of(objective)}", option, known or "no option at all")
     return partial(function, **options)

@@ -19,6 +19,7 @@ from dsjax.attribution import by_answer, coefficients, loss_of, per_factor, per_
 from dsjax.errors import InputError, require
 from dsjax.numerics import divide, exact
 from dsjax.objectives import Objective, resolve
+from dsjax.objectives.registry import name_of
 from dsjax.rollouts.format import Rollouts, check, square_bounds
 from dsjax.rollouts.words import availability, reading
 from dsjax.statistics import RESAMPLES, Estimate, Statistic, bootstrap_weights, interval, ratio_of_sums
@@ -87,10 +88,8 @@ def attribute_rollouts(
     """
     require(resamples >= 1, "resamples", resamples, "at least 1")
     require(success is None or bool(np.isfinite(success)), "success", success, "a finite return")
-    options = dict(options or {})
-    name = objective if isinstance(objective, str) else getattr(objective, "__name__", repr(objective))
-    function, data = resolve(objective, options), check(arrays)
-    loss, c_BxS = _evaluate(function, name, data)
+    options, name, data = dict(options or {}), name_of(objective), check(arrays)
+    loss, c_BxS = _evaluate(resolve(objective, options), name, data)
     k_BxS, bootstrap = divide(c_BxS, data.weight[:, None]), _Bootstrap(data, resamples, seed)
     parts: dict[str, Any] = {
         "rollouts": _counts(data),

@@ -299,8 +299,8 @@ MUTATIONS: tuple[Mutation, ...] = (
         ),
         (
             "ratio-cap",
-            "jnp.exp(jnp.minimum(x, LOG_RATIO_LIMIT))",
-            "jnp.exp(x)",
+            "jnp.exp(jnp.minimum(log_ratio_BxS, LOG_RATIO_LIMIT))",
+            "jnp.exp(log_ratio_BxS)",
             "ratio overflows far off-policy",
             {"theorems": (), "tests": (f"{_FAR_OFF}[grpo-1000.0]",)},
         ),
@@ -327,8 +327,8 @@ MUTATIONS: tuple[Mutation, ...] = (
         ),
         (
             "geometric-length",
-            "return _sequence(log_rho_BxS, traj) / jnp.maximum(traj.num_tokens, 1.0)[:, None]",
-            "return _sequence(log_rho_BxS, traj)",
+            "_summed(log_rho) / T",
+            "_summed(log_rho)",
             "GSPO's ratio without the 1/T_i in the exponent",
             {},
         ),
