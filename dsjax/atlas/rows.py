@@ -203,7 +203,9 @@ def _objective(entry: Entry, scenario: Scenario) -> Objective:
     """The objective; one that divides by a group's standard deviation must know the returns that occur."""
     objective = resolve(entry.objective, entry.options)
     options = defaults(objective) or {}
-    if "group_normalised" in (options.get("advantage"), options.get("baseline")) and not options["reward_support"]:
+    advantages = [options.get(name) for name in ("advantage", "baseline")]
+    normalised = any(isinstance(name, str) and name == "group_normalised" for name in advantages)
+    if normalised and options.get("reward_support", ()) is None:
         return resolve(objective, reward_support=tuple(sorted({float(r) for r in scenario.reward.ravel()})))
     return objective
 

@@ -472,7 +472,7 @@ MUTATIONS: tuple[Mutation, ...] = (
             "traj.reward >= threshold",
             "traj.reward > threshold",
             "RFT drops returns that just reach the threshold",
-            {"theorems": (), "tests": (f"{_REDUCTIONS}::test_rft_on_binary_returns_is_reinforce_without_baseline",)},
+            {"theorems": (), "tests": (f"{_REDUCTIONS}::test_reductions",)},
         ),
         (
             "rft-weights",
