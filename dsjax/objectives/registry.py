@@ -53,10 +53,11 @@ def register(
 
     def add(function: Callable[..., SumCount]) -> Callable[..., SumCount]:
         require(name not in OBJECTIVES and ":" not in name, "objective", name, f"a new name, not {sorted(OBJECTIVES)}")
-        for label, options in (atlas or {}).items():
+        rows = {label: Entry(name, options, demonstrations) for label, options in (atlas or {}).items()}
+        for label, entry in rows.items():
             require(label not in ROWS, "row of the atlas", label, f"a new name, not {sorted(ROWS)}")
-            resolve(function, options)
-            ROWS[label] = Entry(name, options, demonstrations)
+            resolve(function, entry.options)
+        ROWS.update(rows)
         OBJECTIVES[name] = function
         return function
 

@@ -52,7 +52,7 @@ def binary(f):
 
 def over_kept_tokens(f):
     """Divided by the tokens of successes in place of the sequences."""
-    return lambda x, t: (f(x, t)[0], jnp.sum(t.weight * t.num_tokens * (t.reward > 0.5)))
+    return lambda x, t: (f(x, t)[0], jnp.sum(jnp.where(t.reward > 0.5, t.weight * t.num_tokens, 0.0)))
 
 
 def times(factor: float, f):

@@ -73,7 +73,12 @@ def test_one_decorator_makes_an_objective_and_its_row(x64, monkeypatch):
     logp, traj = batch()
     assert float(resolve("scaled", scale=2.0)(logp, traj)[0]) == float(2 * logp.sum())
     assert resolve(scaled, {"scale": 3.0})(logp, traj)[0] == 3 * logp.sum()
-    for name, rows in (("scaled", {}), ("a:b", {}), ("other", {"scaled, 2": {}}), ("other", {"row": {"skale": 1.0}})):
+    for name, rows in (
+        ("scaled", {}),
+        ("a:b", {}),
+        ("other", {"scaled, 2": {}}),
+        ("other", {"row": {}, "bad": {"skale": 1.0}}),
+    ):
         with pytest.raises(InputError):
             register(name, rows)(scaled)
     assert "other" not in registry.OBJECTIVES
