@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -19,7 +21,6 @@ from dsjax.attribution import (
 )
 from dsjax.numerics import divide
 from dsjax.objectives import Objective, resolve
-from dsjax.policies import Params
 from dsjax.trajectories import Trajectories
 
 
@@ -109,18 +110,14 @@ def measure(objective: Objective, scenario: Scenario, x: Structure, own: Structu
     law = Blocks(**{name: jax.nn.softmax(logits) for name, logits in params.items()})
     fillers = (x.length - 1).astype(x.weight.dtype)
 
-    def gradients(x: Structure, f: Objective) -> tuple[Trajectories, Params, Params]:
-        traj = trajectories(scenario, x, longest)
-        _, (g_s, g_d) = pull_back_through(
-            lambda p: structured_logp(p, x, longest), params, traj, f, ("sample", "decision")
-        )
-        return traj, g_s, g_d
+    def gradient(x: Structure, traj: Trajectories, f: Objective) -> Blocks:
+        logp_fn = partial(structured_logp, x=x, longest=longest)
+        _, (g_s, g_d) = pull_back_through(logp_fn, params, traj, f, ("sample", "decision"))
+        return Blocks(g_s["first"], g_s["filler"], g_d["decide"])
 
-    traj, g_s, g_d = gradients(x, objective)
-    G = Blocks(g_s["first"], g_s["filler"], g_d["decide"])
-    _, j_s, j_d = gradients(own, resolve("reinforce"))
-    J = Blocks(j_s["first"], j_s["filler"], j_d["decide"])
-
+    traj = trajectories(scenario, x, longest)
+    G = gradient(x, traj, objective)
+    J = gradient(own, trajectories(scenario, own, longest), resolve("reinforce"))
     visits, own_visits = _visits(x, Q), _visits(own, Q)
     E_s, E_d = _inverse_fisher(G, G, visits, law, fillers)
 

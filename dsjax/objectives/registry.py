@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 
@@ -16,6 +16,7 @@ from dsjax.objectives.aggregation import SumCount
 from dsjax.trajectories import Trajectories
 
 Objective = Callable[[jax.Array, Trajectories], SumCount]
+Function = TypeVar("Function", bound=Callable[..., SumCount])
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ ROWS: dict[str, Entry] = {}  # of the atlas, in its order
 
 def register(
     name: str, atlas: Mapping[str, Mapping[str, Any]] | None = None, *, demonstrations: bool = False
-) -> Callable[[Callable[..., SumCount]], Callable[..., SumCount]]:
+) -> Callable[[Function], Function]:
     """Decorator: the function `(logp_BxS, Trajectories, **options) -> (sum, count)` is known by `name` from now on.
 
     Args:
@@ -51,7 +52,7 @@ def register(
       InputError: for a name or a row that is taken, or an option that the function does not have.
     """
 
-    def add(function: Callable[..., SumCount]) -> Callable[..., SumCount]:
+    def add(function: Function) -> Function:
         require(name not in OBJECTIVES and ":" not in name, "objective", name, f"a new name, not {sorted(OBJECTIVES)}")
         rows = {label: Entry(name, options, demonstrations) for label, options in (atlas or {}).items()}
         for label, entry in rows.items():
