@@ -11,11 +11,11 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from dsjax.attribution import (
+    Attribution,
     ComponentGradients,
     attribute,
     coefficients,
     component_gradients,
-    energies,
     energy,
     euclidean,
     fisher,
@@ -230,12 +230,16 @@ def saturated_energy(toy: oracle.Toy, brute, gradient: dict[str, np.ndarray]) ->
     return {n: float((g**2 / (mass[n][:, None] * toy.arrange(n, getattr(toy, n)))).sum()) for n, g in gradient.items()}
 
 
+def attributed(case: Case, traj: Trajectories, name: str) -> Attribution:
+    return jax.jit(lambda p, t: attribute(case.policy, p, t, resolve(name)))(case.params, traj)
+
+
 @pytest.mark.parametrize("shape", [SMALL, MIDDLE, Shape(3, 1, 3, 1, "none")])
 def test_reward_energies(x64, shape):
     """Against the closed form, NumPy's pinv, and the sum of squared advantages with its budget Var(R)."""
     case = make_case(shape, seed=9)
     traj, brute = enumerated(case.process, case.policy, case.params), oracle.enumerate_toy(case.toy)
-    out = jax.jit(lambda p, t: attribute(case.policy, p, t, resolve("reinforce")))(case.params, traj)
+    out = attributed(case, traj, "reinforce")
     gradient = oracle.return_gradient(case.toy, brute)
     closed, F = saturated_energy(case.toy, brute, gradient), oracle.fisher(case.toy, brute)
     # Gradients to 1e-15 over masses times probabilities of 1e-3 and more: relative error 1e-12 or better.
@@ -263,7 +267,7 @@ def test_sft_energy_is_the_chi_square_distance(x64):
     demo_toy = toy_of(case.toy, demo)
     brute = oracle.enumerate_toy(demo_toy)
     traj = enumerated(case.process, case.policy, demo)
-    out = jax.jit(lambda p, t: attribute(case.policy, p, t, resolve("sft")))(case.params, traj)
+    out = attributed(case, traj, "sft")
     N = sum(w.probability * len(w.factors) for w in brute)
     mass = oracle.context_mass(demo_toy, brute)
     for name, E in (("sample", out.energy_sample), ("decision", out.energy_decision)):
@@ -271,8 +275,8 @@ def test_sft_energy_is_the_chi_square_distance(x64):
         chi2 = ((nu - pi) ** 2 / pi).sum(-1)
         assert float(E) == pytest.approx((mass[name] * chi2).sum() / N**2, rel=1e-10)
     # Coefficients: 1/N on every token; the block share is the decisions' part of the expected tokens.
-    assert float(out.coefficient_sample) == pytest.approx(1 / N, rel=1e-12)
-    assert float(out.coefficient_decision) == pytest.approx(1 / N, rel=1e-12)
+    for name in ("factor_sample", "factor_decision", "token_sample", "token_decision"):
+        assert float(getattr(out, name)) == pytest.approx(1 / N, rel=1e-12), name
     decisions = sum(w.probability * sum(f.component == "decision" for f in w.factors) for w in brute)
     assert float(out.block_share) == pytest.approx(decisions / N, rel=1e-12)
 
@@ -311,10 +315,8 @@ def test_nothing_to_learn_gives_no_energy_and_a_share_of_nan(x64):
     """Reward 0 everywhere: energies 0, and shares and cosine NaN, because there is nothing to share out."""
     case = make_case(MIDDLE, seed=12)
     traj = enumerated(case.process, case.policy, case.params)
-    out = jax.jit(lambda p, t: attribute(case.policy, p, t, resolve("reinforce")))(
-        case.params, traj.replace(reward=0 * traj.reward)
-    )
-    for name in ("energy_sample", "energy_decision", "norm_sample", "norm_decision", "coefficient_sample"):
+    out = attributed(case, traj.replace(reward=0 * traj.reward), "reinforce")
+    for name in ("energy_sample", "energy_decision", "norm_sample", "norm_decision", "token_sample", "factor_sample"):
         assert float(getattr(out, name)) == 0
     for name in ("share", "euclidean_share", "cosine", "block_share"):
         assert np.isnan(float(getattr(out, name)))
@@ -323,10 +325,10 @@ def test_nothing_to_learn_gives_no_energy_and_a_share_of_nan(x64):
 def test_a_single_round_has_no_decisions(x64):
     case = make_case(Shape(2, 2, 1, 2, "none"), seed=13)
     traj = enumerated(case.process, case.policy, case.params)
-    out = jax.jit(lambda p, t: attribute(case.policy, p, t, resolve("rloo")))(case.params, traj)
+    out = attributed(case, traj, "rloo")
     assert float(out.share) == float(out.euclidean_share) == float(out.energy_decision) == 0
     assert float(out.energy_sample) > 0
-    assert np.isnan(float(out.coefficient_decision))
+    assert np.isnan(float(out.token_decision))
 
 
 def test_euclidean_columns(x64):
@@ -355,18 +357,3 @@ def test_pull_back_takes_any_map_and_any_component(x64):
     assert float(loss) == pytest.approx(float(loss_of(f, logp, s.traj)), abs=TIGHT)
     with pytest.raises(InputError, match="component: received 'decider'; allowed: both, sample, decision"):
         pull_back_through(lambda y: y, logp, s.traj, f, ("decider",))
-
-
-def test_energies_are_the_parts_of_attribute(x64):
-    s = setting("shared")
-
-    @jax.jit
-    def both(params, traj):
-        gradients = component_gradients(s.policy, params, traj, resolve("rloo"))
-        return attribute(s.policy, params, traj, resolve("rloo")), energies(s.policy, params, traj, gradients)
-
-    out, (E_s, E_d) = both(s.params, s.traj)
-    assert float(out.energy_sample) == pytest.approx(float(E_s), rel=1e-10)
-    assert float(out.energy_decision) == pytest.approx(float(E_d), rel=1e-10)
-    assert 0 < float(out.share) < 1
-    assert -1 <= float(out.cosine) <= 1

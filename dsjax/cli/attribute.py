@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,14 +59,15 @@ def attribute(
     require_files(file, json=json)
     chosen = options(objective, option)
     from dsjax.io import write_json
-    from dsjax.rollouts.diagnosis import RESAMPLES, from_rollouts
+    from dsjax.rollouts import attribute_rollouts
     from dsjax.rollouts.format import read
+    from dsjax.statistics import RESAMPLES
 
     console = terminal()
     arrays = read(file)
     number_of = RESAMPLES if resamples is None else resamples
     with waiting(console, "Reading and resampling"):
-        found = from_rollouts(objective, chosen, success=success, resamples=number_of, seed=seed, **arrays)
+        found = attribute_rollouts(objective, chosen, success=success, resamples=number_of, seed=seed, **arrays)
     show(found, console)
     if json is not None:
         with writing("json", json):
@@ -74,7 +76,7 @@ def attribute(
 
 
 def _percent(x: float | None) -> str:
-    return "-" if x is None else f"{100 * x:.0f} %"
+    return "-" if x is None or isnan(x) else f"{100 * x:.0f} %"
 
 
 def show(found: Diagnosis, console: Console) -> None:
@@ -105,9 +107,9 @@ def show(found: Diagnosis, console: Console) -> None:
 
     shown = table("Decisions", "drawn", "count", "coefficient", "up", "down", "push on\nSTOP logit", "sign\nagrees")
     for name, d in found.decisions.items():
-        agrees = found.outcome.get(name, {}).get("agrees", {"value": None})["value"]
+        agrees = _percent(found.outcome[name]["agrees"].value) if name in found.outcome else "-"
         pushes = (_percent(d["pushed_up"]), _percent(d["pushed_down"]), number(d["push_on_stop_logit"]))
-        shown.add_row(name, str(d["count"]), number(d["mean_coefficient"]), *pushes, _percent(agrees))
+        shown.add_row(name, str(d["count"]), number(d["mean_coefficient"]), *pushes, agrees)
     console.print(shown)
 
     shown = table("Second moment of one trajectory's gradient, in logit space", "", "from", "to", "")

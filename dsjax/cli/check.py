@@ -84,8 +84,8 @@ def check(
 
 def _own_process(name: str) -> Any:
     """The process that a user's function returns."""
+    from dsjax.config import import_function
     from dsjax.numerics import exact
-    from dsjax.objectives import import_function
     from dsjax.process import DecisionSamplingProcess
 
     function = import_function("process", name)

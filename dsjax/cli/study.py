@@ -99,8 +99,8 @@ def report(path: Positional[Path], *, preset: str | None = None, out: Path | Non
       preset: One of its presets; the first by default.
       out: Directory of the study; runs/NAME-PRESET by default.
     """
+    from dsjax.config import import_function
     from dsjax.io import write_json
-    from dsjax.objectives import import_function
     from dsjax.study import jobs
 
     definition = jobs.Definition.read(path)

@@ -27,9 +27,9 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
+from dsjax.config import import_function
 from dsjax.errors import InputError, require
 from dsjax.io import read_json, write_json
-from dsjax.objectives import import_function
 from dsjax.training.run_directory import RunDirectory, in_use, opened, provenance
 
 FORMAT = 1

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dsjax.attribution import signal_to_noise
 from dsjax.objectives import reinforce
 from dsjax.policies import Params, PositionwisePolicy, SaturatedPolicy, WrappedPolicy
 from dsjax.process import DecisionSamplingProcess
-from dsjax.signal_noise import signal_to_noise
 from proofs_check.theorems.t14_signal_noise import numeric as t14
 
 pytestmark = pytest.mark.usefixtures("x64")

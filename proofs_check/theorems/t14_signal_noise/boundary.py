@@ -13,13 +13,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator
 
-from dsjax.attribution import fisher
+from dsjax.attribution import SignalNoise, fisher, signal_to_noise
 from dsjax.numerics import exact
 from dsjax.objectives import Objective, SumCount, reinforce
 from dsjax.objectives.aggregation import aggregate
 from dsjax.policies import Params, PositionwisePolicy
 from dsjax.process import DecisionSamplingProcess
-from dsjax.signal_noise import SignalNoise, signal_to_noise
 from dsjax.trajectories import Trajectories
 from proofs_check.boundary import line_and_markers, plain, run
 from proofs_check.theorems.t14_signal_noise.numeric import group_moments

@@ -14,13 +14,12 @@ import numpy as np
 from flax import struct
 from jax.flatten_util import ravel_pytree
 
-from dsjax.attribution import coefficients, component_mask, fisher
+from dsjax.attribution import SignalNoise, coefficients, component_mask, fisher, signal_to_noise, whitened_squares
 from dsjax.objectives import Objective, SumCount, reinforce
 from dsjax.objectives.advantages import advantage
 from dsjax.objectives.aggregation import aggregate
 from dsjax.policies import Params, Policy, PositionwisePolicy, log_probs
 from dsjax.process import DecisionSamplingProcess
-from dsjax.signal_noise import SignalNoise, signal_to_noise, whitened_squares
 from dsjax.trajectories import Trajectories
 from proofs_check import instances
 from proofs_check.closed_forms import context_counts
