@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import copy
-import io
 import json
 from typing import Any
 
 import pytest
-from rich.console import Console
 
-import dsjax.cli.study as commands
+from dsjax.cli.study import compare
 from dsjax.errors import InputError
 from dsjax.study.agreement import agreement, estimates, overlap, tables
+from tests.cli.plain import assert_plain
 
 
 def estimate(value: float, half: float = 1.0, student: float | None = 2.0) -> dict[str, Any]:
@@ -117,18 +116,20 @@ def test_the_same_trainings_and_other_studies_are_no_second_run():
         agreement(report([0]), other)
 
 
-def test_the_command(tmp_path):
+def test_the_command(tmp_path, capsys):
     for name, results in (("one", report([0])), ("other", report([1], 3.0)), ("run", None)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "results.json").write_text(json.dumps({"report": results} if results else {"config": {}}))
-    console = Console(file=io.StringIO(), width=200)
     out = tmp_path / "agreement.json"
-    command = commands.Compare(tmp_path / "one", tmp_path / "other" / "results.json", out)
-    assert commands.study(commands.Study(command), console) == 0
+    assert compare(tmp_path / "one", tmp_path / "other" / "results.json", json=out) == 0
     stored = json.loads(out.read_text())
     runs = [{"study": None, "preset": None, "provenance": None, "missing": None, "seconds": 0}] * 2
     assert stored == {"format": 1, "runs": runs, **agreement(report([0]), report([1], 3.0))}
-    assert "1 of 5" in console.file.getvalue()  # type: ignore[attr-defined]
+    text = capsys.readouterr().out
+    assert_plain(text)
+    assert "1 of 5" in text
+    with pytest.raises(InputError, match=r"json: .*another file than one that is read"):
+        compare(tmp_path / "one", tmp_path / "other", json=tmp_path / "other" / "results.json")
     for name, words in (("run", "with a report"), ("nothing", "finished run or study")):
         with pytest.raises(InputError, match=f"other: .*{words}"):
-            commands.study(commands.Study(commands.Compare(tmp_path / "one", tmp_path / name)), console)
+            compare(tmp_path / "one", tmp_path / name)
