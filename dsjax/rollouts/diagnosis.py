@@ -26,7 +26,7 @@ from dsjax.numerics import divide, exact
 from dsjax.objectives import Objective, resolve
 from dsjax.rollouts.format import Rollouts, check, square_bounds
 from dsjax.rollouts.words import availability, reading
-from dsjax.statistics import RESAMPLES, bootstrap_weights, interval, ratio_of_sums
+from dsjax.statistics import RESAMPLES, Bootstrap, ratio_of_sums
 from dsjax.trajectories import DECISION_NAMES
 
 Estimate = dict[str, float | None]
@@ -34,7 +34,6 @@ Statistic = Callable[[np.ndarray], np.ndarray]
 
 # Coefficients are a handful of float64 operations on the same advantage: equal up to some tens of eps.
 EQUAL = 1e-12
-BOOTSTRAP_CHUNK = 2**22  # weights in memory at a time
 
 
 @dataclass(frozen=True)
@@ -133,20 +132,8 @@ class _Bootstrap:
     def estimates(self, statistics: Mapping[str, Statistic], number: int | None = None) -> dict[str, Estimate]:
         """{name: {"value", "low", "high"}}, all from the same resamples; no interval for a single unit."""
         number = self.number if number is None else number
-        values = {name: float(f(np.ones((1, number)))[0]) for name, f in statistics.items()}
-        samples: dict[str, list[np.ndarray]] = {name: [] for name in statistics}
-        if number > 1:
-            rows = max(1, BOOTSTRAP_CHUNK // number)
-            for i, first in enumerate(range(0, self.resamples, rows)):
-                weights = bootstrap_weights(number, min(rows, self.resamples - first), self.seed + i)
-                for name, f in statistics.items():
-                    samples[name].append(f(weights))
-        out = {}
-        for name, value in values.items():
-            low, high = interval(np.concatenate(samples[name])) if samples[name] else (np.nan, np.nan)
-            triple = {"value": value, "low": low, "high": high}
-            out[name] = {k: float(x) if np.isfinite(x) else None for k, x in triple.items()}
-        return out
+        found = Bootstrap(number, self.resamples if number > 1 else 0, self.seed).estimates(statistics)
+        return {name: e.to_json() for name, e in found.items()}
 
 
 def _share(part: Statistic, other: Statistic) -> Statistic:

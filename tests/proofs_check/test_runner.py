@@ -14,6 +14,7 @@ from rich.console import Console
 
 import proofs_check
 from dsjax.errors import InputError
+from dsjax.evaluation import accounting
 from proofs_check import registry, runner
 from proofs_check.theorem import Claim, Control, Measured, Theorem
 from proofs_check.theorems.t10_accounting import numeric as t10_accounting
@@ -156,8 +157,8 @@ def test_fewer_instances_than_shapes(toy):
 
 def test_a_wrong_library_function_is_caught(monkeypatch):
     """The check calls the library, so breaking the library breaks the check."""
-    right = t10_accounting.final_accuracy
-    monkeypatch.setattr(t10_accounting, "final_accuracy", lambda p, a, b, rounds: right(p, a, b, rounds + 1))
+    right = accounting.final_accuracy
+    monkeypatch.setattr(accounting, "final_accuracy", lambda p, a, b, rounds: right(p, a, b, rounds + 1))
     theorem = replace(t10_accounting.THEOREM, shapes=t10_accounting.THEOREM.shapes[1:2])
     monkeypatch.setitem(registry.THEOREMS, "T10", theorem)
     report = proofs_check.run(["T10"], 2)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from itertools import product
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from dsjax.evaluation.accounting import final_accuracy, limit_log_odds, logit, mean_rounds, shapley
+from dsjax.evaluation import accounting
+from dsjax.evaluation.components import rates
 from dsjax.process import Tables
 from proofs_check.instances import Instance, Shape, enumerated
 from proofs_check.numerics import SUM, gap, shortfall
@@ -60,8 +62,12 @@ def prepare(instance: Instance) -> Setting:
     # T = 1 has no decider; a and b must not matter there, so any will do.
     decides = instance.shape.rounds >= 2
     stop = jnp.exp(tables.log_stop[0][:, 0]) if decides else jax.random.uniform(instance.key, right.shape)
-    p, wrong = jnp.sum(answer * right, -1), jnp.sum(answer * (1 - right), -1)
-    a, b = jnp.sum(answer * right * stop, -1) / p, jnp.sum(answer * (1 - right) * stop, -1) / wrong
+
+    def of_prompt(law_A: Any, right_A: Any, stop_A: Any) -> list[Any]:
+        """All answers are the population, weighted by their probabilities."""
+        return [rate(law_A[None])[0] for rate in rates(right_A[:, None], stop_A[:, None]).values()]
+
+    p, a, b = jax.vmap(of_prompt)(answer, right, stop)
     return Setting(instance, p, a, b, process.values(tables, traj.reward).V[0][:, 0], tables)
 
 
@@ -77,27 +83,53 @@ def _moderate(key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     return p, a, b
 
 
+def _of(measure: str, weights_N: Any, *law: Any, rounds: int | None = None) -> Any:
+    """What is reported as `measure` of N problems with these weights."""
+    return accounting.measures(*law, rounds=rounds)[measure](weights_N[None])[0]
+
+
+def _accuracy_of_draws(p: jax.Array, a: jax.Array, b: jax.Array, rounds: int) -> jax.Array:
+    """f[Q]: accuracy given the samples of all rounds, averaged over what they may be: 2^T sequences a prompt."""
+    right = jnp.asarray(list(product((True, False), repeat=rounds)))
+
+    def of_prompt(p: jax.Array, a: jax.Array, b: jax.Array) -> Any:
+        law = jnp.prod(jnp.where(right, p, 1.0 - p), axis=-1)
+        return _of("accuracy", law, right, jnp.where(right, a, b))
+
+    return jax.vmap(of_prompt)(p, a, b)
+
+
+def _log_odds(p: jax.Array, a: jax.Array, b: jax.Array, rounds: int) -> jax.Array:
+    """f[2, 2] by (sampler, decider), each 0 before the change and 1 after it; one prompt."""
+
+    def of_pair(*law: jax.Array) -> Any:
+        return _of("log_odds", jnp.ones(1), *(x[None] for x in law), rounds=rounds)
+
+    return jax.vmap(jax.vmap(of_pair, (None, 0, 0)), (0, None, None))(p, a, b)
+
+
 def check(setting: Setting) -> dict[str, Measured]:
     """Process against formula, formula against closed forms, limits, degenerate cases, Shapley."""
     instance, p, a, b, accuracy, _ = setting
     T, mu = instance.shape.rounds, instance.process.prompt_law
-    acc, rho = final_accuracy(p, a, b, T), _rho(p, a, b)
-    limit = jax.nn.sigmoid(limit_log_odds(p, a, b))
+    acc, rho = accounting.final_accuracy(p, a, b, T), _rho(p, a, b)
+    limit = jax.nn.sigmoid(sum(accounting.limit_parts(p, a, b)))
     geometric = sum((rho**i for i in range(T - 1)), jnp.zeros_like(rho))
+    drawn, mean = _accuracy_of_draws(p, a, b, T), _of("accuracy", mu, p, a, b, rounds=T)
     measured = {
-        PROCESS: Measured(gap(acc, accuracy)),
-        MEAN: Measured(gap(jnp.sum(mu * acc), instance.process.expected_return(setting.tables))),
+        PROCESS: Measured(jnp.maximum(gap(acc, accuracy), gap(drawn, accuracy))),
+        MEAN: Measured(gap(mean, instance.process.expected_return(setting.tables))),
         CLOSED: Measured(gap(acc, p * a * (1 - rho ** (T - 1)) / (1 - rho) + rho ** (T - 1) * p)),
         DECAY: Measured(gap(acc, limit + rho ** (T - 1) * (p - limit))),
         GAIN: Measured(gap(acc - p, p * (1 - p) * (a - b) * geometric)),
-        ROUNDS: Measured(gap(mean_rounds(p, a, b, T), geometric + rho ** (T - 1))),
+        ROUNDS: Measured(gap(accounting.kept(p, a, b, T).rounds, geometric + rho ** (T - 1))),
     }
     if T >= 2:
         margin = jnp.min((acc - p) * jnp.sign(a - b))
         measured[SIGN] = Measured(shortfall(margin), margin)
     zero, one = jnp.zeros_like(p), jnp.ones_like(p)
     idle = [
-        final_accuracy(q, x, y, n) - q
+        accounting.final_accuracy(q, x, y, n) - q
         for q, x, y, n in (
             (zero, a, b, T),
             (one, a, b, T),
@@ -109,20 +141,14 @@ def check(setting: Setting) -> dict[str, Measured]:
     measured[NONE] = Measured(jnp.max(jnp.abs(jnp.stack(idle))))
 
     p2, a2, b2 = _moderate(instance.key)
-    base, new = (p2[0], (a2[0], b2[0])), (p2[1], (a2[1], b2[1]))
-    measured[LIMIT] = Measured(gap(logit(final_accuracy(p2, a2, b2, LONG)), logit(p2) + jnp.log(a2) - jnp.log(b2)))
-
-    def log_odds(rounds: int):
-        return lambda sampler, decider: logit(final_accuracy(sampler, decider[0], decider[1], rounds))
-
-    finite = log_odds(T)
-    parts = shapley(finite, base, new)
-    change = finite(new[0], new[1]) - finite(base[0], base[1])
-    measured[ADDS] = Measured(gap(parts.sampler + parts.decider, change))
-    far = shapley(log_odds(LONG), base, new)
-    near = shapley(lambda sampler, decider: limit_log_odds(sampler, decider[0], decider[1]), base, new)
-    stated = (logit(p2[1]) - logit(p2[0]), jnp.log(a2[1] / b2[1]) - jnp.log(a2[0] / b2[0]))
-    measured[PARTS] = Measured(jnp.maximum(gap(tuple(far), stated), gap(tuple(near), stated)))
+    finite, long = _log_odds(p2, a2, b2, T), _log_odds(p2, a2, b2, LONG)
+    parts, far = (accounting.shapley(lambda s, d, x=x: x[s, d], (0, 0), (1, 1)) for x in (finite, long))
+    stated = jnp.stack([jnp.log(p2) - jnp.log1p(-p2), jnp.log(a2) - jnp.log(b2)])  # f[2 parts, 2 policies]
+    near = jnp.stack(accounting.limit_parts(p2, a2, b2))
+    measured[LIMIT] = Measured(gap(jnp.diagonal(long), jnp.sum(stated, axis=0)))
+    measured[ADDS] = Measured(gap(parts.sampler + parts.decider, finite[1, 1] - finite[0, 0]))
+    of_limit = jnp.maximum(gap(jnp.stack(far), stated[:, 1] - stated[:, 0]), gap(near, stated))
+    measured[PARTS] = Measured(of_limit)
     return measured
 
 
@@ -132,17 +158,17 @@ def control(setting: Setting) -> dict[str, jax.Array]:
     T, mu = instance.shape.rounds, instance.process.prompt_law
     if not instance.shape.saturated:  # nothing keeps a network from being almost certain
         return {}
-    acc, rho = final_accuracy(p, a, b, T), _rho(p, a, b)
+    acc, rho = accounting.final_accuracy(p, a, b, T), _rho(p, a, b)
     first = p * a * (1 - rho ** (T - 1)) / (1 - rho)
     errors = {
         CONTROLS[0].name: gap(acc, first),
         CONTROLS[1].name: gap(acc, p * a * (1 - rho**T) / (1 - rho) + rho**T * p),
-        CONTROLS[2].name: gap(acc, jax.nn.sigmoid(limit_log_odds(p, a, b))),
+        CONTROLS[2].name: gap(acc, jax.nn.sigmoid(sum(accounting.limit_parts(p, a, b)))),
     }
     if instance.shape.prompts >= 2 and T >= 2:
         p_mean = jnp.sum(mu * p)
         a_mean, b_mean = jnp.sum(mu * p * a) / p_mean, jnp.sum(mu * (1 - p) * b) / (1 - p_mean)
-        errors[CONTROLS[3].name] = gap(final_accuracy(p_mean, a_mean, b_mean, T), jnp.sum(mu * accuracy))
+        errors[CONTROLS[3].name] = gap(accounting.final_accuracy(p_mean, a_mean, b_mean, T), jnp.sum(mu * accuracy))
     return errors
 
 
