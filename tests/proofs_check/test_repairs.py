@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dsjax.attribution import component_gradients, energies, fisher
-from dsjax.evaluation.accounting import final_accuracy, logit, shapley
+from dsjax.evaluation.accounting import final_accuracy, log_odds, shapley
 from dsjax.objectives import reinforce, sft
 from dsjax.policies import PositionwisePolicy, SaturatedPolicy, SharedPolicy, log_probs
 from dsjax.process import DecisionSamplingProcess
@@ -236,7 +236,7 @@ def test_t10_limits_of_the_parts_on_real_swaps():
         _, a, b = rates(s, d)
         return float(jnp.log(a / b))
 
-    parts = shapley(lambda s, d: logit(final_accuracy(*rates(s, d), 400)), (0, 0), (1, 1))
+    parts = shapley(lambda s, d: log_odds(*kept_of(s, d, 400)), (0, 0), (1, 1))
     moved = float(logit(rates(1, 0)[0]) - logit(rates(0, 0)[0]))
     by_sampler = (mix(1, 0) - mix(0, 0) + mix(1, 1) - mix(0, 1)) / 2
     by_decider = (mix(0, 1) - mix(0, 0) + mix(1, 1) - mix(1, 0)) / 2
