@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dsjax.attribution import component_gradients, energies, fisher
-from dsjax.evaluation.accounting import final_accuracy, log_odds, shapley
+from dsjax.evaluation.accounting import final_accuracy, shapley
 from dsjax.objectives import reinforce, sft
 from dsjax.policies import PositionwisePolicy, SaturatedPolicy, SharedPolicy, log_probs
 from dsjax.process import DecisionSamplingProcess
@@ -22,6 +22,10 @@ KL = {
     "trajectory": lambda beta: partial(reinforce, reward_kl=beta),
     "own-token": lambda beta: partial(reinforce, token_kl=beta, kl_estimator="k2"),
 }
+
+
+def logit(p):
+    return jnp.log(p) - jnp.log1p(-p)
 
 
 def memoryless(table=(1.0, 0.0), rounds=2, length=1, cost=0.0):
@@ -236,7 +240,7 @@ def test_t10_limits_of_the_parts_on_real_swaps():
         _, a, b = rates(s, d)
         return float(jnp.log(a / b))
 
-    parts = shapley(lambda s, d: log_odds(*kept_of(s, d, 400)), (0, 0), (1, 1))
+    parts = shapley(lambda s, d: logit(final_accuracy(*rates(s, d), 400)), (0, 0), (1, 1))
     moved = float(logit(rates(1, 0)[0]) - logit(rates(0, 0)[0]))
     by_sampler = (mix(1, 0) - mix(0, 0) + mix(1, 1) - mix(0, 1)) / 2
     by_decider = (mix(0, 1) - mix(0, 0) + mix(1, 1) - mix(1, 0)) / 2
