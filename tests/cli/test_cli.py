@@ -107,7 +107,7 @@ def test_bad_configuration_files(content, words, capsys, tmp_path):
 def test_the_report_file_is_checked_before_the_work(tmp_path, capsys, monkeypatch):
     import proofs_check
 
-    monkeypatch.setattr(proofs_check, "run", lambda *_, **__: pytest.fail("checked first"))
+    monkeypatch.setattr(proofs_check, "check", lambda *_, **__: pytest.fail("checked first"))
     (tmp_path / "file").write_text("mine")
     before = files(tmp_path)[tmp_path / "file"]
     reasons = {"file/report.json": "Not a directory", "none/report.json": "No such file", "": "Is a directory"}

@@ -55,7 +55,7 @@ def test_holds_and_rejects_its_controls(name, monkeypatch):
     theorem = THEOREMS[name]
     shapes = tuple(theorem.shapes[i] for i in ENOUGH[name])
     monkeypatch.setitem(THEOREMS, name, dataclasses.replace(theorem, shapes=shapes))
-    report = proofs_check.run([name], instances=8 * len(shapes), seed=11)
+    report = proofs_check.check(name, instances=8 * len(shapes), seed=11)
     (result,) = report.rows
     assert report.ok, report.failures()
     assert result.instances == 8 * len(shapes)
@@ -88,8 +88,8 @@ def test_is_well_formed(name):
     assert theorem.id == name
     assert len(claims) == len(theorem.claims)
     assert len({c.name for c in theorem.controls}) == len(theorem.controls) > 0
-    assert {c.claim for c in theorem.controls} <= claims
+    assert {c.claim.name for c in theorem.controls} <= claims
     assert len(set(theorem.shapes)) == len(theorem.shapes)
-    assert "\n" not in theorem.statement
+    assert "\n" not in theorem.about.formula
     # Tolerances are rounding, not fitting: central differences have the largest.
     assert all(0 <= c.tolerance <= 1e-7 for c in theorem.claims)

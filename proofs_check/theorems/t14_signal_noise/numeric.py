@@ -320,9 +320,9 @@ class Setting(instances.Setting):
         if self.sizes.positionwise:  # in closed form, for w = R - J and w = R, and with filler, for w = R - J
             self.exact = exact(self.process, self.params, self.sizes.reads)
             self.stated, self.raw = moments(self.exact, self.J), moments(self.exact, 0.0)
-            longer, *at = lengthen(self.process, self.params, lengthened.filler_logits, self.sizes.reads)
-            traj = longer.enumerate_trajectories(*at)
-            self.longer = jax.tree.map(lambda x: x[0], measure(*at, traj, centred(traj)[None]))
+            longer, policy, params = lengthen(self.process, self.params, lengthened.filler_logits, self.sizes.reads)
+            traj = longer.enumerate_trajectories(policy, params)
+            self.longer = jax.tree.map(lambda x: x[0], measure(policy, params, traj, centred(traj)[None]))
         if self.sizes.group:  # (M_s, M_d): leave-one-out, group mean
             baselines = [partial(reinforce, baseline=name) for name in ("leave_one_out", "batch_mean")]
             self.groups = group_moments(self.policy, self.params, self.traj, baselines, self.sizes.group)
