@@ -52,7 +52,7 @@ def component_statistics(right: np.ndarray, stop: np.ndarray, history: str = "no
     }
 
 
-def evaluate(
+def measure(
     policy: Any, params: Params, task: Task, problems: Problems, key: jax.Array, rounds: int, resamples: int = 0
 ) -> dict[str, Estimate]:
     """`component_statistics` of a policy on problems, with intervals over problems if there are `resamples`."""

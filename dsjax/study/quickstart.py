@@ -17,7 +17,7 @@ import numpy as np
 from dsjax.atlas.rows import share_against_length
 from dsjax.config import require_int, require_positive, to_dict
 from dsjax.errors import require
-from dsjax.evaluation.components import evaluate
+from dsjax.evaluation.components import measure
 from dsjax.evaluation.samples import draw_samples, evaluation_sets, judge
 from dsjax.io import write_atomically, write_json
 from dsjax.objectives import resolve
@@ -244,7 +244,7 @@ def _curve(config: QuickstartConfig, sets: dict[str, Any], params: Params) -> li
     rows = []
     for split, problems in sets.items():
         some = jax.tree.map(lambda x: x[: config.curve_problems], problems)
-        found = evaluate(config.policy, params, config.task, some, config.key("curve"), config.rounds)
+        found = measure(config.policy, params, config.task, some, config.key("curve"), config.rounds)
         rows.append({"split": split, **{name: e.to_json()["value"] for name, e in found.items()}})
     return rows
 

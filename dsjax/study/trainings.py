@@ -17,7 +17,7 @@ from typing import Any, get_args
 import numpy as np
 
 from dsjax.config import from_dict, to_dict
-from dsjax.evaluation.components import evaluate as measured
+from dsjax.evaluation.components import measure
 from dsjax.evaluation.samples import draw_samples, evaluation_sets, judge
 from dsjax.io import read_rows, write_arrays
 from dsjax.policies.base import Params
@@ -132,7 +132,7 @@ def choose(options: Mapping[str, Any], directory: RunDirectory, needs: Mapping[s
         config = from_dict(TrainConfig, need.result["config"])
         problems = config.task_of.training_problems(config.key("validation"), options["problems"])
         key = config.key("validation attempts")
-        found = measured(config.policy, _params(config, need), config.task_of, problems, key, config.rounds)
+        found = measure(config.policy, _params(config, need), config.task_of, problems, key, config.rounds)
         measures = {name: e.to_json()["value"] for name, e in found.items()}
         row = {"family": config.objective_of.family, "arm": config.arm, "learning_rate": config.learning_rate}
         table.append({**row, "prompts": config.prompts, **measures})

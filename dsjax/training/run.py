@@ -32,7 +32,7 @@ import numpy as np
 
 from dsjax.config import differences, to_dict
 from dsjax.errors import InputError, require
-from dsjax.evaluation.components import evaluate
+from dsjax.evaluation.components import measure
 from dsjax.evaluation.samples import evaluation_sets
 from dsjax.io import read_json, write_json
 from dsjax.objectives import resolve
@@ -300,7 +300,7 @@ class _Run:
         measured = {}
         for split, problems in self.sets.items():
             arguments = (self.config.policy, params, self.config.task_of, problems, self.config.key("evaluation"))
-            found = evaluate(*arguments, self.config.rounds)
+            found = measure(*arguments, self.config.rounds)
             measured[split] = {name: e.to_json()["value"] for name, e in found.items()}
             self._record({"kind": "evaluation", "step": self.step, "split": split, **measured[split]})
         return measured

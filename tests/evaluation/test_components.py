@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dsjax.errors import InputError
-from dsjax.evaluation.components import component_statistics, evaluate
+from dsjax.evaluation.components import component_statistics, measure
 from dsjax.evaluation.samples import draw_samples, evaluation_sets, judge
 from dsjax.policies.transformer import TransformerPolicy
 from dsjax.statistics import Bootstrap
@@ -93,7 +93,7 @@ def test_samples_are_scored_and_judged_by_the_policy():
     again, _ = draw_samples(POLICY, one, TASK, problems, jax.random.key(1), 2)
     np.testing.assert_array_equal(again.answers, drawn.answers)
     expected = measured(np.asarray(drawn.right), np.exp(np.asarray(own, float)), 50)
-    found = evaluate(POLICY, one, TASK, problems, jax.random.key(1), 2, 50)
+    found = measure(POLICY, one, TASK, problems, jax.random.key(1), 2, 50)
     assert {k: e.to_json() for k, e in found.items()} == {k: e.to_json() for k, e in expected.items()}
 
 
