@@ -297,8 +297,7 @@ def test_too_little_room_is_told_before_anything_is_written(straight, tmp_path, 
     assert_same_end(tmp_path, straight)
 
 
-def test_a_disk_that_is_full_for_metrics(straight, tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("DSJAX_CACHE", "off")  # a program of the cache would not fit either, which is another warning
+def test_a_disk_that_is_full_for_metrics(straight, tmp_path, capsys):
     write_json(tmp_path / "tiny.json", to_dict(TINY))
     arguments = ["train", str(tmp_path / "tiny.json"), "--run", str(tmp_path / "run")]
     stopped_at(tmp_path / "run", 14)
