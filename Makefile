@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test lint mutation setup clean
+.PHONY: quickstart test lint theory mutation setup clean
 
 quickstart: $(BIN)/.installed
 	$(BIN)/dsjax quickstart
@@ -14,6 +14,9 @@ lint: $(BIN)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+theory: $(BIN)/.installed
+	$(BIN)/python -m proofs_check.theory
 
 mutation: $(BIN)/.installed
 	$(BIN)/python -m tests.mutation.runner

@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     from dsjax import objectives, tasks
     from dsjax.atlas import atlas
     from dsjax.attribution import attribute, coefficients, component_gradients, energies, signal_to_noise
-    from dsjax.evaluation import cross_swap, evaluate, final_accuracy, shapley
+    from dsjax.evaluation import cross_swap, final_accuracy, shapley
+    from dsjax.evaluation.quick import evaluate
     from dsjax.objectives import objective, register
     from dsjax.policies import (
+        FunctionPolicy,
         Policy,
         PositionwisePolicy,
         SaturatedPolicy,
@@ -43,6 +45,7 @@ _NAMES = {
     "trajectories": ("RESAMPLE", "STOP", "Trajectories"),
     "process": ("DecisionSamplingProcess",),
     "policies": (
+        "FunctionPolicy",
         "Policy",
         "PositionwisePolicy",
         "SaturatedPolicy",
@@ -57,7 +60,8 @@ _NAMES = {
     "atlas": ("atlas",),
     "tasks": ("Task",),
     "training": ("ARMS", "Arm", "TrainConfig", "train"),
-    "evaluation": ("cross_swap", "evaluate", "final_accuracy", "shapley"),
+    "evaluation": ("cross_swap", "final_accuracy", "shapley"),
+    "evaluation.quick": ("evaluate",),
 }
 _MODULES = ("objectives", "tasks")
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
@@ -68,6 +72,7 @@ __all__ = [
     "STOP",
     "Arm",
     "DecisionSamplingProcess",
+    "FunctionPolicy",
     "InputError",
     "Policy",
     "PositionwisePolicy",

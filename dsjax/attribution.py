@@ -8,6 +8,7 @@ stop-gradient). Components therefore add up to the whole gradient for every obje
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -18,7 +19,7 @@ from jax.flatten_util import ravel_pytree
 from dsjax.errors import require
 from dsjax.numerics import divide
 from dsjax.objectives import Objective, SumCount
-from dsjax.policies.base import Params, Policy, Pull, log_probs, log_probs_vjp, vjp_again
+from dsjax.policies.base import Params, Policy, Pull, log_probs, vjp_again
 from dsjax.rollouts.diagnosis import from_rollouts as from_rollouts
 from dsjax.trajectories import Trajectories
 
@@ -53,7 +54,30 @@ class Attribution(struct.PyTreeNode):
 
 def loss_of(objective: Objective, logp_BxS: jax.Array, traj: Trajectories) -> jax.Array:
     """sum / count of the objective; 0 where there is nothing to learn from (count = 0)."""
-    return mean_of(objective(logp_BxS, traj))
+    return mean_of(sum_and_count(objective, logp_BxS, traj))
+
+
+def sum_and_count(objective: Objective, logp_BxS: jax.Array, traj: Trajectories) -> SumCount:
+    """What the objective returns: two numbers, as arrays of one dtype.
+
+    Raises:
+      InputError: if it returns anything else, naming the objective.
+    """
+    returned: Any = objective(logp_BxS, traj)
+    several = isinstance(returned, tuple)
+    # A Python number has no shape, and nor has anything that is no number.
+    shapes = [
+        getattr(x, "shape", () if isinstance(x, int | float) else type(x).__name__)
+        for x in (returned if several else [returned])
+    ]
+    function: Any = objective
+    while isinstance(function, partial):
+        function = function.func
+    field = f"what objective {getattr(function, '__name__', function)} returns"
+    received = f"{len(shapes)} value{'s' * several} of shape{'s' * several} {', '.join(map(str, shapes))}"
+    require(several and shapes == [(), ()], field, received, "two numbers, (sum, count), each of shape ()")
+    total, count = returned
+    return jnp.asarray(total, logp_BxS.dtype), jnp.asarray(count, logp_BxS.dtype)
 
 
 def mean_of(sum_count: SumCount) -> jax.Array:
@@ -94,7 +118,7 @@ def pull_back(
     for an objective whose coefficients depend on the log-probs; for one that is linear in them (SFT, REINFORCE, RLOO)
     the loss comes from the recomputed ones.
     """
-    return _pulled_back(log_probs_vjp(policy, params, traj), traj, objective, components)
+    return _pulled_back(policy.log_probs_vjp(params, traj), traj, objective, components)
 
 
 def pull_back_through(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import sys
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,6 +30,27 @@ def require_positive(field: str, value: Any) -> None:
     require(ok, field, value, "a finite number > 0")
 
 
+def import_name(field: str, name: str) -> Any:
+    """What `module:name` names.
+
+    Raises:
+      InputError: if the module cannot be found or has no such name.
+    """
+    module, _, attribute = name.partition(":")
+    require(not module.startswith("."), field, name, "module:function with the module's full name")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ModuleNotFoundError, AttributeError, ValueError) as error:
+        raise InputError(field, name, f"module:function that can be imported ({error})") from error
+
+
+def import_function(field: str, name: str) -> Callable[..., Any]:
+    """The callable that `module:function` names; errors as for `import_name`, and for what cannot be called."""
+    function = import_name(field, name)
+    require(callable(function), field, name, "module:function that names a callable")
+    return function
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """Plain data of a configuration, ready for JSON."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
@@ -37,6 +59,8 @@ def to_dict(config: Any) -> dict[str, Any]:
 def from_dict(cls: type[T], data: Mapping[str, Any], path: str = "") -> T:
     """A configuration from plain data; missing fields keep their defaults.
 
+    The mapping `FORMER_NAMES` of a class, if it has one, has the names that fields had in older files.
+
     Raises:
       InputError: for an unknown field, a value of the wrong type, or one that the class rejects.
     """
@@ -44,7 +68,9 @@ def from_dict(cls: type[T], data: Mapping[str, Any], path: str = "") -> T:
     fields = {f.name: f for f in dataclasses.fields(typing.cast(Any, cls))}
     hints = typing.get_type_hints(cls)
     values: dict[str, Any] = {}
-    for name, value in data.items():
+    former = getattr(cls, "FORMER_NAMES", {})
+    for given, value in data.items():
+        name = former.get(given, given)
         where = f"{path}.{name}" if path else name
         if name not in fields:
             raise InputError("configuration field", where, fields)

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from proofs_check.boundaries import BOUNDARIES
 from proofs_check.page import Evidence
-from proofs_check.runner import check, worst_instance
+from proofs_check.runner import Progress, check, worst_instance
 from proofs_check.statistical import run_statistical
 from proofs_check.symbolic import SYMBOLIC, run_symbolic
-
-
-class Done(NamedTuple):
-    """What a progress hook is told."""
-
-    done: int
-    total: int
 
 
 def gather(
@@ -40,6 +33,6 @@ def gather(
     boundaries = {}
     for i, boundary in enumerate(maps):
         boundaries[boundary.theorem] = boundary.measure()
-        hook("boundaries")(Done(i + 1, len(maps)))
+        hook("boundaries")(Progress(boundary.theorem, i + 1, len(maps)))
     worst = {t.id: worst_instance(t, seed, quick=quick, instances=instances) for t in numeric.rows}
     return Evidence(numeric, symbolic, statistical, boundaries, worst)

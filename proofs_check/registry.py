@@ -17,14 +17,18 @@ def parts(name: str) -> list[ModuleType]:
     return [importlib.import_module(module) for module in there if importlib.util.find_spec(module)]
 
 
-def _complete(theorem: Theorem) -> Theorem:
-    """The theorem, if everything that it declares is checked somewhere."""
+def complete(theorem: Theorem) -> Theorem:
+    """The theorem, if everything that it declares is checked somewhere.
+
+    Raises:
+      ValueError: for a claim or a control that none of its shapes has.
+    """
     if unreached := theorem.unreached():
         raise ValueError(f"{theorem.id}: no shape has {', '.join(unreached)}")
     return theorem
 
 
-THEOREMS: dict[str, Theorem] = {module.THEOREM.id: _complete(module.THEOREM) for module in parts("numeric")}
+THEOREMS: dict[str, Theorem] = {module.THEOREM.id: complete(module.THEOREM) for module in parts("numeric")}
 
 
 def select(ids: str | Sequence[str] | None) -> tuple[Theorem, ...]:

@@ -94,10 +94,10 @@ class TheoremResult(Row):
         Column("id"),
         Column("statement", share=1),
         Column("tag"),
-        Column("in-\nstances", number=True),
+        Column("inst.", number=True),
         Column("worst\nerror", number=True),
         Column("smallest\nmargin", number=True),
-        Column("control\nrejected"),
+        Column("control\nfails"),
         Column("sec-\nonds", number=True),
     )
     KEYS: ClassVar = (
@@ -164,16 +164,16 @@ class TheoremResult(Row):
         """One theorem a line, in plain words: the formula is in the page."""
         for t in rows:
             cells = (
-                t.id if t.ok else f"{t.id} FAILED",
-                t.about.plain,
+                t.id,
+                t.about.plain if t.ok else f"FAILED: {t.about.plain}",
                 t.provenance,
                 str(t.instances),
                 f"{t.worst_error:.1e}",
                 "" if t.smallest_margin is None else f"{t.smallest_margin:.1e}",
                 "yes" if t.control_rejected else "NO",
-                f"{t.seconds:.1f}",
+                f"{t.seconds:.1f}" if t.seconds < 99.95 else f"{t.seconds:.0f}",
             )
-            yield Line(cells, (0,) * (not t.ok) + (6,) * (not t.control_rejected))
+            yield Line(cells, (0, 1) * (not t.ok) + (6,) * (not t.control_rejected))
 
     def failures(self) -> list[str]:
         """Failed claims, and controls that passed."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dsjax.study.jobs import Done, Progress
 from dsjax.training.run_directory import RunDirectory
 from proofs_check.registry import select
+from proofs_check.results import numeric_report
+from proofs_check.runner import DEFAULT_INSTANCES, check
 from proofs_check.runner import Progress as Step
-from proofs_check.runner import check
 
 
 def merged(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -22,29 +25,38 @@ def merged(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
+def _cores() -> int:
+    """Processes to share the theorems out to; a process that belongs to a pool may not start others."""
+    if multiprocessing.current_process().daemon:
+        return 1
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
 def theorem(options: Mapping[str, Any], directory: RunDirectory, needs: Mapping[str, Done], progress: Progress) -> Any:
     """Numeric checks of one theorem or several, as `Report.to_json`; after a kill, those that were done stay done.
 
     Args:
-      options: of `check`, all optional: {"theorems": ids (all), "instances", "seed", "quick"}.
-      directory: has a stage for every theorem.
+      options: of `check`, all optional: {"theorems": ids (all), "instances", "seed", "quick", "workers" (all cores)};
+        the numbers do not depend on the workers.
+      directory: has a stage for every theorem that is done.
       needs: none.
-      progress: called with (theorems done, theorems to do), after every chunk of instances.
+      progress: called with (theorems done, theorems to do).
     """
     del needs
-    theorems = select(options.get("theorems"))
-    settings = {name: options[name] for name in ("instances", "seed", "quick") if name in options}
-    reports = []
-    for i, found in enumerate(theorems):
+    settings = {"instances": DEFAULT_INSTANCES, "seed": 0, "quick": False, "workers": _cores(), **options}
+    ids = [found.id for found in select(settings.pop("theorems", None))]
+    missing = [name for name in ids if not directory.done(name)]
 
-        def hook(p: Step, before: int = i) -> None:
-            progress(before + p.done / p.total, len(theorems))
+    def keep(step: Step) -> None:
+        if (result := step.result) is not None:
+            report = numeric_report(settings["seed"], settings["instances"], [result], result.seconds)
+            directory.run_stage(step.theorem, lambda _: report.to_json())
+        progress(len(ids) - len(missing) * (1 - step.done / step.total), len(ids))
 
-        def work(_: Any, name: str = found.id, hook: Any = hook) -> dict[str, Any]:
-            return check(name, progress=hook, **settings).to_json()
-
-        reports.append(directory.run_stage(found.id, work))
-    return merged(reports)
+    if missing:
+        check(missing, progress=keep, **settings)
+    return merged([directory.result(name) for name in ids])
 
 
 def theorems(options: Mapping[str, Any], directory: RunDirectory, needs: Mapping[str, Done], progress: Progress) -> Any:

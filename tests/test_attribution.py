@@ -145,7 +145,7 @@ def ravel(x) -> dict:
 def test_saturated_components_live_on_their_own_table(x64):
     s = setting("saturated")
     g = jax.jit(lambda p, t: component_gradients(s.policy, p, t, resolve("rloo")))(s.params, s.traj)
-    assert not np.asarray(g.sample["decide"]).any()
+    assert not np.asarray(g.sample["decision"]).any()
     assert not np.asarray(g.decision["sample"]).any()
     np.testing.assert_array_equal(g.total["sample"], g.sample["sample"])
 
@@ -157,16 +157,16 @@ def test_reward_gradient_three_ways(x64, objective):
     traj, f = enumerated(case.process, case.policy, case.params), resolve(objective)
     g = jax.jit(lambda p, t: component_gradients(case.policy, p, t, f))(case.params, traj)
     closed = oracle.return_gradient(case.toy, oracle.enumerate_toy(case.toy))
-    measured = {"sample": layout(g.sample)["sample"], "decide": layout(g.decision)["decide"]}
+    measured = {"sample": layout(g.sample)["sample"], "decision": layout(g.decision)["decision"]}
     tables, h = layout(case.params), 1e-5
-    for name in ("sample", "decide"):
+    for name in ("sample", "decision"):
         np.testing.assert_allclose(measured[name], closed[name], rtol=0, atol=TIGHT)
         for index in [(0, 0), (3, 1), (7, 0)]:
             J = []
             for step in (h, -h):
                 moved = {k: v.copy() for k, v in tables.items()}
                 moved[name][index] += step
-                toy = oracle.with_logits(case.toy, moved["sample"], moved["decide"])
+                toy = oracle.with_logits(case.toy, moved["sample"], moved["decision"])
                 J.append(oracle.expected_return(oracle.enumerate_toy(toy)))
             # Truncation h^2/6 ~ 2e-11, cancellation eps/h ~ 2e-11.
             assert (J[0] - J[1]) / (2 * h) == pytest.approx(measured[name][index], abs=1e-9)
@@ -174,7 +174,7 @@ def test_reward_gradient_three_ways(x64, objective):
 
 def brute_fisher(case: Case, brute: list[oracle.Trajectory]) -> dict[str, np.ndarray]:
     """E[(sum of a component's scores)(same)^T] over trajectories, score by score, on-policy."""
-    tables = {"sample": case.toy.sample, "decide": case.toy.decide}
+    tables = {"sample": case.toy.sample, "decision": case.toy.decision}
     out = {}
     for name in tables:
         position = {context: i for i, context in enumerate(case.toy.layout(name))}
@@ -201,9 +201,9 @@ def test_fisher_is_the_second_moment_of_the_scores(x64, shape):
     traj, brute = enumerated(case.process, case.policy, case.params), oracle.enumerate_toy(case.toy)
     F_s, F_d = jax.jit(functools.partial(fisher, case.policy))(case.params, traj)
     # ravel_pytree orders keys alphabetically: decide first.
-    n = case.params["decide"].size
+    n = case.params["decision"].size
     closed, scores = oracle.fisher(case.toy, brute), brute_fisher(case, brute)
-    for F, block, name in ((F_s, slice(n, None), "sample"), (F_d, slice(0, n), "decide")):
+    for F, block, name in ((F_s, slice(n, None), "sample"), (F_d, slice(0, n), "decision")):
         np.testing.assert_allclose(F[block, block], closed[name], rtol=0, atol=TIGHT)
         np.testing.assert_allclose(F[block, block], scores[name], rtol=0, atol=TIGHT)
         assert np.abs(np.asarray(F)).sum() == pytest.approx(np.abs(np.asarray(F[block, block])).sum(), abs=TIGHT)
@@ -214,14 +214,14 @@ def test_fisher_of_shared_parameters_is_the_pulled_back_one(x64):
     size = sum(x.size for x in case.params.values())
     features = np.random.default_rng(0).normal(size=(size, 3))
     shared, theta = SharedPolicy(case.policy, jnp.asarray(features)), np.array([0.3, -0.5, 1.0])
-    decide, sample = np.split(features @ theta, [case.params["decide"].size])
+    decide, sample = np.split(features @ theta, [case.params["decision"].size])
     toy = oracle.with_logits(case.toy, sample, decide)
     traj = enumerated(case.process, shared, jnp.asarray(theta))
     F_s, F_d = jax.jit(functools.partial(fisher, shared))(jnp.asarray(theta), traj)
     closed = oracle.fisher(toy, oracle.enumerate_toy(toy))
-    Phi_d, Phi_s = np.split(features, [case.params["decide"].size])
+    Phi_d, Phi_s = np.split(features, [case.params["decision"].size])
     np.testing.assert_allclose(F_s, Phi_s.T @ closed["sample"] @ Phi_s, rtol=0, atol=20 * TIGHT)  # |Phi|^2 ~ 10
-    np.testing.assert_allclose(F_d, Phi_d.T @ closed["decide"] @ Phi_d, rtol=0, atol=20 * TIGHT)
+    np.testing.assert_allclose(F_d, Phi_d.T @ closed["decision"] @ Phi_d, rtol=0, atol=20 * TIGHT)
 
 
 def saturated_energy(toy: oracle.Toy, brute, gradient: dict[str, np.ndarray]) -> dict[str, float]:
@@ -239,21 +239,21 @@ def test_reward_energies(x64, shape):
     gradient = oracle.return_gradient(case.toy, brute)
     closed, F = saturated_energy(case.toy, brute, gradient), oracle.fisher(case.toy, brute)
     # Gradients to 1e-15 over masses times probabilities of 1e-3 and more: relative error 1e-12 or better.
-    for name, E in (("sample", out.energy_sample), ("decide", out.energy_decision)):
+    for name, E in (("sample", out.energy_sample), ("decision", out.energy_decision)):
         g = gradient[name].reshape(-1)
         assert float(E) == pytest.approx(closed[name], rel=1e-10, abs=1e-15)
         assert float(E) == pytest.approx(g @ np.linalg.pinv(F[name], rcond=1e-12, hermitian=True) @ g, rel=1e-9, abs=0)
-    assert float(out.share) == pytest.approx(closed["decide"] / (closed["sample"] + closed["decide"]), rel=1e-10)
+    assert float(out.share) == pytest.approx(closed["decision"] / (closed["sample"] + closed["decision"]), rel=1e-10)
     assert float(out.energy_sample + out.energy_decision) <= oracle.variance(brute) + TIGHT
     if shape.history == "full":  # every context is visited once at most: the energies are squared advantages
         nodes = oracle.conditional(brute)
-        squared = {"sample": 0.0, "decide": 0.0}
+        squared = {"sample": 0.0, "decision": 0.0}
         for w in brute:
             for f in w.factors:
                 after = nodes.mean[oracle.child(f, f.choice)]
                 squared[f.component] += w.probability * (after - nodes.mean[f.node]) ** 2
         assert float(out.energy_sample) == pytest.approx(squared["sample"], rel=1e-10)
-        assert float(out.energy_decision) == pytest.approx(squared["decide"], rel=1e-10)
+        assert float(out.energy_decision) == pytest.approx(squared["decision"], rel=1e-10)
 
 
 def test_sft_energy_is_the_chi_square_distance(x64):
@@ -266,14 +266,14 @@ def test_sft_energy_is_the_chi_square_distance(x64):
     out = jax.jit(lambda p, t: attribute(case.policy, p, t, resolve("sft")))(case.params, traj)
     N = sum(w.probability * len(w.factors) for w in brute)
     mass = oracle.context_mass(demo_toy, brute)
-    for name, E in (("sample", out.energy_sample), ("decide", out.energy_decision)):
+    for name, E in (("sample", out.energy_sample), ("decision", out.energy_decision)):
         nu, pi = (toy.arrange(name, getattr(toy, name)) for toy in (demo_toy, case.toy))
         chi2 = ((nu - pi) ** 2 / pi).sum(-1)
         assert float(E) == pytest.approx((mass[name] * chi2).sum() / N**2, rel=1e-10)
     # Coefficients: 1/N on every token; the block share is the decisions' part of the expected tokens.
     assert float(out.coefficient_sample) == pytest.approx(1 / N, rel=1e-12)
     assert float(out.coefficient_decision) == pytest.approx(1 / N, rel=1e-12)
-    decisions = sum(w.probability * sum(f.component == "decide" for f in w.factors) for w in brute)
+    decisions = sum(w.probability * sum(f.component == "decision" for f in w.factors) for w in brute)
     assert float(out.block_share) == pytest.approx(decisions / N, rel=1e-12)
 
 
@@ -353,8 +353,8 @@ def test_pull_back_takes_any_map_and_any_component(x64):
     np.testing.assert_array_equal(d, np.where(s.traj.decision_mask, c, 0.0))
     np.testing.assert_array_equal(sample, np.where(s.traj.sample_mask, c, 0.0))
     assert float(loss) == pytest.approx(float(loss_of(f, logp, s.traj)), abs=TIGHT)
-    with pytest.raises(InputError, match="component: received 'decide'; allowed: both, sample, decision"):
-        pull_back_through(lambda y: y, logp, s.traj, f, ("decide",))
+    with pytest.raises(InputError, match="component: received 'decider'; allowed: both, sample, decision"):
+        pull_back_through(lambda y: y, logp, s.traj, f, ("decider",))
 
 
 def test_energies_are_the_parts_of_attribute(x64):

@@ -158,7 +158,7 @@ def test_every_number_of_the_main_job_has_a_lower_end(name):
         ({"sft_learning_rate": "1e-3"}, "sft_learning_rate", "a finite number > 0"),
         ({"group": 1}, "group", "an integer >= 2 (a leave-one-out baseline needs others)"),
         ({"arms": ("sft-self",), "group": 0}, "group", "an integer >= 1"),
-        ({"arms": ("nonsense",)}, "arm", ", ".join(ARMS)),
+        ({"arms": ("nonsense",)}, "arm", ", ".join([*ARMS, "module:name"])),
         ({"heads": 5}, "model_width", "a multiple of 5 heads"),
         ({"points": 7}, "base_updates", "a multiple of points = 7"),
         ({"evaluation_problems": 100}, "curve_problems", "at most evaluation_problems = 100"),
@@ -251,6 +251,6 @@ def test_every_part_of_an_arm_is_checked(field, arm):
 
 def test_an_unknown_arm_lists_the_known_ones():
     error = refused(arm_of, "dpo")
-    assert (error.field, error.received, error.allowed) == ("arm", "dpo", ", ".join(ARMS))
+    assert (error.field, error.received, error.allowed) == ("arm", "dpo", ", ".join([*ARMS, "module:name"]))
     for name, arm in ARMS.items():
         assert arm_of(name) is arm

@@ -120,9 +120,9 @@ def measure(objective: Objective, scenario: Scenario, x: Structure, own: Structu
         return traj, g_s, g_d
 
     traj, g_s, g_d = gradients(x, objective)
-    G = Blocks(g_s["first"], g_s["filler"], g_d["decide"])
+    G = Blocks(g_s["first"], g_s["filler"], g_d["decision"])
     _, j_s, j_d = gradients(own, resolve("reinforce"))
-    J = Blocks(j_s["first"], j_s["filler"], j_d["decide"])
+    J = Blocks(j_s["first"], j_s["filler"], j_d["decision"])
 
     visits, own_visits = _visits(x, Q), _visits(own, Q)
     E_s, E_d = _inverse_fisher(G, G, visits, law, fillers)

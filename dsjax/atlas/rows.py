@@ -273,7 +273,7 @@ def _gap(entry: Entry, laws: _Laws, program: Callable[[Structure, Structure], Me
         lambda params, traj: component_gradients(spelled.policy, params, traj, objective), spelled.params, spelled.traj
     )
     true = gradients(spelled.params, spelled.traj)
-    sample, decide = np.asarray(true.sample["sample"]), np.asarray(true.decision["decide"])
+    sample, decide = np.asarray(true.sample["sample"]), np.asarray(true.decision["decision"])
     pairs = ((found.first, sample[:, 0]), (found.filler, sample[:, 1]), (found.decide, decide))
     worst = max(float(np.abs(np.asarray(f) - t).max()) for f, t in pairs)
     # Against grad J too, for objectives whose own expected gradient is zero.

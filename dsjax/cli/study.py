@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.text import Text
@@ -27,46 +27,40 @@ def run(
     *,
     preset: str | None = None,
     out: Path | None = None,
-    engine: Literal["here", "dask"] = "here",
     workers: int | None = None,
     address: str | None = None,
     resources: Pairs = (),
-    wait: bool = True,
 ) -> int:
-    """Do the jobs that are not done yet; run it again, or many times at once.
+    """Do the jobs that are not done yet; the same command again continues.
 
     Args:
       path: Folder with a study.json (format: docs/jobs.md).
       preset: One of its presets; the first by default.
       out: Directory of the study; runs/NAME-PRESET by default.
-      engine: One job at a time in this process, or workers that Dask starts.
-      workers: Dask: start this many worker processes on this machine.
+      workers: Dask: start this many worker processes on this machine; by default jobs run here, one after the other.
       address: Dask: address or scheduler file (.json) of a running scheduler.
       resources: Dask: what a job takes of the workers' resources, e.g. GPU=1.
-      wait: When other processes hold all jobs that are left: wait for them, or end.
     """
     from dsjax.cli.devices import keep_compiled_programs
     from dsjax.study import jobs
     from dsjax.study.engine import run_here, run_on_dask
 
     amounts = {name: _amount(name, value) for name, value in pairs("resources", resources).items()}
-    if engine == "here":
-        for name, given in (("workers", workers), ("address", address), ("resources", resources)):
-            require(given in (None, ()), name, given, "nothing, or engine dask")
-    else:
-        require((workers is None) != (address is None), "workers and address", (workers, address), "one, for dask")
-        require(workers is None or workers >= 1, "workers", workers, "an integer >= 1")
+    require(workers is None or workers >= 1, "workers", workers, "an integer >= 1")
+    given = [value for value in (workers, address) if value is not None]
+    require(len(given) < 2, "workers and address", given, "one of them")
+    require(bool(given) or not resources, "resources", resources, "nothing, without workers or address")
     study = jobs.Definition.read(path).study(preset, out)
     folder = keep_compiled_programs()
     if folder is not None:
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)  # for workers that the run starts
-    study.start()
+    study.start()  # so that a refusal is not buried under a bar
     console = terminal()
     with _told(study, console) as notice:
-        if engine == "here":
-            run_here(study, notice, wait)
+        if given:
+            run_on_dask(study, given[0], amounts, notice)
         else:
-            run_on_dask(study, address if workers is None else workers, amounts, notice, wait)
+            run_here(study, notice)
     found = study.status()
     counts = {state: sum(s.state == state for s in found) for state in dict.fromkeys(s.state for s in found)}
     console.print(Text(f"{study.path}: " + ", ".join(f"{n} {state}" for state, n in counts.items())), soft_wrap=True)
@@ -190,8 +184,7 @@ def _told(study: jobs.Study, console: Console) -> Iterator[Callable[[str, str, f
             part[name] = fraction * study.jobs[name].work
             if state in (jobs.DONE, jobs.FAILED):
                 console.print(Text(f"{name}: {state}"))
-                ended.update(other for other in part if study.done(other))  # other processes work on it too
-                part.update((other, study.jobs[other].work) for other in ended)
+                ended.update([name] if state == jobs.DONE else [])
             bars(study.preset, sum(part.values()), total, f"{len(ended)}/{len(part)} jobs")
 
         yield notice

@@ -72,17 +72,19 @@ def _train_together(
     console: Console,
 ) -> int:
     """One of several processes; `who` says how they meet."""
+    import jax
+
     from dsjax.training.loop import DivergedError
-    from dsjax.training.multihost import CONTINUES, LostProcessError, first, join, leave, part
+    from dsjax.training.multihost import CONTINUES, LostProcessError, initialize, leave, shutdown
 
     try:
-        join(*who)
-        console.quiet = not first()
+        initialize(*who)
+        console.quiet = jax.process_index() > 0
         status = _train(config, directory, override, console)
     except (InputError, DivergedError) as error:  # the same in every process
-        if first():
+        if jax.process_index() == 0:
             print(f"dsjax: {error}", file=sys.stderr)
-        part()
+        shutdown()
         return 2 if isinstance(error, InputError) else 1
     # What follows may be of this process alone: it must not wait for the others, nor they for it.
     except KeyboardInterrupt:
@@ -96,13 +98,14 @@ def _train_together(
         leave(1)
     if status == 1:
         leave(1)
-    part()
+    shutdown()
     return status
 
 
 def _train(config: TrainConfig, directory: Path, override: tuple[str, ...], console: Console) -> int:
+    import jax
+
     from dsjax.training.checkpoints import StorageError
-    from dsjax.training.multihost import first
     from dsjax.training.run import Stopped, run
 
     last: tuple[float, int] | None = None
@@ -122,7 +125,7 @@ def _train(config: TrainConfig, directory: Path, override: tuple[str, ...], cons
 
             result = run(config, directory, override=override, advance=advance, say=console.print, stop=stop)
     except Stopped as stopped:
-        if first():
+        if jax.process_index() == 0:
             print(f"dsjax: {stopped}", file=sys.stderr)
         return 128 + stopped.signal
     except StorageError as error:
@@ -155,7 +158,7 @@ def stop_signals(say: Callable[[], None]) -> Iterator[Callable[[], int | None]]:
 def _show(config: TrainConfig, result: dict[str, Any], console: Console) -> None:
     best, evaluations = result["best"], result["evaluations"]
     steps = {"start": 0, "best": best["step"] if best else 0, "last": result["updates"]}
-    for split, name in config.task.split_names.items():
+    for split, name in config.task_of.split_names.items():
         if split in evaluations["last"]:
             shown = table(name, "", *(f"{which} ({step})" for which, step in steps.items()))
             for measure, label in _MEASURES.items():

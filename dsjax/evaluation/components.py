@@ -21,7 +21,7 @@ from flax import struct
 from dsjax.errors import require
 from dsjax.evaluation import accounting
 from dsjax.policies.base import Params, Policy
-from dsjax.policies.rollout import sample_attempts
+from dsjax.policies.rollout import sample
 from dsjax.statistics import Statistic, auroc, difference, estimate, ratio_of_sums, roc_curve
 from dsjax.tasks import Problems, Task
 from dsjax.trajectories import STOP
@@ -42,16 +42,16 @@ def draw_pool(
     policy: Policy, params: Params, task: Task, problems: Problems, key: jax.Array, rounds: int
 ) -> tuple[Pool, jax.Array]:
     """A sampler's attempts at the problems, and the same policy's log pi_d(STOP) for each, f[N, T] nats."""
-    drawn = sample_attempts(policy, params, problems.prompt, key, rounds=rounds)
+    drawn = sample(policy, params, problems.prompt, key, rounds=rounds)
     right = task.score(drawn.answers, problems.answer[:, None, :]) > 0.5
-    return Pool(problems.prompt, drawn.answers, right), drawn.log_decide[..., STOP]
+    return Pool(problems.prompt, drawn.answers, right), drawn.log_decision[..., STOP]
 
 
 @jax.jit
 def judge(policy: Policy, params: Params, pool: Pool) -> jax.Array:
     """log pi_d(STOP), f[N, T] nats, of this policy's decider for another sampler's answers."""
-    _, log_decide = policy.log_dists(params, pool.prompt, pool.answers)
-    return log_decide[..., STOP]
+    _, log_decision = policy.log_dists(params, pool.prompt, pool.answers)
+    return log_decision[..., STOP]
 
 
 def expected_accuracy(right_NxT: np.ndarray, stop_NxT: np.ndarray) -> np.ndarray:

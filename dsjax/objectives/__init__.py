@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -10,7 +9,8 @@ from typing import Any, get_args, get_type_hints
 
 import jax
 
-from dsjax.errors import InputError, require
+from dsjax.config import import_function
+from dsjax.errors import require
 from dsjax.objectives.aggregation import SumCount
 from dsjax.objectives.entropy import entropy_bonus
 from dsjax.objectives.kl import own_token_kl, reward_with_kl
@@ -58,22 +58,6 @@ OBJECTIVES: dict[str, Callable[..., SumCount]] = {
     "trajectory_kl": trajectory_kl,
     "entropy_bonus": entropy_bonus,
 }
-
-
-def import_function(field: str, name: str) -> Callable[..., Any]:
-    """The callable that `module:function` names.
-
-    Raises:
-      InputError: if the module cannot be found or has no such callable.
-    """
-    module_name, _, function_name = name.partition(":")
-    require(not module_name.startswith("."), field, name, "module:function with the module's full name")
-    try:
-        function = getattr(importlib.import_module(module_name), function_name)
-    except (ModuleNotFoundError, AttributeError, ValueError) as error:
-        raise InputError(field, name, f"module:function that can be imported ({error})") from error
-    require(callable(function), field, name, "module:function that names a callable")
-    return function
 
 
 def _require_options(name: str, function: Callable[..., Any], options: Mapping[str, Any]) -> None:

@@ -31,7 +31,7 @@ from dsjax.objectives import resolve
 from dsjax.policies.base import Params
 from dsjax.policies.rollout import require_temperature
 from dsjax.policies.transformer import TransformerPolicy
-from dsjax.tasks import AdditionTask
+from dsjax.tasks import Addition
 from dsjax.training.arms import Arm, arm_of
 from dsjax.training.checkpoints import load_params, save_params
 from dsjax.training.config import purpose_key
@@ -142,9 +142,9 @@ class QuickstartConfig:
         self.task  # noqa: B018  the task checks digits and width
 
     @property
-    def task(self) -> AdditionTask:
+    def task(self) -> Addition:
         """The task."""
-        return AdditionTask(self.digits, self.width)
+        return Addition(self.digits, self.width)
 
     @property
     def policy(self) -> TransformerPolicy:

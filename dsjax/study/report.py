@@ -17,7 +17,7 @@ from dsjax.study.hypotheses import EXPECTED, decide, tested
 from dsjax.study.jobs import Definition
 from dsjax.study.measures import Evaluated, Measures
 from dsjax.study.tables import tables
-from dsjax.study.trainings import CHOICE, RUN, rows_of
+from dsjax.study.trainings import CHOICE, RUN, arm_job, rows_of
 from dsjax.training.arms import arm_of
 from dsjax.training.config import BASE, TrainConfig
 
@@ -93,7 +93,7 @@ def _of_history(
     """All numbers of one history; `find` gets what hypotheses about it are looked up with."""
     first = done[f"{parents[0]}/evaluation"]["result"]
     models = first["models"]
-    jobs = {m: [f"{p}/{BASE}" if m == BASE else f"{p}/arms/{m}" for p in parents] for m in models}
+    jobs = {m: [f"{p}/{BASE}" if m == BASE else arm_job(p, m) for p in parents] for m in models}
     rows = {m: [rows_of(folder / name / RUN) for name in jobs[m]] for m in models}
     gradients = partial(_of_gradients, {m: [_gradients(r) for r in rows[m]] for m in models})
     find[history, TRAINING] = gradients
@@ -105,7 +105,7 @@ def _of_history(
         splits[split] = _of_split(measures, models, pairs)
     return {
         "config": first["config"],
-        "split_names": dict(from_dict(TrainConfig, first["config"]).task.split_names),
+        "split_names": dict(from_dict(TrainConfig, first["config"]).task_of.split_names),
         "seeds": [_seed(p) for p in parents],
         "models": models,
         "trainings": {m: [_training(done[name]["result"]) for name in jobs[m]] for m in models},

@@ -49,7 +49,7 @@ def jobs(settings: Mapping[str, Any]) -> list[Job]:
             folder = f"{history}/seed-{seed}"
             base = _training(f"{folder}/{BASE}", asked.config(BASE, history, seed), ())
             arms = [
-                _training(f"{folder}/arms/{arm}", asked.config(arm, history, seed), (base.name, CHOICE))
+                _training(arm_job(folder, arm), asked.config(arm, history, seed), (base.name, CHOICE))
                 for arm in asked.arms
             ]
             options = {
@@ -60,6 +60,11 @@ def jobs(settings: Mapping[str, Any]) -> list[Job]:
             names = tuple(job.name for job in (base, *arms))
             out += [base, *arms, Job(f"{folder}/evaluation", f"{HERE}:evaluate", options, names, _work(base) / 8)]
     return out
+
+
+def arm_job(folder: str, arm: str) -> str:
+    """The name of an arm's job; a user's own is `module:name`, and a job is a folder."""
+    return f"{folder}/arms/{arm.replace(':', '.')}"
 
 
 def _work(job: Job) -> float:
@@ -107,10 +112,7 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
 def _tokens(config: TrainConfig, folder: Path) -> dict[str, int]:
     """Tokens that the loss saw, and tokens sampled to make its data, in the whole training."""
     trained = sum(row["tokens_trained"] for row in rows_of(folder) if row["kind"] == "train") * config.chunk
-    source = config.objective_of.source
-    attempts = {"base-answers": 1, "own-answers": 1}.get(source, config.rounds if "policy" in source else 0)
-    sampled = config.updates * config.prompts * config.group * attempts * config.task.length
-    return {"tokens_trained": round(trained), "tokens_sampled": sampled}
+    return {"tokens_trained": round(trained), "tokens_sampled": config.tokens_sampled}
 
 
 def _params(config: TrainConfig, need: Done) -> Params:
@@ -128,9 +130,9 @@ def choose(options: Mapping[str, Any], directory: RunDirectory, needs: Mapping[s
     table = []
     for done, need in enumerate(needs.values()):
         config = from_dict(TrainConfig, need.result["config"])
-        problems = config.task.training_problems(config.key("validation"), options["problems"])
+        problems = config.task_of.training_problems(config.key("validation"), options["problems"])
         key = config.key("validation attempts")
-        pool, log_stop = draw_pool(config.policy, _params(config, need), config.task, problems, key, config.rounds)
+        pool, log_stop = draw_pool(config.policy, _params(config, need), config.task_of, problems, key, config.rounds)
         measures = quick_measures(np.asarray(pool.right), np.asarray(log_stop), config.history)
         row = {"family": config.objective_of.family, "arm": config.arm, "learning_rate": config.learning_rate}
         table.append({**row, "prompts": config.prompts, **measures})
@@ -161,7 +163,7 @@ def evaluate(options: Mapping[str, Any], directory: RunDirectory, needs: Mapping
     """
     models = dict(zip(options["models"], needs.values(), strict=True))
     config = from_dict(TrainConfig, next(iter(models.values())).result["config"])
-    policy, task, key = config.policy, config.task, config.key("evaluation")
+    policy, task, key = config.policy, config.task_of, config.key("evaluation")
     attempts = options["attempts"] or config.rounds
     params = {name: _params(config, need) for name, need in models.items()}
     sets = evaluation_sets(task, task.splits, options["problems"])

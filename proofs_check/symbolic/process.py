@@ -1,13 +1,13 @@
 """A decision-sampling process whose numbers are free symbols, enumerated with exact arithmetic.
 
-Why probabilities may stand for logits. A softmax context with logits z has weights w = exp(z) and probabilities
-pi_v = w_v / sum w, so d/dz_u = w_u d/dw_u. Whatever is computed from the probabilities is unchanged if all weights of
-a context are multiplied by a number: as a function of the weights it is known from its values on sum w = 1, where
-w = pi. There the derivative acts as
+Why probabilities may stand for logits. A softmax context with logits z has weights e = exp(z) and probabilities
+pi_v = e_v / sum e, so d/dz_u = e_u d/de_u. Whatever is computed from the probabilities is unchanged if all weights of
+a context are multiplied by a number: as a function of the weights it is known from its values on sum e = 1, where
+e = pi. There the derivative acts as
 
     d pi_v / dz_u = pi_v (1[u = v] - pi_u),
 
-a derivation of polynomials in pi (proved from the weights in `t01.py`). So each context gets free symbols for all
+a derivation of polynomials in pi (proved from the weights in T1). So each context gets free symbols for all
 probabilities but the last, which is 1 minus the others, and `logit_derivative` is the chain rule. Nothing is divided.
 
 Why log-ratios may be free symbols. log pi/pi_ref enters through values and derivatives alone, and
@@ -68,7 +68,7 @@ class Draw(NamedTuple):
 
 
 class Trajectory(NamedTuple):
-    """`w = (q, y_1, d_1, .., y_tau)`; prompt and answers name it, because only the last answer is kept."""
+    """`xi = (q, y_1, d_1, .., y_tau)`; prompt and answers name it, because only the last answer is kept."""
 
     prompt: int
     answers: tuple[Answer, ...]
@@ -167,7 +167,7 @@ class Model:
 
     @cached_property
     def laws(self) -> list[Element]:
-        """P(w) of every trajectory."""
+        """P(xi) of every trajectory."""
         process = self.process
         return [process.prompt_law[w.prompt] * prod(map(self.probability, w.draws)) for w in process.trajectories]
 

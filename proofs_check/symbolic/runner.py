@@ -73,7 +73,7 @@ class ProofResult(Row):
             cells = (
                 theorem if ok else f"{theorem} FAILED",
                 claim,
-                "\n".join(p.shape for p in proofs),
+                "\n".join(dict.fromkeys(p.shape for p in proofs)),
                 str(sum(p.identities for p in proofs)),
                 "yes" if rejected else "NO",
                 f"{sum(p.seconds for p in proofs):.1f}",

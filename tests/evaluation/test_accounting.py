@@ -30,7 +30,7 @@ def toy(p: float, a: float, b: float, rounds: int) -> list[oracle.Trajectory]:
             rounds=rounds,
             history="none",
             sample={(0, (), ()): np.array([1 - p, p])},
-            decide={(0, (), (0,)): np.array([b, 1 - b]), (0, (), (1,)): np.array([a, 1 - a])},
+            decision={(0, (), (0,)): np.array([b, 1 - b]), (0, (), (1,)): np.array([a, 1 - a])},
         )
     )
 

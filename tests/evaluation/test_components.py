@@ -27,7 +27,7 @@ from dsjax.evaluation.components import (
     quick_measures,
 )
 from dsjax.policies.transformer import TransformerPolicy
-from dsjax.tasks import AdditionTask
+from dsjax.tasks import Addition
 
 # Sums of at most 2^5 products of at most 5 factors, all of size <= 1 (rounds: <= 5).
 EXACT = 1e-13
@@ -228,7 +228,7 @@ def test_a_decider_that_never_keeps_a_wrong_answer_has_no_identity():
     assert out["log_odds"]["decider"]["value"] > 0
 
 
-TASK = AdditionTask(digits=1)
+TASK = Addition(digits=1)
 POLICY = TransformerPolicy.for_task(TASK, 2, layers=1, width=8, heads=2, mlp_ratio=1)
 
 

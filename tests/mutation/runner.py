@@ -39,6 +39,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from dsjax.io import write_json
 from tests.mutation.mutations import MUTATIONS, Mutation
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -208,9 +209,7 @@ def _write(path: Path, done: dict[str, dict[str, Any]], commit: str | None, cont
     survived = [e["id"] for e in entries if e["caught_by"] is None]
     data = {"version": VERSION, "commit": commit, "content": content, "mutations": entries, "survived": survived}
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".part")
-    partial.write_text(json.dumps(data, indent=1) + "\n")
-    partial.replace(path)
+    write_json(path, data)
 
 
 def _kept(path: Path, keys: dict[str, str]) -> dict[str, dict[str, Any]]:

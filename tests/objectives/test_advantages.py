@@ -296,5 +296,5 @@ def test_sampled_objective_averaged_over_all_groups_is_the_exact_one(x64, object
         per_token = [averaged[i][np.asarray(traj.mask[i])] / brute[i].probability for i in range(N)]
         index = {w[:2]: i for i, w in enumerate(brute)}
         got = oracle.score_gradient(case.toy, brute, lambda w, i: per_token[index[w[:2]]][i])
-        for name in ("sample", "decide"):
+        for name in ("sample", "decision"):
             np.testing.assert_allclose(got[name], scale * expected[name], rtol=0, atol=TIGHT)

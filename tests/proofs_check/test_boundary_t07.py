@@ -1,9 +1,6 @@
 """The boundary of the KL tax: closed form, measured flips, and variants that must be rejected."""
 
-import json
-
 import pytest
-from matplotlib.figure import Figure
 
 from proofs_check.theorems.t07_kl_tax import boundary as tax
 
@@ -31,16 +28,12 @@ def test_no_flip_is_reported_where_there_is_none():
     assert tax.measured_flip(lambda beta, _: (1.0 + beta, -1.0), tax.REFERENCES[0]) is None
 
 
-def test_measure_and_draw(monkeypatch):
-    monkeypatch.setattr(tax, "LENGTHS", (1, 4))
-    monkeypatch.setattr(tax, "ENUMERATED", (1,))
-    data = json.loads(json.dumps(tax.BOUNDARY.measure(), allow_nan=False))
+def test_measure_and_draw(measured_and_drawn):
+    data, axes = measured_and_drawn(tax, LENGTHS=(1, 4), ENUMERATED=(1,))
     assert data["worst_error"] < 1e-12
     assert data["classes_against_every_answer"] < 1e-12
     assert len(data["lattice"]) == 2 * len(tax.BETAS)
     assert all(row["own_token_kl"] < 0 for row in data["lattice"])
     assert {row["trajectory_kl"] > 0 for row in data["lattice"] if row["length"] == 4} == {True, False}
-    fig = Figure()
-    tax.BOUNDARY.draw(data, fig)
-    assert [ax.get_xlabel() for ax in fig.axes] == ["answer length L (tokens)"] * 2
-    assert fig.axes[0].get_ylabel() == "beta (reward per nat)"
+    assert [ax.get_xlabel() for ax in axes] == ["answer length L (tokens)"] * 2
+    assert axes[0].get_ylabel() == "beta (reward per nat)"

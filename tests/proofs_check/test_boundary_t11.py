@@ -13,7 +13,7 @@ def data():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(soft, "LENGTHS", (1, 2, 3))
         patch.setattr(soft, "ENERGY_LENGTHS", (1, 2))
-        return json.loads(json.dumps(soft.BOUNDARY.measure(), allow_nan=False))
+        return json.loads(json.dumps(soft.measure(), allow_nan=False))
 
 
 def test_closed_forms(data):
@@ -42,5 +42,5 @@ def test_optimum_by_hand(data):
 
 def test_draw(data):
     fig = Figure()
-    soft.BOUNDARY.draw(data, fig)
+    soft.draw(data, fig)
     assert [ax.get_ylabel() for ax in fig.axes] == ["KL to the reference (nats)", "decision share (fraction)"]

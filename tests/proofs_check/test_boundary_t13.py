@@ -1,10 +1,8 @@
 """The boundary of length division: closed form, measured thresholds, and variants that must be rejected."""
 
-import json
 from fractions import Fraction
 
 import pytest
-from matplotlib.figure import Figure
 
 from proofs_check.theorems.t13_length_normalised import boundary as graded
 
@@ -52,15 +50,10 @@ def test_no_threshold_is_reported_where_there_is_none(monkeypatch):
     assert graded.measured_threshold(0.6, 0.0, 1) is None
 
 
-def test_measure_and_draw(monkeypatch):
-    monkeypatch.setattr(graded, "LENGTHS", (1, 2))
-    monkeypatch.setattr(graded, "ROUNDS", (2, 3))
-    monkeypatch.setattr(graded, "MAP_LENGTH", 2)
-    data = json.loads(json.dumps(graded.BOUNDARY.measure(), allow_nan=False))
+def test_measure_and_draw(measured_and_drawn):
+    data, axes = measured_and_drawn(graded, LENGTHS=(1, 2), ROUNDS=(2, 3), MAP_LENGTH=2)
     assert data["worst_error"] < 1e-12
     assert data["lattice_points_on_the_wrong_side"] == 0
     assert {x["divided"] * x["reward"] < 0 for x in data["lattice"]} == {True, False}
-    fig = Figure()
-    graded.BOUNDARY.draw(data, fig)
     labels = ["V, value of going on (reward)", "answer length L (tokens)", "rounds T"]
-    assert [ax.get_xlabel() for ax in fig.axes] == labels
+    assert [ax.get_xlabel() for ax in axes] == labels

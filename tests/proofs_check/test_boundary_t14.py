@@ -1,9 +1,6 @@
 """The crossing length: closed form against the library, with variants that must be rejected."""
 
-import json
-
 import pytest
-from matplotlib.figure import Figure
 
 from proofs_check.theorems.t14_signal_noise import boundary as noise
 
@@ -33,12 +30,9 @@ def test_the_decider_is_louder_from_the_crossing_on():
         assert found["sample, causal"] > found["decision"]
 
 
-def test_measure_and_draw(monkeypatch):
-    monkeypatch.setattr(noise, "LENGTHS", (1, 2))
-    monkeypatch.setattr(noise, "READ_ALL", 2)
-    monkeypatch.setattr(noise, "DECISIVENESS", (0.5, 3.0))
-    monkeypatch.setattr(noise, "ACCURACIES", (0.2, 0.7))
-    data = json.loads(json.dumps(noise.BOUNDARY.measure(), allow_nan=False))
+def test_measure_and_draw(measured_and_drawn):
+    smaller = {"LENGTHS": (1, 2), "READ_ALL": 2, "DECISIVENESS": (0.5, 3.0), "ACCURACIES": (0.2, 0.7)}
+    data, axes = measured_and_drawn(noise, **smaller)
     assert data["worst_error"] < 1e-11
     assert [row["length"] for row in data["ratios"]] == [1, 2]
     first, second = data["ratios"]
@@ -46,7 +40,5 @@ def test_measure_and_draw(monkeypatch):
     assert second["decision"] == pytest.approx(first["decision"], rel=1e-12)
     assert second["decision, reads all"] == pytest.approx(first["decision"] / 2, rel=1e-12)
     assert second["sample, causal"] == pytest.approx(first["sample, causal"], rel=1e-12)
-    fig = Figure()
-    noise.BOUNDARY.draw(data, fig)
-    assert len(fig.axes) == 3
-    assert all(ax.get_xlabel() and ax.get_ylabel() for ax in fig.axes)
+    assert len(axes) == 3
+    assert all(ax.get_xlabel() and ax.get_ylabel() for ax in axes)

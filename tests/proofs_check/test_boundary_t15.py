@@ -1,10 +1,8 @@
 """Who is clipped first: closed form against the library, with variants that must be rejected."""
 
-import json
 import math
 
 import pytest
-from matplotlib.figure import Figure
 
 from proofs_check.theorems.t15_clipping import boundary as clipping
 
@@ -45,14 +43,9 @@ def test_from_above_a_decision_alone_may_never_move_a_sequence_enough():
     assert math.isfinite(clipping.stated_steps(2, 1.0)["sequence, decision alone"])
 
 
-def test_measure_and_draw(monkeypatch):
-    monkeypatch.setattr(clipping, "VOCABULARIES", (8,))
-    monkeypatch.setattr(clipping, "TOKENS", (0.1, 0.5))
-    monkeypatch.setattr(clipping, "LENGTHS", (1, 2))
-    data = json.loads(json.dumps(clipping.BOUNDARY.measure(), allow_nan=False))
+def test_measure_and_draw(measured_and_drawn):
+    data, axes = measured_and_drawn(clipping, VOCABULARIES=(8,), TOKENS=(0.1, 0.5), LENGTHS=(1, 2))
     assert data["worst_error"] < 1e-11
     assert [row["measured"] is None for row in data["rows"]] == [True, False, False, False]
-    fig = Figure()
-    clipping.BOUNDARY.draw(data, fig)
-    assert len(fig.axes) == 3
-    assert all(ax.get_xlabel() for ax in fig.axes)
+    assert len(axes) == 3
+    assert all(ax.get_xlabel() for ax in axes)

@@ -82,7 +82,7 @@ def test_exemptions_are_of_theorems_and_fields_that_exist():
 @pytest.mark.parametrize("name", THEOREMS)
 def test_a_default_run_reaches_every_shape(name):
     theorem = THEOREMS[name]
-    jobs = _jobs(theorem, theorem.shapes, DEFAULT_INSTANCES, 0)
+    jobs = _jobs(theorem, DEFAULT_INSTANCES, 0)
     assert DEFAULT_INSTANCES >= 1000
     assert sum(job.instances for job in jobs) == DEFAULT_INSTANCES
     assert [job.index for job in jobs] == list(range(len(theorem.shapes)))

@@ -17,14 +17,14 @@ from proofs_check.boundaries import BOUNDARIES
 from proofs_check.instance_file import decode, encode
 from proofs_check.registry import THEOREMS
 from proofs_check.report import Report
-from proofs_check.runner import run, run_instance, worst_instance
+from proofs_check.runner import check, check_instance, worst_instance
 from proofs_check.symbolic import ProofResult
 from tests import processes
 
 
 @pytest.fixture(scope="module")
 def report():
-    return run(["T8", "T13"], 6, quick=True)
+    return check(["T8", "T13"], instances=6, quick=True)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def stored(report):
 
 
 def test_a_stored_instance_gives_the_same_numbers(report, stored):
-    (result,) = run_instance(stored).rows
+    (result,) = check_instance(stored).rows
     claim = next(c for c in report.rows[0].claims if c.name == stored["origin"]["claim"])
     again = next(c for c in result.claims if c.name == claim.name)
     assert result.ok
@@ -67,8 +67,8 @@ def test_a_changed_instance_is_checked_as_changed(stored):
     table = next(leaf for leaf in changed["leaves"] if "reward_table" in leaf["name"])
     values = np.asarray(table["values"])
     table["values"] = np.where(values == 0, 0.9, 1.0).tolist()
-    assert run_instance(stored).ok
-    assert not run_instance(changed).ok
+    assert check_instance(stored).ok
+    assert not check_instance(changed).ok
 
 
 @pytest.mark.parametrize(
@@ -88,25 +88,25 @@ def test_damaged_instance_files_are_refused(stored, change, field):
     data = copy.deepcopy(stored)
     change(data)
     with pytest.raises(InputError) as error:
-        run_instance(data)
+        check_instance(data)
     assert field in error.value.field
 
 
 def test_an_instance_of_another_theorem_is_refused(stored):
     with pytest.raises(InputError, match="T8, as in the instance file"):
-        run_instance(stored, ["T1"])
+        check_instance(stored, ["T1"])
 
 
 def test_own_process_runs_what_applies_and_says_why_not():
     with jax.enable_x64(True):
         process, right, graded = processes.binary(), processes.always_right(), processes.graded()
-    found = run(["T8", "T10"], 4, process=process)
+    found = check(["T8", "T10"], instances=4, process=process)
     assert found.ok
     assert [t.id for t in found.rows] == ["T8", "T10"]
     assert found.skipped == {}
-    skipped = run(["T8", "T9"], 4, process=right).skipped
+    skipped = check(["T8", "T9"], instances=4, process=right).skipped
     assert "right and a wrong answer" in skipped["T8"][0]
-    skipped = run(["T8", "T10"], 4, process=graded)
+    skipped = check(["T8", "T10"], instances=4, process=graded)
     assert skipped.ok
     assert skipped.skipped["T10"][:3] == ("a binary verifier", "no resampling cost (c = 0)", "history `none`")
     assert skipped.to_json()["skipped"]["T10"][0] == "a binary verifier"

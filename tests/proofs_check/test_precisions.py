@@ -26,14 +26,14 @@ def of_settings(module, shape, function, count=5):
     @jax.jit
     @jax.vmap
     def batch(key):
-        return function(module.prepare(draw(key, shape)))
+        return function(module.Setting(draw(key, shape)))
 
     return batch(jax.random.split(jax.random.key(3), count))
 
 
 def energies_and_bounds(shape):
     """((E_s, bound), (E_d, bound)) of T3."""
-    return of_settings(t03, shape, lambda s: tuple(zip(s.energy, s.sum_squares, strict=True)))
+    return of_settings(t03, shape, lambda s: ((s.E_s, s.S), (s.E_d, s.D)))
 
 
 def test_t3_one_softmax_for_several_rounds_loses_energy():
@@ -54,7 +54,7 @@ def test_t6_the_law_of_prompts_is_not_in_the_budget():
     shape = Shape(rounds=2, length=1, vocabulary=3, prompts=3)
 
     def law(s):
-        return sum(s.energies[t06.TRAJECTORY]), s.traj.weight, s.log_ratio, s.traj.prompt[:, 0]
+        return sum(s.energies[t06.TRAJECTORY]), s.traj.weight, s.lam, s.traj.prompt[:, 0]
 
     for total, *rest in zip(*of_settings(t06, shape, law), strict=True):
         weight, log_ratio, prompt = (np.asarray(x) for x in rest)
@@ -86,10 +86,10 @@ def test_t8_graded_verifier_rounds_that_share_a_logit_can_disagree():
         shapes = policy.shapes()
         params = {
             "sample": jnp.zeros(shapes["sample"]),
-            "decide": jnp.broadcast_to(logits[None, None], shapes["decide"]),
+            "decision": jnp.broadcast_to(logits[None, None], shapes["decision"]),
         }
         traj = at.enumerate_trajectories(policy, params)
-        return component_gradients(policy, params, traj, reinforce).decision["decide"][0, :, middle, 0]
+        return component_gradients(policy, params, traj, reinforce).decision["decision"][0, :, middle, 0]
 
     first, *second = stop_gradient("full").tolist()
     assert first < 0 < min(second)

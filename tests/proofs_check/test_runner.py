@@ -15,22 +15,31 @@ from rich.console import Console
 import proofs_check
 from dsjax.errors import InputError
 from proofs_check import registry, runner
-from proofs_check.theorem import Claim, Control, Measured, Theorem
+from proofs_check.statement import Statement
+from proofs_check.theorem import Theorem, always
 from proofs_check.theorems.t10_accounting import numeric as t10_accounting
 
-TOY = Theorem(
-    id="X",
-    title="Toy",
-    statement="x = x [with brackets]",
-    provenance="[N]",
-    assumptions=(),
-    shapes=("small", "large"),
-    claims=(Claim("equal", 1e-12), Claim("positive", 1e-12, strict=True)),
-    controls=(Control("shifted", "equal"),),
-    draw=lambda key, shape, process=None: jax.random.normal(key) * (1.0 if shape == "small" else 10.0),
-    check=lambda x: {"equal": Measured(jnp.abs(x - x)), "positive": Measured(jnp.zeros_like(x), x**2)},
-    control=lambda x: {"shifted": jnp.abs(x - (x + 1e-3))},
-)
+
+def theorem(
+    *,
+    equal=lambda x: jnp.abs(x - x),
+    margin=lambda x: x**2,
+    shifted=lambda x: jnp.abs(x - (x + 1e-3)),
+    when=always,
+    **changes,
+):
+    """A toy; `when` is where its control applies."""
+    changes.setdefault("shapes", ("small", "large"))
+    toy = Theorem(
+        Statement("X", "[N]", "Toy", "a number [with brackets]", "x = x"),
+        tolerance=1e-12,
+        draw=lambda key, shape, process=None: jax.random.normal(key) * (1.0 if shape == "small" else 10.0),
+        **changes,
+    )
+    claim = toy.on().equation("equal", equal)
+    toy.on().inequality("positive", margin, strict=True)
+    toy.on(when).control("shifted", claim, shifted)
+    return toy
 
 
 @pytest.fixture
@@ -38,8 +47,8 @@ def toy(monkeypatch):
     """Register a variant of the toy theorem and run it."""
 
     def run(instances=8, seed=0, progress=None, **changes):
-        monkeypatch.setitem(registry.THEOREMS, "X", replace(TOY, **changes))
-        return proofs_check.run(["X"], instances, seed, progress)
+        monkeypatch.setitem(registry.THEOREMS, "X", theorem(**changes))
+        return proofs_check.check("X", instances=instances, seed=seed, progress=progress)
 
     return run
 
@@ -54,11 +63,11 @@ def test_toy_passes(toy):
 
 
 def broken(x):
-    return {**TOY.check(x), "equal": Measured(jnp.where(x > 12, 1e-9, 0.0))}
+    return jnp.where(x > 12, 1e-9, 0.0)
 
 
 def test_one_broken_instance_fails_and_is_named(toy):
-    report = toy(instances=100, check=broken)
+    report = toy(instances=100, equal=broken)
     assert not report.ok
     (result,) = report.rows
     claim = result.claims[0]
@@ -71,7 +80,7 @@ def test_one_broken_instance_fails_and_is_named(toy):
 
 @pytest.mark.parametrize("value", [jnp.nan, jnp.inf, -jnp.inf])
 def test_an_error_that_is_not_finite_fails(toy, value):
-    report = toy(check=lambda x: {**TOY.check(x), "equal": Measured(jnp.where(x < 0, value, 0.0))})
+    report = toy(equal=lambda x: jnp.where(x < 0, value, 0.0))
     assert not report.ok
     (row,) = json.loads(json.dumps(report.to_json(), allow_nan=False))["theorems"]
     assert row["status"] == "failed"
@@ -80,14 +89,14 @@ def test_an_error_that_is_not_finite_fails(toy, value):
 
 def test_a_margin_that_is_not_finite_or_not_positive_fails(toy):
     for margin in (jnp.nan, 0.0):
-        report = toy(check=lambda x, m=margin: {**TOY.check(x), "positive": Measured(0 * x, m + 0 * x)})
+        report = toy(margin=lambda x, m=margin: m + 0 * x)
         assert not report.ok
         json.dumps(report.to_json(), allow_nan=False)
 
 
 @pytest.mark.parametrize("error", [lambda x: jnp.where(x > 1, 0.0, 1.0), lambda x: x * jnp.nan])
 def test_a_control_that_passes_anywhere_fails_the_theorem(toy, error):
-    report = toy(instances=64, control=lambda x: {"shifted": error(x)})
+    report = toy(instances=64, shifted=error)
     assert not report.ok
     (result,) = report.rows
     assert all(c.ok for c in result.claims)
@@ -96,12 +105,25 @@ def test_a_control_that_passes_anywhere_fails_the_theorem(toy, error):
 
 
 def test_no_control_is_a_failure(toy):
-    assert not toy(control=lambda x: {}).ok
+    assert not toy(when=lambda shape: False).ok
+    assert not toy(telling=lambda shape: False).ok
 
 
-def test_measuring_what_is_not_declared_is_an_error(toy):
-    with pytest.raises(AssertionError, match="does not declare"):
-        toy(control=lambda x: {"typo": x})
+def test_claims_and_controls_are_measured_on_their_shapes_only(toy):
+    (result,) = toy(instances=10, when=lambda shape: shape == "small").rows
+    assert [(c.name, c.instances) for c in result.controls] == [("shifted", 5)]
+    assert not toy(instances=10, telling=lambda shape: shape == "large", when=lambda shape: shape == "small").ok
+
+
+def test_what_no_shape_reaches_is_an_error():
+    for reached in (theorem(), theorem(when=lambda shape: shape == "small")):
+        assert registry.complete(reached) is reached
+    with pytest.raises(ValueError, match="X: no shape has shifted"):
+        registry.complete(theorem(telling=lambda shape: False))
+    unreached = theorem()
+    unreached.on(lambda shape: shape == "huge").equation("larger", jnp.abs)
+    with pytest.raises(ValueError, match="X: no shape has larger"):
+        registry.complete(unreached)
 
 
 def test_an_exception_in_a_check_reaches_the_caller(toy):
@@ -109,7 +131,7 @@ def test_an_exception_in_a_check_reaches_the_caller(toy):
         raise RuntimeError("inside of the check")
 
     with pytest.raises(RuntimeError, match="inside of the check"):
-        toy(check=explode)
+        toy(equal=explode)
 
 
 def values(report):
@@ -122,13 +144,10 @@ def test_deterministic_in_the_seed(toy):
     assert values(toy(seed=5)) != values(toy(seed=6))
 
 
-def test_an_instance_does_not_depend_on_how_many_are_run(toy):
-    record = replace(TOY, check=lambda x: {"equal": Measured(jnp.abs(x))})
-    few = runner._jobs(record, ("small",), 3, 0)[0]
-    many = runner._jobs(record, ("small",), 100, 0)[0]
-    (executable, _), (larger, _) = runner._compile(few), runner._compile(many)
-    a = runner._chunk(few, executable, 0)[0]["equal"].error
-    b = runner._chunk(many, larger, 0)[0]["equal"].error
+def test_an_instance_does_not_depend_on_how_many_are_run():
+    record = theorem(equal=jnp.abs, shapes=("small",))
+    ((few,), (many,)) = (runner._jobs(record, instances, 0) for instances in (3, 100))
+    a, b = (job.run(job.compile()[0], 0)[0]["equal"].error for job in (few, many))
     assert a.dtype == "float64"
     assert a.tolist() == b[:3].tolist()
 
@@ -138,11 +157,11 @@ def test_chunks_cover_the_instances_with_one_trace_a_shape(toy):
 
     def counted(x):
         traces.append(x.dtype)
-        return TOY.check(x)
+        return jnp.abs(x - x)
 
     total = 5 * runner.CHUNK + 3
-    report = toy(instances=total, progress=seen.append, check=counted)
-    assert traces == [jnp.float64] * len(TOY.shapes)
+    report = toy(instances=total, progress=seen.append, equal=counted)
+    assert traces == [jnp.float64] * 2
     assert report.rows[0].instances == total
     assert report.rows[0].controls[0].instances == total
     assert [p.done for p in seen] == sorted({p.done for p in seen})
@@ -158,9 +177,9 @@ def test_a_wrong_library_function_is_caught(monkeypatch):
     """The check calls the library, so breaking the library breaks the check."""
     right = t10_accounting.final_accuracy
     monkeypatch.setattr(t10_accounting, "final_accuracy", lambda p, a, b, rounds: right(p, a, b, rounds + 1))
-    theorem = replace(t10_accounting.THEOREM, shapes=t10_accounting.THEOREM.shapes[1:2])
-    monkeypatch.setitem(registry.THEOREMS, "T10", theorem)
-    report = proofs_check.run(["T10"], 2)
+    one_shape = replace(t10_accounting.THEOREM, shapes=t10_accounting.THEOREM.shapes[1:2])
+    monkeypatch.setitem(registry.THEOREMS, "T10", one_shape)
+    report = proofs_check.check("T10", instances=2)
     assert not report.ok
 
 
@@ -175,11 +194,11 @@ def test_a_wrong_library_function_is_caught(monkeypatch):
 )
 def test_bad_input(arguments, field):
     with pytest.raises(InputError) as error:
-        proofs_check.run(**arguments)
+        proofs_check.check(**arguments)
     assert error.value.field == field
     if arguments.get("ids") == ["T99"]:
         assert error.value.received == "T99"
-        assert error.value.allowed == ", ".join(f"T{i}" for i in range(1, 16))
+        assert error.value.allowed == ", ".join(registry.THEOREMS)
 
 
 def test_printed_table(toy):
@@ -189,10 +208,10 @@ def test_printed_table(toy):
         return stream.getvalue()
 
     text = printed(toy())
-    assert "x = x [with brackets]" in text
+    assert "a number [with brackets]" in text
     assert "[N]" in text
     assert "FAILED" not in text
-    text = printed(toy(instances=100, check=broken))
+    text = printed(toy(instances=100, equal=broken))
     assert "FAILED" in text
     assert "error 1e-09, tolerance 1e-12" in text
 
@@ -205,15 +224,8 @@ def test_nothing_loads_a_blas_before_the_runner_limits_its_threads():
 
 def test_workers_give_the_numbers_of_one_process():
     seen = []
-    arguments = (("T10", "T9", "T3"), 4, 5)
-    found = proofs_check.run_in_workers(*arguments, seen.append, quick=True)
-    one = proofs_check.run(*arguments, quick=True)
-
-    def numbers(report):
-        clocks = ("seconds", "compile_seconds", "instances_per_second")
-        return [{k: v for k, v in t.items() if k not in clocks} for t in report.to_json()["theorems"]]
-
-    assert numbers(found) == numbers(one)
+    options = {"ids": ("T10", "T9", "T3"), "instances": 4, "seed": 5, "quick": True}
+    found = proofs_check.check(**options, workers=2, progress=seen.append)
+    assert values(found) == values(proofs_check.check(**options))
     assert [p.done for p in seen] == [4, 8, 12]
-    with pytest.raises(InputError, match="instances: received 0"):
-        proofs_check.run_in_workers(None, 0)
+    assert {p.theorem: p.result for p in seen} == {t.id: t for t in found.rows}

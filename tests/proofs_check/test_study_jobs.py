@@ -7,7 +7,7 @@ from dsjax.study.jobs import DONE, FAILED, Job, Study
 from proofs_check import study_jobs
 
 CLOCKS = ("seconds", "compile_seconds", "instances_per_second")
-OPTIONS = {"theorems": ["T10", "T1"], "instances": 3, "seed": 5, "quick": True}
+OPTIONS = {"theorems": ["T10", "T1"], "instances": 3, "seed": 5, "quick": True, "workers": 1}
 
 
 def numbers(report):
@@ -19,23 +19,29 @@ def test_a_killed_check_continues_with_the_numbers_of_an_undisturbed_one(tmp_pat
     job = Job("checks", "proofs_check.study_jobs:theorem", OPTIONS)
     study = Study(tmp_path, "checks", "", [job, Job("all", "proofs_check.study_jobs:theorems", needs=("checks",))])
     study.start()
-    whole, checked = study_jobs.run, []
+    whole, asked = study_jobs.check, []
 
-    def run(ids, *arguments, **options):
-        checked.append(ids)
-        if ids == ["T1"] and checked.count(ids) == 1:
-            raise KeyboardInterrupt
-        return whole(ids, *arguments, **options)
+    def check(ids, *, progress, **options):
+        asked.append(ids)
 
-    monkeypatch.setattr(study_jobs, "run", run)
+        def killed_after_one(step):
+            progress(step)
+            if len(asked) == 1 and step.result is not None:
+                raise KeyboardInterrupt
+
+        return whole(ids, progress=killed_after_one, **options)
+
+    monkeypatch.setattr(study_jobs, "check", check)
     with pytest.raises(KeyboardInterrupt):
         study.attempt("checks", 0, lambda _: None)
     seen = []
     assert study.attempt("checks", 0, seen.append) == DONE
-    assert checked == [["T10"], ["T1"], ["T1"]]
+    assert asked == [["T10", "T1"], ["T1"]]
+    assert seen[0] > 0.5
     assert seen[-1] == 1.0
     assert study.attempt("all", 0, lambda _: None) == DONE
-    direct = proofs_check.run(OPTIONS["theorems"], OPTIONS["instances"], OPTIONS["seed"], quick=True).to_json()
+    options = {name: value for name, value in OPTIONS.items() if name != "theorems"}
+    direct = proofs_check.check(OPTIONS["theorems"], **options).to_json()
     for name in ("checks", "all"):
         assert numbers(study.record(name)["result"]) == numbers(direct)
 

@@ -52,15 +52,15 @@ def test_wrong_answers_that_look_like_right_ones_are_kept_too(reads):
     """A decider that reads `reads` tokens: imitation stops at all answers that share them with a shown one."""
     process = process_of()
     policy = PositionwisePolicy(1, 2, 2, reads=reads)
-    before = {"sample": jnp.zeros((1, 2, 2)), "decide": jnp.zeros((1, 2**reads, 2))}
+    before = {"sample": jnp.zeros((1, 2, 2)), "decision": jnp.zeros((1, 2**reads, 2))}
 
     @jax.jit
     def learnt():
         demos = success_only(process)
         after = ascended(policy, before, demos)
-        kept = {**before, "decide": after["decide"]}  # the sampler as it was: what the decider alone brings
+        kept = {**before, "decision": after["decision"]}  # the sampler as it was: what the decider alone brings
         traj = process.enumerate_trajectories(policy, kept)
-        return after["decide"], jnp.sum(traj.weight * traj.reward)
+        return after["decision"], jnp.sum(traj.weight * traj.reward)
 
     decide, accuracy = learnt()
     stop = np.asarray(jax.nn.softmax(decide))[0, :, STOP]
@@ -103,8 +103,8 @@ def test_accuracy_of_a_blind_decider_is_first_attempt_accuracy_whatever_it_was_t
 
     @jax.jit
     def accuracy(stop):
-        decide = jnp.broadcast_to(jnp.stack([stop, 0.0]), shapes["decide"])
-        traj = process.enumerate_trajectories(policy, {"sample": sample, "decide": decide})
+        decide = jnp.broadcast_to(jnp.stack([stop, 0.0]), shapes["decision"])
+        traj = process.enumerate_trajectories(policy, {"sample": sample, "decision": decide})
         return jnp.sum(traj.weight * traj.reward)
 
     assert float(accuracy(jnp.asarray(800.0))) == pytest.approx(0.25, abs=1e-15)
@@ -120,7 +120,7 @@ def test_the_optimum_is_approached_and_never_reached():
     @jax.jit
     def path():
         demos = success_only(process)
-        return [ascended(policy, before, demos, steps)["decide"][0, 0] for steps in (0, 10, 100, 1000)]
+        return [ascended(policy, before, demos, steps)["decision"][0, 0] for steps in (0, 10, 100, 1000)]
 
     decide = np.asarray(path())
     right = 2 * RIGHT[0] + RIGHT[1]

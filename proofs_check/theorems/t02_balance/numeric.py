@@ -47,8 +47,8 @@ class Setting(instances.Setting):
 
     def __init__(self, instance: Instance):
         super().__init__(instance)
-        ref_logp = log_probs(self.policy, instance.reference, self.traj)
-        traj = self.traj = self.traj.replace(ref_logp=ref_logp)
+        self.ref_logp = log_probs(self.policy, instance.reference, self.traj)
+        traj = self.traj = self.traj.replace(ref_logp=self.ref_logp)
         # The same trajectories taken as a finite batch of samples.
         self.batch = traj.replace(exact=False, weight=jnp.full_like(traj.weight, 1.0 / traj.weight.size))
         # Coefficients f[B, S] on the exact law.
@@ -126,7 +126,7 @@ _equal_in_batch = everywhere.equation(
 def _stated(s: Setting) -> jax.Array:
     """w(tau) of each statement, from prompt-wise sums written here."""
     traj, mu = s.traj, s.process.prompt_law
-    shaped = traj.reward - BETA * jnp.sum(jnp.where(traj.mask, s.logp - traj.ref_logp, 0.0), -1)
+    shaped = traj.reward - BETA * jnp.sum(jnp.where(traj.mask, s.logp - s.ref_logp, 0.0), -1)
     of_prompt = jax.nn.one_hot(traj.prompt[:, 0], mu.size, dtype=traj.weight.dtype)
 
     def at_prompt(x: jax.Array) -> jax.Array:

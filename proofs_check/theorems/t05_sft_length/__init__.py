@@ -10,19 +10,21 @@ weights equal per factor.* Saturated policy, with or without history; Fisher mat
 Proof. The first two follow from `c = 1/N` per token and the score fact. The context's Fisher block is `n(x) (diag pi -
 pi pi^T)`, and `g^T (diag pi - pi pi^T)^+ g = sum_v g_v^2/pi_v` for `g` that sums to 0: with `g = (n(x)/N)(nu - pi)`
 that is the stated energy. With homogeneous mismatch the sums are `N_s k_s` and `N_d k_d`, where `N_s = L E[tau]`. A
-weight `w` multiplies the decision gradient by `w` relative to the other, hence its energy by `w^2`: `w^2 = L` cancels
-the `L`. An answer carries loss weight `L` and a decision `w`, equal at `w = L`, where the share is `delta L k_d /
-(k_s + delta L k_d)`: more than at `L = 1`.
+weight `omega` multiplies the decision gradient by `omega` relative to the other, hence its energy by `omega^2`:
+`omega^2 = L` cancels the `L`. An answer carries loss weight `L` and a decision `omega`, equal at `omega = L`, where
+the share is `delta L k_d / (k_s + delta L k_d)`: more than at `L = 1`.
 
-Precisions. (a) The normaliser `1/N^2` belongs to the energy (it cancels in shares). (b) `delta < 1`, because the
-forced stop of round `T` has no decision token; the share is `k_d/(L k_s + k_d)` only in the limit `delta -> 1`. (c)
-For the same reason weight `L` equalises weights per *factor*, not the totals of the two components: these are equal at
-`w = L/delta`. (d) Here, unlike T3, a softmax shared by several rounds loses nothing, because the coefficient does not
-depend on the round.
+Precisions. (a) The normaliser `1/N^2` belongs to the energy (it cancels in shares). (b) `delta = 1 - P(tau = T)/E[tau]
+<= 1`, because the forced stop of round `T` has no decision token. It is 1 iff no demonstration reaches round `T`, as
+in T9; only then is the share `k_d/(L k_s + k_d)`. (c) For the same reason weight `L` equalises weights per *factor*,
+not the totals of the two components: these are equal at `omega = L/delta`. (d) For a softmax that serves several
+rounds `nu(.|x)` is the mixture of their laws, `sum_t n_t(x) nu_t(.|x) / n(x)`, as in the merged form of T3. Its energy
+is at most `sum_t n_t chi2(nu_t || pi)/N^2`, what a softmax for each round would have (`chi2` is convex), and less
+where the rounds differ.
 
 Checked (`numeric.py`), with arbitrary laws on trajectories and with tilted policies of exactly constant `chi2`.
-Controls: `w = L` said to restore the share; Fisher matrix under the policy's own contexts; `delta = 1`; `1/N^2` left
-out.
+Controls: `omega = L` said to restore the share; Fisher matrix under the policy's own contexts; `delta = 1`, where
+demonstrations reach round `T`; `1/N^2` left out.
 """
 
 PLAIN = "decision share under SFT falls as 1/length"
@@ -32,5 +34,5 @@ ASSUMPTIONS = (
     "gradient and energies: saturated policy (with or without history)",
     "Fisher metric under the demonstrations' contexts",
     "homogeneous: chi2(nu || pi) = k_s in every sampling context, k_d in every decision context",
-    "delta = decisions per answer (< 1: the forced stop of round T has no decision token)",
+    "delta = decisions per answer (<= 1; 1 iff no demonstration reaches round T, whose forced stop has no token)",
 )

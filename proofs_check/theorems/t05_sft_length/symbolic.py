@@ -69,27 +69,27 @@ def energy(shape: Shape, *, own_contexts: bool = False) -> list[Element]:
 
 
 def share(shape: Shape, *, all_decide: bool = False, weight_power: int = 2) -> list[Element]:
-    """Counting: with chi2 = k_s, k_d in every context, N^2 E_s = L E[tau] k_s and N^2 E_d = w^2 N_d k_d.
+    """Counting: with chi2 = k_s, k_d in every context, N^2 E_s = L E[tau] k_s and N^2 E_d = omega^2 N_d k_d.
 
-    So share x (L k_s + w^2 delta k_d) = w^2 delta k_d, delta = N_d / E[tau]; at w^2 = L the share is delta k_d /
-    (k_s + delta k_d), free of L. That N^2 E_c = sum_x n(x) chi2 is `energy`.
-    `all_decide`: delta = 1. `weight_power`: 1 if the energy is said to be linear in w.
+    So share x (L k_s + omega^2 delta k_d) = omega^2 delta k_d, delta = N_d / E[tau]; at omega^2 = L the share is
+    delta k_d / (k_s + delta k_d), free of L. That N^2 E_c = sum_x n(x) chi2 is `energy`.
+    `all_decide`: delta = 1. `weight_power`: 1 if the energy is said to be linear in omega.
     """
     size = len(generic(shape).process.trajectories)
-    process, model, _, symbol = generic(shape, extra=["k_s", "k_d", "w", *(f"nu_{i}" for i in range(size))])
+    process, model, _, symbol = generic(shape, extra=["k_s", "k_d", "omega", *(f"nu_{i}" for i in range(size))])
     nu = [symbol[f"nu_{i}"] for i in range(size)]
-    k_s, k_d, w, L = symbol["k_s"], symbol["k_d"], symbol["w"], shape.length
+    k_s, k_d, omega, L = symbol["k_s"], symbol["k_d"], symbol["omega"], shape.length
     counts = model.counts(nu)
     rounds = sum(p * len(t.answers) for t, p in zip(process.trajectories, nu, strict=True))  # E[tau] (mass of nu)
     decisions = rounds if all_decide else tokens(counts, DECIDE)
-    # Decision coefficients times w: the gradient's entries there, hence the quadratic form, measured on the logits.
-    g = model.gradient(lambda i, d: w if d.visit.component == DECIDE else 1, nu)
+    # Decision coefficients times omega: the gradient's entries there, hence the quadratic form, measured on the logits.
+    g = model.gradient(lambda i, d: omega if d.visit.component == DECIDE else 1, nu)
     plain = model.gradient(lambda i, d: 1, nu)
-    weighted = [g[z] - (w if z[0].component == DECIDE else 1) * plain[z] for z in process.logits]
+    weighted = [g[z] - (omega if z[0].component == DECIDE else 1) * plain[z] for z in process.logits]
     E_s = sum(sum(row) * k_s for x, row in counts.items() if x.component == SAMPLE)
-    E_d = w**weight_power * sum(sum(row) * k_d for x, row in counts.items() if x.component == DECIDE)
-    shared = E_d * (L * rounds * k_s + w**2 * decisions * k_d) - w**2 * decisions * k_d * (E_s + E_d)
-    at_root = L * tokens(counts, DECIDE) * k_d  # E_d at w^2 = L
+    E_d = omega**weight_power * sum(sum(row) * k_d for x, row in counts.items() if x.component == DECIDE)
+    shared = E_d * (L * rounds * k_s + omega**2 * decisions * k_d) - omega**2 * decisions * k_d * (E_s + E_d)
+    at_root = L * tokens(counts, DECIDE) * k_d  # E_d at omega^2 = L
     restored = at_root * (rounds * k_s + decisions * k_d) - decisions * k_d * (E_s + at_root)
     return [*weighted, tokens(counts, SAMPLE) - L * rounds, shared, restored]
 
@@ -110,8 +110,8 @@ PROOFS = (
     SymbolicProof(
         "T5",
         str(SHAPES[0]),
-        "k_s, k_d, decision weight w, one mass per demonstrated trajectory",
-        "share = w^2 delta k_d/(L k_s + w^2 delta k_d); w^2 = L gives back the share at L = 1",
+        "k_s, k_d, decision weight omega, one mass per demonstrated trajectory",
+        "share = omega^2 delta k_d/(L k_s + omega^2 delta k_d); omega^2 = L gives back the share at L = 1",
         lambda: share(SHAPES[0]),
         lambda: share(SHAPES[0], all_decide=True),
         "forced stop counted as a decision (delta = 1)",
@@ -119,8 +119,8 @@ PROOFS = (
     SymbolicProof(
         "T5",
         str(LONG),
-        "k_s, k_d, w, one mass per demonstrated trajectory",
-        "share = w^2 delta k_d/(L k_s + w^2 delta k_d); w^2 = L gives back the share at L = 1",
+        "k_s, k_d, omega, one mass per demonstrated trajectory",
+        "share = omega^2 delta k_d/(L k_s + omega^2 delta k_d); omega^2 = L gives back the share at L = 1",
         lambda: share(LONG),
         lambda: share(LONG, weight_power=1),
         "energy linear in the decision weight",

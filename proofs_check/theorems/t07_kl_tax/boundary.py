@@ -12,7 +12,6 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from dsjax.attribution import component_gradients
 from dsjax.numerics import compile_quickly, exact
@@ -20,8 +19,10 @@ from dsjax.objectives import Objective
 from dsjax.policies import Params, PositionwisePolicy, log_probs
 from dsjax.process import DecisionSamplingProcess
 from dsjax.trajectories import STOP, Trajectories
-from proofs_check.boundary import Boundary
+from proofs_check.boundary import plain, turning_point
 from proofs_check.theorems.t07_kl_tax.numeric import with_own_token_kl, with_trajectory_kl
+
+TITLE = "Sign of the push on STOP at a wrong answer, by beta and answer length"
 
 # One prompt, two symbols, tokens drawn alike and independently; the first token alone makes an answer right.
 RIGHT = 0.6  # P(token = 1), so p = P(right) = .6 at every length
@@ -32,7 +33,6 @@ ROUNDS = 2
 LENGTHS = (1, 2, 4, 8, 16, 32, 64)
 ENUMERATED = (1, 2, 4, 6)  # lengths at which all V^L answers are listed
 BETAS = tuple(0.0375 * 2.0**i for i in range(11))
-BRACKET = 1e-9  # relative distance from the measured flip at which both signs are read
 
 
 def drift(reference: float) -> float:
@@ -64,7 +64,7 @@ def parameters(length: int, token: float) -> Params:
     stop = np.asarray(STOPS)
     return {
         "sample": np.broadcast_to(np.log([1 - token, token]), (1, length, 2)),
-        "decide": np.log(np.stack([stop, 1 - stop], -1))[None],
+        "decision": np.log(np.stack([stop, 1 - stop], -1))[None],
     }
 
 
@@ -139,7 +139,7 @@ def push_on_stop(support: Support) -> Push:
         traj = traj.replace(ref_logp=log_probs(policy, reference, traj))
 
         def wrong(objective: Objective) -> jax.Array:
-            return component_gradients(policy, params, traj, objective).decision["decide"][0, 0, STOP]
+            return component_gradients(policy, params, traj, objective).decision["decision"][0, 0, STOP]
 
         return wrong(with_trajectory_kl(beta)), wrong(with_own_token_kl(beta))
 
@@ -153,15 +153,8 @@ def push_on_stop(support: Support) -> Push:
 
 
 def measured_flip(push: Push, reference: float) -> float | None:
-    """beta at which the measured push turns from RESAMPLE to STOP; None unless both signs are seen next to it.
-
-    The secant through two far betas, then the sign itself at a relative distance of `BRACKET` on either side.
-    """
-    low, high = BETAS[0], BETAS[-1]
-    at_low, at_high = push(low, reference)[0], push(high, reference)[0]
-    flip = low - at_low * (high - low) / (at_high - at_low)
-    below, above = push(flip * (1 - BRACKET), reference)[0], push(flip * (1 + BRACKET), reference)[0]
-    return flip if below < 0 < above else None
+    """beta at which the measured push turns from RESAMPLE to STOP; None unless both signs are seen next to it."""
+    return turning_point(lambda beta: push(beta, reference)[0], BETAS[0], BETAS[-1])
 
 
 def _flip(push: Push, length: int, reference: float, method: str) -> dict[str, Any]:
@@ -247,10 +240,8 @@ def draw(data: dict[str, Any], fig: Figure) -> None:
                 ax.plot(*zip(*points, strict=True), linestyle="none", zorder=3, **look)
         ax.set(xscale="log", yscale="log", xlabel="answer length L (tokens)", title=title)
         ax.set(xlim=edge, ylim=(bottom, top))
-        ax.xaxis.set_major_locator(FixedLocator(lengths))
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-        ax.xaxis.set_minor_locator(NullLocator())
-        ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+        plain(ax.xaxis, lengths)
+        plain(ax.yaxis)
     left = panels[0]
     left.set_ylabel("beta (reward per nat)")
     left.fill_between(edge, boundary(data["drifts"][0]), [top, top], color="0.88", zorder=0)
@@ -270,11 +261,3 @@ def draw(data: dict[str, Any], fig: Figure) -> None:
         left.plot(*zip(*points, strict=True), linestyle="none", zorder=4, **look)
         handles.append(Line2D([], [], linestyle="none", label=f"measured flip, {method}", **look))
     fig.legend(handles=handles, loc="outside lower center", ncols=3)
-
-
-BOUNDARY = Boundary(
-    theorem="T7",
-    title="Sign of the push on STOP at a wrong answer, by beta and answer length",
-    measure=measure,
-    draw=draw,
-)

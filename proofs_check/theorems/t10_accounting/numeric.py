@@ -56,7 +56,7 @@ class Setting(instances.Setting):
 
 
 def _log_odds(rounds: int) -> Callable[..., jax.Array]:
-    return lambda sampler, decider: logit(final_accuracy(sampler, *decider, rounds))
+    return lambda sampler, decider: logit(final_accuracy(sampler, decider[0], decider[1], rounds))
 
 
 THEOREM = Theorem(
@@ -137,7 +137,7 @@ def _adds_up(s: Setting) -> jax.Array:
 @everywhere.equation("T -> inf: Shapley parts are the changes of logit(p) and of log(a/b)", tolerance=200 * SUM)
 def _far_parts(s: Setting) -> jax.Array:
     far, _ = s.parts(_log_odds(LONG))
-    near, _ = s.parts(lambda sampler, decider: limit_log_odds(sampler, *decider))
+    near, _ = s.parts(lambda sampler, decider: limit_log_odds(sampler, decider[0], decider[1]))
     odds = jnp.log(s.a2 / s.b2)
     stated = (logit(s.p2[1]) - logit(s.p2[0]), odds[1] - odds[0])
     return jnp.maximum(gap(tuple(far), stated), gap(tuple(near), stated))

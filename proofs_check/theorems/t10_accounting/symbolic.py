@@ -12,27 +12,27 @@ PROCESSES = tuple(Shape(T, 1, 3, history="none") for T in (1, 2, 3, 4))
 
 
 def accuracy(p: Element, a: Element, b: Element, z: Element) -> Element:
-    """acc_T with z for rho^(T-1)."""
-    rho = 1 - p * a - (1 - p) * b
-    return p * a * (1 - z) / (1 - rho) + z * p
+    """acc_T with z for zeta^(T-1)."""
+    zeta = 1 - p * a - (1 - p) * b
+    return p * a * (1 - z) / (1 - zeta) + z * p
 
 
 def induction(*, late: bool = False) -> list[Element]:
-    """T = 1, the step from T to T + 1, and the two other forms, as identities in p, a, b and z = rho^(T-1).
+    """T = 1, the step from T to T + 1, and the two other forms, as identities in p, a, b and z = zeta^(T-1).
 
-    The first attempt ends right with probability p a; otherwise, with probability rho, T rounds are left:
-    acc_(T+1) = p a + rho acc_T. `late`: z = rho^T.
+    The first attempt ends right with probability p a; otherwise, with probability zeta, T rounds are left:
+    acc_(T+1) = p a + zeta acc_T. `late`: z = zeta^T.
     """
     _, p, a, b, z = field("p a b z", ZZ)
-    rho = 1 - p * a - (1 - p) * b
-    at = (lambda z: accuracy(p, a, b, rho * z)) if late else (lambda z: accuracy(p, a, b, z))
+    zeta = 1 - p * a - (1 - p) * b
+    at = (lambda z: accuracy(p, a, b, zeta * z)) if late else (lambda z: accuracy(p, a, b, z))
     limit = p * a / (p * a + (1 - p) * b)
     return [
         at(p / p) - p,
-        at(rho * z) - (p * a + rho * at(z)),
+        at(zeta * z) - (p * a + zeta * at(z)),
         at(z) - (limit + z * (p - limit)),
-        # 1 + rho + .. + rho^(T-2) = (1 - z)/(1 - rho)
-        at(z) - p - p * (1 - p) * (a - b) * (1 - z) / (1 - rho),
+        # 1 + zeta + .. + zeta^(T-2) = (1 - z)/(1 - zeta)
+        at(z) - p - p * (1 - p) * (a - b) * (1 - z) / (1 - zeta),
     ]
 
 
@@ -43,13 +43,13 @@ def odds(*, finite: bool = False) -> list[Element]:
     return [acc / (1 - acc) - p / (1 - p) * (a / b)]
 
 
-def shapley(*, one_order: bool = False) -> list[Element]:
-    """Mean effect over both orders of swapping, from free values f_00, f_10, f_01, f_11 and from the limit.
+def shapley(*, one_order: bool = False, no_mix: bool = False) -> list[Element]:
+    """Mean effect over both orders of swapping, from free values f_sd and from the limit.
 
-    In the limit f = s + d, with s = logit(p), d = log(a/b) free: the parts are the changes of s and of d.
-    `one_order`: each swapped in from the base alone.
+    In the limit f_sd = p_s + l_sd, with logit(p) of sampler s and log(a/b) of sampler s with decider d free.
+    `one_order`: each swapped in from the base alone. `no_mix`: the sampler's part said to be the change of logit(p).
     """
-    _, f00, f10, f01, f11, s0, s1, d0, d1 = field("f00 f10 f01 f11 s0 s1 d0 d1", ZZ)
+    _, f00, f10, f01, f11, p0, p1, l00, l10, l01, l11 = field("f00 f10 f01 f11 p0 p1 l00 l10 l01 l11", ZZ)
 
     def parts(f00: Element, f10: Element, f01: Element, f11: Element) -> tuple[Element, Element]:
         if one_order:
@@ -57,12 +57,17 @@ def shapley(*, one_order: bool = False) -> list[Element]:
         return ((f10 - f00) + (f11 - f01)) / 2, ((f01 - f00) + (f11 - f10)) / 2
 
     sampler, decider = parts(f00, f10, f01, f11)
-    limit = parts(s0 + d0, s1 + d0, s0 + d1, s1 + d1)
-    return [sampler + decider - (f11 - f00), limit[0] - (s1 - s0), limit[1] - (d1 - d0)]
+    limit = parts(p0 + l00, p1 + l10, p0 + l01, p1 + l11)
+    mix = 0 if no_mix else ((l10 - l00) + (l11 - l01)) / 2
+    return [
+        sampler + decider - (f11 - f00),
+        limit[0] - (p1 - p0) - mix,
+        limit[1] - ((l01 - l00) + (l11 - l10)) / 2,
+    ]
 
 
 def process(shape: Shape, *, forget: bool = False) -> list[Element]:
-    """The enumerated memoryless process: J = p a (1 + .. + rho^(T-2)) + rho^(T-1) p.
+    """The enumerated memoryless process: J = p a (1 + .. + zeta^(T-2)) + zeta^(T-1) p.
 
     Two right answers with different P(STOP): p a and (1 - p) b are sums over answers. `forget`: the forced stop left
     out.
@@ -72,9 +77,9 @@ def process(shape: Shape, *, forget: bool = False) -> list[Element]:
     # For T = 1 nobody decides, and no stop probability is needed.
     stop = [model.policy.get(Context(DECIDE, 0, (), y), (0,))[0] for y in found.answers]
     p, pa, wrong_b = pi[0] + pi[1], pi[0] * stop[0] + pi[1] * stop[1], pi[2] * stop[2]
-    rho = 1 - pa - wrong_b
+    zeta = 1 - pa - wrong_b
     T = shape.rounds
-    stated = sum(pa * rho**i for i in range(T - 1)) + (0 if forget else rho ** (T - 1) * p)
+    stated = sum(pa * zeta**i for i in range(T - 1)) + (0 if forget else zeta ** (T - 1) * p)
     return [model.mean(found.returns()) - stated]
 
 
@@ -82,11 +87,11 @@ PROOFS = (
     SymbolicProof(
         "T10",
         "every T",
-        "p, a, b, and z for rho^(T-1)",
-        "acc_1 = p; acc_(T+1) = p a + rho acc_T; acc_T = acc + z (p - acc); acc_T - p = p (1-p) (a-b) (1-z)/(1-rho)",
+        "p, a, b, and z for zeta^(T-1)",
+        "acc_1 = p; acc_(T+1) = p a + zeta acc_T; acc_T = acc + z (p - acc); acc_T - p = p (1-p) (a-b) (1-z)/(1-zeta)",
         induction,
         lambda: induction(late=True),
-        "rho^T for rho^(T-1)",
+        "zeta^T for zeta^(T-1)",
     ),
     SymbolicProof(
         "T10",
@@ -97,14 +102,20 @@ PROOFS = (
         lambda: odds(finite=True),
         "the identity of the limit at finite T",
     ),
-    SymbolicProof(
-        "T10",
-        "{sampler, decider} swaps",
-        "the four values; logit(p) and log(a/b) before and after",
-        "Shapley parts add up to the change; in the limit they are the changes of logit(p) and of log(a/b)",
-        shapley,
-        lambda: shapley(one_order=True),
-        "one order of swapping",
+    *(
+        SymbolicProof(
+            "T10",
+            "{sampler, decider} swaps",
+            "the four values; logit(p) of both samplers and l(s, d) = log(a/b) of all four pairs",
+            "Shapley parts add up; limits: d logit(p) + mean of l's change over deciders; that over samplers",
+            shapley,
+            control,
+            name,
+        )
+        for control, name in (
+            (lambda: shapley(one_order=True), "one order of swapping"),
+            (lambda: shapley(no_mix=True), "the sampler's part said to be the change of logit(p) alone"),
+        )
     ),
     *(
         SymbolicProof(

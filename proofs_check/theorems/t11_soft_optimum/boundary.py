@@ -12,15 +12,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator
 
 from dsjax.attribution import component_gradients, energies
-from dsjax.numerics import compile_quickly, exact
+from dsjax.numerics import exact
 from dsjax.objectives import own_token_kl, trajectory_kl
 from dsjax.policies import Params, SaturatedPolicy, log_probs
 from dsjax.process import DecisionSamplingProcess
 from dsjax.trajectories import Trajectories
-from proofs_check.boundary import Boundary
-from proofs_check.closed_forms import martingale_energies, standardised
+from proofs_check.boundary import run
+from proofs_check.closed_forms import drifted, martingale_energies
 from proofs_check.theorems.t07_kl_tax.numeric import tilted
 from proofs_check.theorems.t11_soft_optimum.numeric import as_logits, soft_bellman
+
+TITLE = "Length asymmetry of the KL: at a given drift per token, not at the soft optimum"
 
 # One prompt, two rounds, two symbols. An answer is right iff all of its L tokens are 1; before the optimum each token
 # is 1 with probability .4^(1/L) while all went well, so P(right) = .4 at every length, and 1/2 after a first 0.
@@ -115,7 +117,7 @@ def base_params(length: int) -> Params:
     stop = np.where(np.arange(A) == A - 1, STOPS[1], STOPS[0])
     return {
         "sample": np.broadcast_to(sample, (1, 1 + A, A - 1, 2)),
-        "decide": np.log(np.stack([stop, 1 - stop], -1))[None, None],
+        "decision": np.log(np.stack([stop, 1 - stop], -1))[None, None],
     }
 
 
@@ -146,17 +148,13 @@ def measured(length: int, with_energies: bool) -> dict[str, list[float]]:
             law = process.enumerate_trajectories(policy, params)
             return law.replace(ref_logp=log_probs(policy, reference, law))
 
-        drifted = against(base, jax.tree.map(lambda x, z: tilted(z, x, DRIFT), base, direction))
+        moved = against(base, jax.tree.map(lambda x, z: tilted(z, x, DRIFT), base, direction))
         best = against(optimum, base)
-        found = {"kl, given drift": _per_factor(drifted, length), "kl, optimum": _per_factor(best, length)}
+        found = {"kl, given drift": _per_factor(moved, length), "kl, optimum": _per_factor(best, length)}
         if not with_energies:
             return found
 
-        def away(logits: jax.Array, z: jax.Array) -> jax.Array:
-            log_pi = jax.nn.log_softmax(logits)
-            return log_pi - SPREAD**0.5 * standardised(z, log_pi)
-
-        spread = against(base, jax.tree.map(away, base, direction))
+        spread = against(base, jax.tree.map(lambda x, z: drifted(z, x, SPREAD**0.5), base, direction))
         for case, params, law in (("given drift", base, spread), ("optimum", optimum, best)):
             for kind, objective in (("own-token", own_token_kl), ("trajectory", trajectory_kl)):
                 gradients = component_gradients(policy, params, law, objective)
@@ -169,8 +167,8 @@ def measured(length: int, with_energies: bool) -> dict[str, list[float]]:
     base = base_params(length)
     # Any direction will do: what is given is the size of the drift.
     direction = {name: np.broadcast_to([-1.0, 1.0], x.shape) for name, x in base.items()}
-    out = compile_quickly(program, base, direction)(base, direction)
-    return {name: [float(x) for x in pair] for name, pair in jax.device_get(out).items()}
+    out = jax.device_get(run(program, base, direction))
+    return {name: [float(x) for x in pair] for name, pair in out.items()}
 
 
 def closed_forms(length: int) -> dict[str, tuple[float, float]]:
@@ -263,11 +261,3 @@ def draw(data: dict[str, Any], fig: Figure) -> None:
         ax.xaxis.set_major_locator(FixedLocator(x))
         title = "markers: measured; lines join closed forms"
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), handlelength=3, title=title)
-
-
-BOUNDARY = Boundary(
-    theorem="T11",
-    title="Length asymmetry of the KL: at a given drift per token, not at the soft optimum",
-    measure=measure,
-    draw=draw,
-)

@@ -22,17 +22,17 @@ with one member left out; `f` is concave, strictly. Limit: put `v = p (1-p)`, `s
 
 Precisions. (a) For `G <= 3` nothing is re-weighted: `c_G` does not depend on `p`. (b) For `G >= 4` the weight of rare
 successes is capped: `c_G -> sqrt(G-1)` as `p -> 0`, while the limit `1/sqrt(p (1-p))` is unbounded. It is close to
-that limit once `G p (1-p)` is large. (c) The sum over tokens matters. The usual mean over a sequence's tokens divides
-by `T_i`, which depends on the decisions: for `T >= 2` no factor makes it `grad p` (it is T13 with `b = p`). For `T =
-1` it is `c_G/L`. (d) Across prompts the shares do change: the sum is `sum_q mu(q) c_G(p_q) grad p_q`, no multiple of
-`grad J` unless all `c_G(p_q)` agree. (e) A graded verifier (or `c > 0`) has more than two returns, `A` is not affine
-in `R` and there is no factor. Signs of T8 can flip: for `G = 2`, `A(R) = P(R lower) - P(R higher)` is a matter of
-ranks, and an answer above most others but below the mean is pushed to STOP. `tests/proofs_check/test_t12_grpo.py`
-keeps such an instance, and all groups of 2 and 3 written out.
+that limit once `G p (1-p)` is large. (c) The sum over tokens matters. The usual sequence mean divides by `T_i`, which
+depends on the decisions: for `T >= 2` no factor makes it `grad p` (it is T13 with `base = p`). For `T = 1` it is
+`c_G/L`. (d) Across prompts the shares do change: the sum is `sum_q mu(q) c_G(p_q) grad p_q`, no multiple of `grad J`
+unless all `c_G(p_q)` agree. (e) A graded verifier (or `c > 0`) has more than two returns, `A` is not affine in `R` and
+there is no factor. Signs of T8 can flip: for `G = 2`, `A(R) = P(R lower) - P(R higher)` is a matter of ranks, and an
+answer above most others but below the mean is pushed to STOP. `tests/proofs_check/test_t12_grpo.py` keeps such an
+instance, and all groups of 2 and 3 written out.
 
 Checked (`numeric.py`): gradients of each component through the library's advantage on the exact law (`G = 4`), also
 with shared parameters; energies at one prompt; the factor for `G` in 2, 3, 4, 8, 64. Controls: the limit at `G = 4`;
-`c_(G-1)`; epsilon left out; token mean for `T >= 2`; one factor for all prompts; group mean said to be unbiased;
+`c_(G-1)`; epsilon left out; sequence mean for `T >= 2`; one factor for all prompts; group mean said to be unbiased;
 standard deviation over `G - 1`.
 """
 

@@ -19,8 +19,10 @@ from dsjax.objectives import Objective, reinforce
 from dsjax.policies import SaturatedPolicy
 from dsjax.process import DecisionSamplingProcess
 from dsjax.trajectories import STOP
-from proofs_check.boundary import Boundary
+from proofs_check.boundary import turning_point
 from proofs_check.theorems.t13_length_normalised.numeric import by_length
+
+TITLE = "The grade worth keeping when the loss is divided by the response length"
 
 # One prompt, answers drawn uniformly and without memory, a decider that stops with one probability everywhere. One
 # answer has grade r, all others the same grade, chosen so that going on is worth V: then R does not depend on tau.
@@ -33,7 +35,6 @@ LENGTHS = (1, 2, 3, 4, 5, 6)
 ROUNDS = (2, 3, 4, 5, 6)
 STOPS = (0.8, 0.5, 0.2)
 INSIDE, OUTSIDE = (0.8, 0.725), (0.8, 0.575)  # (V, r): one instance on each side of the threshold
-BRACKET = 1e-9  # distance from the measured threshold at which both signs are read
 
 
 def shrinkage(length: int, rounds: int, stop: float) -> float:
@@ -73,13 +74,13 @@ def _program(length: int, rounds: int) -> Callable[..., tuple[jax.Array, jax.Arr
             rounds=rounds,
             history="full",
         )
-        decide = jnp.broadcast_to(jnp.log(jnp.stack([stop, 1.0 - stop])), shapes["decide"])
-        params = {"sample": jnp.zeros(shapes["sample"]), "decide": decide}
+        decide = jnp.broadcast_to(jnp.log(jnp.stack([stop, 1.0 - stop])), shapes["decision"])
+        params = {"sample": jnp.zeros(shapes["sample"]), "decision": decide}
         traj = process.enumerate_trajectories(policy, params)
 
         def on_stop(objective: Objective, shift: jax.Array | float) -> jax.Array:
             shifted = traj.replace(reward=traj.reward - shift)
-            return component_gradients(policy, params, shifted, objective).decision["decide"][0, 0, 0, STOP]
+            return component_gradients(policy, params, shifted, objective).decision["decision"][0, 0, 0, STOP]
 
         return on_stop(by_length, baseline), on_stop(reinforce, 0.0)
 
@@ -94,16 +95,8 @@ def push(grade: float, value: float, baseline: float, length: int, rounds: int =
 
 
 def measured_threshold(value: float, baseline: float, length: int, rounds: int = 2, stop: float = 0.5) -> float | None:
-    """Grade at which the measured push changes sign; None unless both signs are seen next to it.
-
-    At a given V the push is affine in the grade: the secant through two grades, then the sign itself on either side.
-    """
-    arguments = (value, baseline, length, rounds, stop)
-    low, high = 0.3, 0.9
-    at_low, at_high = push(low, *arguments).divided, push(high, *arguments).divided
-    found = low - at_low * (high - low) / (at_high - at_low)
-    below, above = push(found - BRACKET, *arguments).divided, push(found + BRACKET, *arguments).divided
-    return found if below < 0 < above else None
+    """Grade at which the measured push changes sign; at a given V the push is affine in the grade."""
+    return turning_point(lambda grade: push(grade, value, baseline, length, rounds, stop).divided, 0.3, 0.9)
 
 
 def _row(**of: float) -> dict[str, Any]:
@@ -212,11 +205,3 @@ def draw(data: dict[str, Any], fig: Figure) -> None:
     right.set(xlabel="rounds T", ylabel="threshold grade (reward)", title="L = 1, b = 0", ylim=(0.0, 1.0))
     middle.legend(loc="upper left", title="lines: closed form")
     right.legend(loc="upper right", title="markers: measured")
-
-
-BOUNDARY = Boundary(
-    theorem="T13",
-    title="The grade worth keeping when the loss is divided by the response length",
-    measure=measure,
-    draw=draw,
-)

@@ -11,19 +11,20 @@ SHAPES = (Shape(3, 1, 3), Shape(2, 2, 2))
 
 
 def sign(shape: Shape, *, undivided: bool = False) -> list[Element]:
-    """Gradient on STOP of E[(R - b)/|w| sum log pi], written as a sum over later ends w' of terms of one sign.
+    """Gradient on STOP of E[(R - base)/n_tau sum log pi], written as a sum over later ends of terms of one sign.
 
-    With n tokens at a stop here and n' > n at the end w': at a right answer a right end counts (1-b) (1/n - 1/n'), a
-    wrong one (1-b)/n + b/n'; at a wrong answer a right end counts -b/n - (1-b)/n', a wrong one -b (1/n - 1/n'). All of
-    one sign for 0 <= b <= 1. Everything times the least common multiple of the lengths. `undivided`: REINFORCE.
+    With n tokens at a stop here and n' > n at the end: at a right answer a right end counts (1-base) (1/n - 1/n'), a
+    wrong one (1-base)/n + base/n'; at a wrong answer a right end counts -base/n - (1-base)/n', a wrong one
+    -base (1/n - 1/n'). All of one sign for 0 <= base <= 1. Everything times the least common multiple of the lengths.
+    `undivided`: REINFORCE.
     """
-    process, model, _, symbol = generic(shape, rewards=lambda q, y: int(any(y) == 0), cost=False, extra=["b"])
-    b = symbol["b"]
+    process, model, _, symbol = generic(shape, rewards=lambda q, y: int(any(y) == 0), cost=False, extra=["base"])
+    base = symbol["base"]
     tokens = [len(w.draws) for w in process.trajectories]
     unit = lcm(*tokens)
     inverse = {n: unit // n for n in tokens}
     returns = process.returns()
-    G = model.gradient(lambda i, d: (returns[i] - b) * (unit if undivided else inverse[tokens[i]]))
+    G = model.gradient(lambda i, d: (returns[i] - base) * (unit if undivided else inverse[tokens[i]]))
     residuals = []
     for x in (x for x in process.contexts if x.component == DECIDE):
         here = (*x.history, x.prefix)
@@ -34,11 +35,11 @@ def sign(shape: Shape, *, undivided: bool = False) -> list[Element]:
                 continue
             ends_right = process.reward[0, w.answers[-1]] == 1
             if right == ends_right:
-                size = (1 - b if right else -b) * (inverse[n] - inverse[m])
+                size = (1 - base if right else -base) * (inverse[n] - inverse[m])
             elif right:
-                size = (1 - b) * inverse[n] + b * inverse[m]
+                size = (1 - base) * inverse[n] + base * inverse[m]
             else:
-                size = -b * inverse[n] - (1 - b) * inverse[m]
+                size = -base * inverse[n] - (1 - base) * inverse[m]
             total = total + p * size
         residuals.append(G[x, STOP] - model.policy[x][STOP] * total)
     return residuals
@@ -48,8 +49,8 @@ PROOFS = tuple(
     SymbolicProof(
         "T13",
         f"{shape}, binary verifier (one answer right), c = 0",
-        "all probabilities, baseline b",
-        "gradient on STOP = pi_stop x sum over later ends of terms of one sign for 0 <= b <= 1: sign as in T8",
+        "all probabilities, baseline",
+        "gradient on STOP = pi_stop x sum over later ends of terms of one sign for 0 <= base <= 1: sign as in T8",
         lambda shape=shape: sign(shape),
         lambda shape=shape: sign(shape, undivided=True),
         "no division by the length",

@@ -1,14 +1,15 @@
-"""T14 [N] Only the sampler's signal-to-noise falls with length.
+"""T14 [N] Signal-to-noise falls with length for the sampler, for a decider only if its contexts multiply.
 
 *One trajectory of weight `w` contributes `g_c = w score_c`. Write `S_c = G_c^T F_c^+ G_c` for the signal, `M_c =
 E[g_c^T F_c^+ g_c]` for the second moment. For any policy `M_c = E[w^2 z_c]` with `z_c = score_c^T F_c^+ score_c` and
 `E[z_c] = rank F_c`: so `M_c = E[w^2] rank F_c + Cov(w^2, z_c)`, and `min w^2 rank F_c <= M_c <= max w^2 rank F_c`. A
 position-wise sampler of `L` tokens over `V` symbols has `rank F_s = L (V-1)` a prompt; a decider has 1 for each
-decision context. A token that neither verifier nor decider reads adds exactly `(V-1) E[tau w^2]/E[tau]` to `M_s` and
-nothing to `S_s, S_d, M_d`. So from a length `L_0` on that holds all tokens that are read, `S_s/M_s = S_s / (M_s(L_0) +
-(L - L_0)(V-1) E[tau w^2]/E[tau])` falls as `1/L`, `S_d/M_d` stays, and `S_d/M_d > S_s/M_s` iff `L > L*`, `L* = L_0 +
-(S_s M_d/S_d - M_s(L_0)) / ((V-1) E[tau w^2]/E[tau])`.* One prompt in the last two sentences (with several, `E[tau
-w^2]/E[tau]` is summed over prompts); `S_d > 0`; Fisher metric.
+decision context: a number that does not grow with `L` if it reads a fixed part of the answer, and is `V^L` if it reads
+all of it. With shared parameters neither rank exceeds their number. A token that neither verifier nor decider reads
+adds exactly `(V-1) E[tau w^2]/E[tau]` to `M_s` and nothing to `S_s, S_d, M_d`. So from a length `L_0` on that holds
+all tokens that are read, `S_s/M_s = S_s / (M_s(L_0) + (L - L_0)(V-1) E[tau w^2]/E[tau])` falls as `1/L`, `S_d/M_d`
+stays, and `S_d/M_d > S_s/M_s` iff `L > L*`, `L* = L_0 + (S_s M_d/S_d - M_s(L_0)) / ((V-1) E[tau w^2]/E[tau])`.* One
+prompt in the last two sentences (with several, `E[tau w^2]/E[tau]` is summed over prompts); `S_d > 0`; Fisher metric.
 
 Proof. `E[z_c] = tr(F_c^+ E[score_c score_c^T]) = tr(F_c^+ F_c) = rank F_c`, because scores of different tokens are
 uncorrelated (T1); `z_c >= 0` gives the two bounds. A softmax `pi` that is drawn `n` times with counts `N_v` has score
@@ -29,10 +30,10 @@ stay away from 0. So `~` is a ratio that tends to 1 against the mean of `w^2` *p
 trajectory. (c) Whatever is read: with a binary verifier and `c = 0`, `S_c <= J (1-J)` (T3), so `S_c/M_c <=
 max(J/(1-J), (1-J)/J) / rank F_c`.
 
-Baselines and groups. A constant baseline does not change `S_c` and gives `M_c(b) = M_c(b*) + rank F_c (b - b*_c)^2`
-with `b*_c = E[R z_c]/rank F_c`, one optimum for each component. Leave-one-out in a group of `G`: the mean of the `G`
-contributions has signal `S_c` and noise (second moment less signal) `(1/G) [M_c - S_c + (Var(R) rank F_c +
-S_c)/(G-1)]`, with `M_c` at `w = R - J`. Proof: `w_1 = a_1 - mean of the other a_k`, `a = R - J`; the others are
+Baselines and groups. A constant baseline does not change `S_c` and gives `M_c(base) = M_c(base*_c) + rank F_c (base -
+base*_c)^2` with `base*_c = E[R z_c]/rank F_c`, one optimum for each component. Leave-one-out in a group of `G`: the
+mean of the `G` contributions has signal `S_c` and noise (second moment less signal) `(1/G) [M_c - S_c + (Var(R) rank
+F_c + S_c)/(G-1)]`, with `M_c` at `w = R - J`. Proof: `w_1 = a_1 - mean of the other a_k`, `a = R - J`; the others are
 independent of `score_1`, so `E[w_1^2 z_1] = M_c + Var(R) rank F_c/(G-1)`; in `E[w_1 w_2 score_1^T F^+ score_2]` only
 `a_1 a_2 (1 + 1/(G-1)^2)` survives, which gives `S_c (1 + 1/(G-1)^2)`. A group mean that includes the member itself
 scales signal and noise alike, by `((G-1)/G)^2`. Without baseline the noise is `(M_c(0) - S_c)/G`. Signal over noise
@@ -57,7 +58,7 @@ sampler's accuracy: `boundary.py`.
 """
 
 PLAIN = "noise grows with length where rank does"
-STATEMENT = "M_c = E[w^2 z_c], E[z_c] = rank F_c: L (V-1) for pi_sample, decision contexts for pi_d; S_s/M_s ~ 1/L"
+STATEMENT = "M_c = E[w^2 z_c], E[z_c] = rank F_c: L (V-1) for pi_sample, decision contexts for pi_d, <= parameters"
 ASSUMPTIONS = (
     "position-wise sampler; the number of decision contexts does not depend on L",
     "one coefficient per trajectory; Fisher metric",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -12,18 +11,20 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator
 
 from dsjax.attribution import fisher
-from dsjax.numerics import compile_quickly, exact
+from dsjax.numerics import exact
 from dsjax.objectives import Objective, SumCount, reinforce
 from dsjax.objectives.aggregation import aggregate
 from dsjax.policies import Params, PositionwisePolicy
 from dsjax.process import DecisionSamplingProcess
 from dsjax.signal_noise import SignalNoise, signal_to_noise
 from dsjax.trajectories import Trajectories
-from proofs_check.boundary import Boundary
+from proofs_check.boundary import line_and_markers, plain, run
 from proofs_check.theorems.t14_signal_noise.numeric import group_moments
+
+TITLE = "Length from which the sampled reward gradient is louder on pi_d, by baseline"
 
 # One prompt, two rounds, two symbols; the first token alone makes an answer right and is all that the decider reads.
 RIGHT = 0.4  # p
@@ -84,7 +85,7 @@ def setting(point: jax.Array, length: int, reads: int) -> tuple[PositionwisePoli
     fair = jnp.full((length - 1, 2), 0.5, point.dtype)
     tokens = jnp.concatenate([jnp.stack([p, 1 - p])[None], fair])
     stops = jnp.repeat(jnp.stack([a, b]), 2 ** (reads - 1))
-    params = {"sample": jnp.log(tokens)[None], "decide": jnp.log(jnp.stack([stops, 1 - stops], -1))[None]}
+    params = {"sample": jnp.log(tokens)[None], "decision": jnp.log(jnp.stack([stops, 1 - stops], -1))[None]}
     process = DecisionSamplingProcess.create(
         prompt_law=jnp.ones(1),
         reward_table=jnp.asarray(np.arange(2**length) < 2 ** (length - 1), float)[None],
@@ -116,11 +117,6 @@ def causal(length: int, point: jax.Array) -> Objective:
         return aggregate(-jax.lax.stop_gradient(A_BxS) * logp_BxS, traj, "sequence_sum")
 
     return objective
-
-
-def run(function: Callable[[jax.Array], Any], argument: jax.Array) -> Any:
-    """function(argument), compiled as the checks are: it runs once."""
-    return compile_quickly(function, argument)(argument)
 
 
 def measured_ratios(point: Point, length: int) -> dict[str, float]:
@@ -275,10 +271,8 @@ def draw(data: dict[str, Any], fig: Figure) -> None:
     }
     handles: list[Any] = []
     for name, look in LOOKS.items():
-        left.plot(lengths, lines[name], **{**look, "marker": "none"})
-        shown = [row for row in data["ratios"] if name in row]
-        xs, ys = [row["length"] for row in shown], [row[name] for row in shown]
-        left.plot(xs, ys, **{**look, "linestyle": "none"}, markersize=5)
+        shown = [(row["length"], row[name]) for row in data["ratios"] if name in row]
+        line_and_markers(left, look, (lengths, lines[name]), tuple(zip(*shown, strict=True)), look["color"])
         handles.append(Line2D([], [], label=NAMES[name], markersize=5, **look))
     left.axvline(data["crossing"], color="0.6", linewidth=0.8)
     floor = min(row["sample"] for row in data["ratios"]) / 60
@@ -287,7 +281,7 @@ def draw(data: dict[str, Any], fig: Figure) -> None:
     p, a, b = data["point"]
     left.set_title(f"p = {p}, a = {a}, b = {b}", fontsize="medium")
     left.annotate(f"L* = {data['crossing']:.2g}", (data["crossing"], 0.3), (4, 0), textcoords="offset points")
-    left.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    plain(left.xaxis)
     labels = {
         "decisiveness": ("logit of a = 1 - b (nats)", f"sharper decider, p = {p}"),
         "accuracy": ("p = P(right)", f"better sampler, a = {a}, b = {b}"),
@@ -295,25 +289,16 @@ def draw(data: dict[str, Any], fig: Figure) -> None:
     for ax, (sweep, (label, title)) in zip(panels, labels.items(), strict=True):
         for name, look in ESTIMATOR_LOOKS.items():
             # Below L = 1 pi_d is the louder one at every length: such points are drawn at the edge.
-            ax.plot(data["lines"][sweep]["x"], np.maximum(data["lines"][sweep][name], 1), **{**look, "marker": "none"})
+            line = data["lines"][sweep]["x"], np.maximum(data["lines"][sweep][name], 1)
             points = [r for r in data["crossings"] if r["sweep"] == sweep and r["estimator"] == name]
             xs, ys = [r["x"] for r in points], [max(r["measured"], 1.0) for r in points]
-            ax.plot(xs, ys, **{**look, "linestyle": "none"}, markersize=5, markerfacecolor="none")
+            line_and_markers(ax, look, line, (xs, ys))
         ax.set(yscale="log", xlabel=label, ylabel="crossing length L* (tokens)")
         ax.set_title(title, fontsize="medium")
         ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
-        ax.yaxis.set_minor_formatter(NullFormatter())
+        plain(ax.yaxis)
     handles += [
         Line2D([], [], label=f"L*: {ESTIMATOR_NAMES[name]}", markersize=5, markerfacecolor="none", **look)
         for name, look in ESTIMATOR_LOOKS.items()
     ]
     fig.legend(handles=handles, loc="outside lower center", ncols=2)
-
-
-BOUNDARY = Boundary(
-    theorem="T14",
-    title="Length from which the sampled reward gradient is louder on pi_d, by baseline",
-    measure=measure,
-    draw=draw,
-)

@@ -68,7 +68,7 @@ def whitened_moments(setting: Setting) -> jax.Array:
         n = jnp.sum(traj.weight[:, None, None] * draws, 0, keepdims=True)
         return jnp.sum((traj.weight * payoff_B**2)[:, None, None] * (k - draws * pi) ** 2 / (n * pi))
 
-    return jnp.stack([moment(k_s, setting.params["sample"][0]), moment(k_d, setting.params["decide"][0])])
+    return jnp.stack([moment(k_s, setting.params["sample"][0]), moment(k_d, setting.params["decision"][0])])
 
 
 ESTIMATORS = (

@@ -10,13 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 
-from dsjax.numerics import compile_quickly, exact
+from dsjax.numerics import exact
 from dsjax.policies import Params, PositionwisePolicy, log_probs
 from dsjax.trajectories import Trajectories
-from proofs_check.boundary import Boundary
+from proofs_check.boundary import line_and_markers, plain, run
 from proofs_check.theorems.t15_clipping.numeric import CLIP, ascent, coefficients_after
+
+TITLE = "Which ratio a growing gradient step clips first: the decision's or a token's"
 
 # One trajectory (an answer of L tokens, then STOP) and a step on it. x = 1 - pi of what was drawn; the other symbols of
 # a token are equally likely.
@@ -93,7 +94,7 @@ def parameters(x_s: jax.Array, x_d: jax.Array, length: int, vocabulary: int) -> 
     token_V = jnp.concatenate([jnp.log1p(-x_s)[None], others])
     return {
         "sample": jnp.broadcast_to(token_V, (1, length, vocabulary)),
-        "decide": jnp.stack([jnp.log1p(-x_d), jnp.log(x_d)])[None, None],
+        "decision": jnp.stack([jnp.log1p(-x_d), jnp.log(x_d)])[None, None],
     }
 
 
@@ -157,16 +158,11 @@ def halve(drops: Callable[[jax.Array], jax.Array], low: jax.Array, high: jax.Arr
     return (low + high) / 2
 
 
-def run(function: Callable[..., jax.Array], *arguments: jax.Array) -> list[float]:
-    """function(*arguments), compiled as the checks are: it runs once."""
-    return compile_quickly(function, *arguments)(*arguments).tolist()
-
-
 def measured_boundary(vocabulary: int, tokens: tuple[float, ...]) -> list[dict[str, Any]]:
     """Rows {x_s, sign, vocabulary, measured, closed}: x_d at the boundary; None where the token is never clipped."""
     library = Library(1, vocabulary)
     points = [(sign, x_s) for sign in SIGNS for x_s in tokens]
-    found = run(jax.vmap(library.same_step), *jnp.asarray(points).T)
+    found = run(jax.vmap(library.same_step), *jnp.asarray(points).T).tolist()
     return [
         {
             "x_s": x_s,
@@ -198,7 +194,7 @@ def measured_steps(length: int, sign: float = -1.0) -> dict[str, float]:
         return library.least_step(what, A, x_s, x_d, sampler_too)
 
     what = jnp.asarray([TOKEN, DECISION, SEQUENCE, SEQUENCE])
-    found = run(jax.vmap(one), what, jnp.asarray([1.0, 1.0, 1.0, 0.0]))
+    found = run(jax.vmap(one), what, jnp.asarray([1.0, 1.0, 1.0, 0.0])).tolist()
     return dict(zip(stated_steps(length, sign), found, strict=True))
 
 
@@ -257,12 +253,6 @@ STEP_NAMES = {
 }
 
 
-def _plain(axis: Any, ticks: tuple[float, ...]) -> None:
-    axis.set_major_locator(FixedLocator(ticks))
-    axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-    axis.set_minor_formatter(NullFormatter())
-
-
 def draw(data: dict[str, Any], fig: Figure) -> None:
     """Left, middle: who is clipped first. Right: least step against length. Lines: closed form; markers: measured."""
     *maps, right = fig.subplots(1, 3)
@@ -273,15 +263,14 @@ def draw(data: dict[str, Any], fig: Figure) -> None:
                 continue
             V = line["vocabulary"]
             x_d = [np.nan if x is None else x for x in line["x_d"]]
-            ax.plot(data["x_s"], x_d, **{**LOOKS[V], "marker": "none"})
             rows = [r for r in data["rows"] if r["sign"] == sign and r["vocabulary"] == V and r["measured"] is not None]
             xs, ys = [r["x_s"] for r in rows], [r["measured"] for r in rows]
-            ax.plot(xs, ys, **{**LOOKS[V], "linestyle": "none"}, markersize=5, markerfacecolor="none")
+            line_and_markers(ax, LOOKS[V], (data["x_s"], x_d), (xs, ys))
         ax.set(xscale="log", yscale="log", xlim=(0.02, 1), ylim=(0.02, 1))
         ax.set_xlabel("1 - pi of the token")
         ax.set_title(titles[sign], fontsize="medium")
         for axis in (ax.xaxis, ax.yaxis):
-            _plain(axis, (0.02, 0.05, 0.1, 0.2, 0.5, 1))
+            plain(axis, (0.02, 0.05, 0.1, 0.2, 0.5, 1))
         ax.text(0.05, 0.94, "decision clipped first", transform=ax.transAxes, va="top", fontsize="small")
         ax.text(0.95, 0.06, "token\nclipped first", transform=ax.transAxes, ha="right", fontsize="small")
     maps[0].set_ylabel("1 - pi of the decision")
@@ -290,24 +279,14 @@ def draw(data: dict[str, Any], fig: Figure) -> None:
     maps[0].text(0.03, 0.05, "neither\never is", fontsize="small")
     lengths = [s["length"] for s in data["steps"]]
     for name, look in STEP_LOOKS.items():
-        xs, ys = zip(*((s["length"], s[name]) for s in data["stated_steps"]), strict=True)
-        right.plot(xs, ys, **{**look, "marker": "none"})
-        measured = [s[name] for s in data["steps"]]
-        right.plot(lengths, measured, **{**look, "linestyle": "none"}, markersize=5, markerfacecolor="none")
+        line = tuple(zip(*((s["length"], s[name]) for s in data["stated_steps"]), strict=True))
+        line_and_markers(right, look, line, (lengths, [s[name] for s in data["steps"]]))
     right.set(xscale="log", yscale="log", xlabel="answer length L (tokens)")
     right.set_ylabel("least step g that clips (logits per unit of A)")
     right.set_title("A < 0, one round", fontsize="medium")
-    _plain(right.xaxis, tuple(float(x) for x in lengths))
-    _plain(right.yaxis, (0.2, 0.5, 1, 2, 5, 10, 20))
+    plain(right.xaxis, tuple(float(x) for x in lengths))
+    plain(right.yaxis, (0.2, 0.5, 1, 2, 5, 10, 20))
     look: dict[str, Any] = {"markersize": 5, "markerfacecolor": "none"}
     handles = [Line2D([], [], label=f"boundary, V = {V} symbols", **look, **LOOKS[V]) for V in VOCABULARIES]
     handles += [Line2D([], [], label=STEP_NAMES[name], **look, **style) for name, style in STEP_LOOKS.items()]
     fig.legend(handles=handles, loc="outside lower center", ncols=2)
-
-
-BOUNDARY = Boundary(
-    theorem="T15",
-    title="Which ratio a growing gradient step clips first: the decision's or a token's",
-    measure=measure,
-    draw=draw,
-)

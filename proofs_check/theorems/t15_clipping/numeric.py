@@ -112,8 +112,18 @@ class Setting(instances.Setting):
         self.mask, self.mask_s, self.mask_d = (
             mask[self.rows] for mask in (traj.mask, traj.sample_mask, traj.decision_mask)
         )
+        # f[N]: tokens of the sequence, the forced stop of the last round left out.
+        tau = jnp.sum(self.mask_s, -1) / self.policy.length
+        self.tokens = self.policy.length * tau + jnp.minimum(tau, self.process.rounds - 1)
         if moves(self.shape):
             self.moved = self._moved()  # by the name of the step
+            # A decision and a token of the row, [N, S_d, S_s]: how much further the gradient step moves the decision;
+            # whether x_s <= x_d; whether x_s is far above x_d.
+            self.far = jnp.abs(self.moved["gradient"].log_rho)  # f[N, S]
+            self.ahead = self.far[:, :, None] - self.far[:, None, :]
+            both, x_d, x_s = self.mask_d[:, :, None] & self.mask_s[:, None, :], self.x[:, :, None], self.x[:, None, :]
+            self.below = both & (x_s <= x_d)
+            self.above = both & (x_s >= jnp.where(self.sign > 0, jnp.sqrt(2.0), 2.0)[:, None, None] * x_d)
 
     @property
     def slots(self) -> list[int]:
@@ -183,24 +193,6 @@ class Setting(instances.Setting):
         decided = decision_log_ratio(self.x, STEP * self.sign[:, None])
         return gap(jnp.where(mask, self.moved["gradient"].log_rho, 0.0), jnp.where(mask, decided, 0.0))
 
-    @cached_property
-    def far(self) -> jax.Array:
-        """f[N, S]: |log rho| of the gradient step."""
-        return jnp.abs(self.moved["gradient"].log_rho)
-
-    @cached_property
-    def pairs(self) -> tuple[jax.Array, jax.Array]:
-        """bool[N, S_d, S_s]: a decision and a token of the row, (x_s <= x_d, x_s far above x_d)."""
-        both = self.mask_d[:, :, None] & self.mask_s[:, None, :]
-        x_d, x_s = self.x[:, :, None], self.x[:, None, :]
-        far = jnp.where(self.sign > 0, jnp.sqrt(2.0), 2.0)[:, None, None]
-        return both & (x_s <= x_d), both & (x_s >= far * x_d)
-
-    @cached_property
-    def ahead(self) -> jax.Array:
-        """f[N, S_d, S_s]: by how much the gradient step moves the decision further."""
-        return self.far[:, :, None] - self.far[:, None, :]
-
     def clip_order(self, broken: Callable[..., jax.Array], name: str = "") -> jax.Array:
         """1 where GRPO breaks a claim at a decision's threshold, else 0; over the decision slots of all rows.
 
@@ -222,12 +214,6 @@ class Setting(instances.Setting):
             return self.mask_d[:, slot] & (early[:, slot] | (reached & ~late[:, slot]))
 
         return self.clip_order(broken, name)
-
-    @cached_property
-    def tokens(self) -> jax.Array:
-        """f[N]: N of the sequence, the forced stop of the last round left out."""
-        tau = jnp.sum(self.mask_s, -1) / self.policy.length
-        return self.policy.length * tau + jnp.minimum(tau, self.process.rounds - 1)
 
     def dilution_gap(self, tokens: jax.Array | float) -> jax.Array:
         """Distance of the geometric mean after a step on pi_d alone from (sum log rho_d) / tokens."""
@@ -291,11 +277,11 @@ def _token(s: Setting) -> jax.Array:
 
 _order = moved.inequality(
     "gradient step: the decision moves at least as far as any token with x_s <= x_d",
-    lambda s: _least(s.ahead, s.pairs[0]),
+    lambda s: _least(s.ahead, s.below),
 )
 moved.inequality(
     "gradient step: tokens with x_s >= 2 x_d (A > 0: sqrt(2) x_d) move at least as far",
-    lambda s: _least(-s.ahead, s.pairs[1]),
+    lambda s: _least(-s.ahead, s.above),
 )
 # Yes or no: 0 or 1.
 _binds = moved.equation(
@@ -303,16 +289,12 @@ _binds = moved.equation(
 )
 moved.equation(
     "GRPO: no token with x_s <= x_d is dropped before the decision",
-    lambda s: s.clip_order(
-        lambda slot, early, late, reached: jnp.any(s.pairs[0][:, slot] & early & reached[:, None], -1)
-    ),
+    lambda s: s.clip_order(lambda slot, early, late, reached: jnp.any(s.below[:, slot] & early & reached[:, None], -1)),
     0.0,
 )
 moved.equation(
     "GRPO: tokens with x_s >= 2 x_d (A > 0: sqrt(2) x_d) are dropped no later",
-    lambda s: s.clip_order(
-        lambda slot, early, late, reached: jnp.any(s.pairs[1][:, slot] & ~late & reached[:, None], -1)
-    ),
+    lambda s: s.clip_order(lambda slot, early, late, reached: jnp.any(s.above[:, slot] & ~late & reached[:, None], -1)),
     0.0,
 )
 _diluted = moved.equation(
