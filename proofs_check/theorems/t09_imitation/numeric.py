@@ -79,9 +79,9 @@ class Demonstrator:
         params = {"sample": sample, "decision": _against_0(stop_logit_Q)[:, None]}
         return component_gradients(policy, params, self.traj, sft).decision["decision"][:, 0, STOP]
 
-    def blind_formula(self, stop_logit_Q: jax.Array) -> jax.Array:
+    def blind_formula(self, gradient_Q: jax.Array, stop_logit_Q: jax.Array) -> jax.Array:
         """Distance of that gradient from nu(q) (1 - pi_stop) / N."""
-        return gap(self.blind(stop_logit_Q), self.visits_Q * jax.nn.sigmoid(-stop_logit_Q) / self.tokens)
+        return gap(gradient_Q, self.visits_Q * jax.nn.sigmoid(-stop_logit_Q) / self.tokens)
 
 
 def _against_0(stop_logit: jax.Array) -> jax.Array:
@@ -159,6 +159,11 @@ class Setting:
         )
         return jnp.max(jnp.stack(errors))
 
+    @cached_property
+    def blind(self) -> jax.Array:
+        """f[Q]: gradient of imitated success on a blind decider with `stop_logit`."""
+        return self.success.blind(self.stop_logit)
+
     @property
     def stop_logit(self) -> jax.Array:
         """f[Q]: of a blind decider, some number."""
@@ -221,8 +226,8 @@ everywhere.inequality(
 )
 _blind = saturated.equation(
     "blind pi_d: gradient on logit_STOP = nu(q) (1 - pi_stop) / N > 0",
-    lambda s: s.success.blind_formula(s.stop_logit),
-    margin=lambda s: jnp.min(s.success.blind(s.stop_logit) / s.success.visits_Q),
+    lambda s: s.success.blind_formula(s.blind, s.stop_logit),
+    margin=lambda s: jnp.min(s.blind / s.success.visits_Q),
     strict=True,
 )
 _first = saturated.equation(
@@ -240,5 +245,7 @@ memoryless.control(
     _accuracy,
     lambda s: gap(s.accuracy(s.certain(s.shown[:, None], s.mixed.resample > 0)), s.imitated()),
 )
-everywhere.control(f"{WRONG}: a blind pi_d's gradient", _blind, lambda s: s.mixed.blind_formula(s.optimum))
+everywhere.control(
+    f"{WRONG}: a blind pi_d's gradient", _blind, lambda s: s.mixed.blind_formula(s.mixed.blind(s.optimum), s.optimum)
+)
 everywhere.control(f"{WRONG}: a blind pi_d's optimum", _first, lambda s: s.blind_outcome(s.optimum))
