@@ -95,9 +95,20 @@ def from_text(cls: type, texts: Mapping[str, str]) -> dict[str, Any]:
       InputError: for an unknown field.
     """
     hints = typing.get_type_hints(cls)
-    for name in texts:
-        require(name in hints, "configuration field", name, hints)
-    return {name: _read(hints[name], text) for name, text in texts.items()}
+    named = {field_of(cls, given): text for given, text in texts.items()}
+    return {name: _read(hints[name], text) for name, text in named.items()}
+
+
+def field_of(cls: type, given: str) -> str:
+    """The name of a field of a configuration, from that or from its former one.
+
+    Raises:
+      InputError: if there is no such field.
+    """
+    name = getattr(cls, "FORMER_NAMES", {}).get(given, given)
+    names = [f.name for f in dataclasses.fields(typing.cast(Any, cls))]
+    require(name in names, "configuration field", given, names)
+    return name
 
 
 def _read(hint: Any, text: str) -> Any:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
+import dsjax
 from dsjax.attribution import (
     Attribution,
     ComponentGradients,
@@ -357,3 +360,11 @@ def test_pull_back_takes_any_map_and_any_component(x64):
     assert float(loss) == pytest.approx(float(loss_of(f, logp, s.traj)), abs=TIGHT)
     with pytest.raises(InputError, match="component: received 'decider'; allowed: both, sample, decision"):
         pull_back_through(lambda y: y, logp, s.traj, f, ("decider",))
+
+
+def test_nothing_above_is_imported():
+    """Objectives and attribution know nothing of what is built on them, not even late."""
+    library = Path(dsjax.__file__).parent
+    above = r"^\s*(?:from|import) dsjax\.(?:rollouts|atlas|evaluation|training|study|figures|cli)\b"
+    for path in (library / "attribution.py", *(library / "objectives").glob("*.py")):
+        assert not re.findall(above, path.read_text(), re.MULTILINE), path.name

@@ -200,11 +200,12 @@ def _bare(hint: Any) -> Any:
 
 def _known(name: str, hints: Mapping[str, Any]) -> str:
     """The setting, if the command has it."""
+    from dsjax.config import field_of
+
     for hint in hints.values():
         for note in getattr(hint, "__metadata__", ()):
             if isinstance(note, Configuration):
-                fields = [f.name for f in dataclasses.fields(typing.cast(Any, note.load()))]
-                require(name in fields, "configuration field", name, fields)
+                return field_of(note.load(), name)
     return name
 
 

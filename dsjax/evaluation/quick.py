@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import jax
-import numpy as np
 
-from dsjax.evaluation.components import draw_pool, quick_measures
+from dsjax.evaluation.components import measure
 from dsjax.policies import Params, Policy
+from dsjax.statistics import Estimate
 from dsjax.tasks import Task
 
 
@@ -19,8 +19,9 @@ def evaluate(
     split: str = "in",
     problems: int = 256,
     seed: int = 0,
-) -> dict[str, float | None]:
-    """p, a, b, accuracy and more of a policy, on fixed problems that no training sees; None where nothing is measured.
+    resamples: int = 1000,
+) -> dict[str, Estimate]:
+    """p, a, b, accuracy and more of a policy, on fixed problems that no training sees, with intervals over problems.
 
     p = P(answer right), a = P(STOP | right), b = P(STOP | wrong), accuracy = P(kept answer right) after at most
     `rounds` rounds: probabilities. Answers are drawn at temperature 1, decisions averaged by their probabilities; see
@@ -34,10 +35,10 @@ def evaluate(
       split: of the task.
       problems: how many.
       seed: of the answers; the problems are always the same.
+      resamples: of the bootstrap; 0: no intervals.
 
     Raises:
       InputError: for a split that does not exist, or with fewer problems.
     """
     asked = task.evaluation_problems(split, problems)
-    pool, log_stop = draw_pool(policy, params, task, asked, jax.random.key(seed), rounds)
-    return quick_measures(np.asarray(pool.right), np.asarray(log_stop), policy.history)
+    return measure(policy, params, task, asked, jax.random.key(seed), rounds, resamples)

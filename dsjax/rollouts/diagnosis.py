@@ -22,14 +22,13 @@ from dsjax.objectives import Objective, resolve
 from dsjax.objectives.registry import name_of
 from dsjax.rollouts.format import Rollouts, check, square_bounds
 from dsjax.rollouts.words import availability, reading
-from dsjax.statistics import RESAMPLES, Estimate, Statistic, bootstrap_weights, interval, ratio_of_sums
+from dsjax.statistics import RESAMPLES, Bootstrap, Estimate, Statistic, ratio_of_sums
 from dsjax.trajectories import DECISION_NAMES
 
 Estimates = dict[str, dict[str, Estimate]]
 
 # Coefficients are a handful of float64 operations on the same advantage: equal up to some tens of eps.
 EQUAL = 1e-12
-BOOTSTRAP_CHUNK = 2**22  # weights in memory at a time
 
 
 @dataclass(frozen=True)
@@ -137,17 +136,11 @@ class _Bootstrap:
     def estimates(self, rows: Mapping[str, Mapping[str, Statistic]], number: int | None = None) -> Estimates:
         """{row: {column: estimate}}, all from the same resamples; no interval for a single unit."""
         number = self.number if number is None else number
-        samples = {(row, column): [np.empty(0)] for row, columns in rows.items() for column in columns}
-        if number > 1:
-            size = max(1, BOOTSTRAP_CHUNK // number)
-            for i, first in enumerate(range(0, self.resamples, size)):
-                weights = bootstrap_weights(number, min(size, self.resamples - first), self.seed + i)
-                for (row, column), found in samples.items():
-                    found.append(rows[row][column](weights))
-        one = np.ones((1, number))
+        flat = {(row, column): f for row, columns in rows.items() for column, f in columns.items()}
+        found = Bootstrap(number, self.resamples if number > 1 else 0, self.seed).estimates(flat)
         out: Estimates = {row: {} for row in rows}
-        for (row, column), found in samples.items():
-            out[row][column] = Estimate(float(rows[row][column](one)[0]), *interval(np.concatenate(found)))
+        for (row, column), e in found.items():
+            out[row][column] = e
         return out
 
 

@@ -5,7 +5,7 @@ sweep/base, sweep/FAMILY/..   the trainings that step size and problems an updat
 sweep/choice                  what they chose, on fresh in-distribution problems
 HISTORY/seed-S/base           a base
 HISTORY/seed-S/arms/ARM       an arm from it
-HISTORY/seed-S/evaluation     attempts of all of these models, and what each decider thinks of each
+HISTORY/seed-S/evaluation     samples of all of these models, and what each decider thinks of each
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-import jax
 import numpy as np
 
 from dsjax.config import from_dict, to_dict
-from dsjax.evaluation.components import draw_pool, evaluation_sets, judge, quick_measures
+from dsjax.evaluation.components import measure
+from dsjax.evaluation.samples import draw_samples, evaluation_sets, judge
 from dsjax.io import read_rows, write_arrays
 from dsjax.policies.base import Params
 from dsjax.study.jobs import Done, Job, Progress
@@ -132,8 +132,8 @@ def choose(options: Mapping[str, Any], directory: RunDirectory, needs: Mapping[s
         config = from_dict(TrainConfig, need.result["config"])
         problems = config.task_of.training_problems(config.key("validation"), options["problems"])
         key = config.key("validation attempts")
-        pool, log_stop = draw_pool(config.policy, _params(config, need), config.task_of, problems, key, config.rounds)
-        measures = quick_measures(np.asarray(pool.right), np.asarray(log_stop), config.history)
+        found = measure(config.policy, _params(config, need), config.task_of, problems, key, config.rounds)
+        measures = {name: e.to_json()["value"] for name, e in found.items()}
         row = {"family": config.objective_of.family, "arm": config.arm, "learning_rate": config.learning_rate}
         table.append({**row, "prompts": config.prompts, **measures})
         progress(done + 1, len(needs))
@@ -156,10 +156,10 @@ def chosen_of(table: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def evaluate(options: Mapping[str, Any], directory: RunDirectory, needs: Mapping[str, Done], progress: Progress) -> Any:
-    """Attempts of every model and the verdict of every decider on them, as one file SPLIT.npz a split.
+    """Samples of every model and the verdict of every decider on them, as one file SPLIT.npz a split.
 
     `right` bool[M, N, K] and `answers` i8[M, N, K, L] of the samplers; `own` f32[M, N, K] log pi_d(STOP) of each model
-    on its own attempts; `log_stop` f32[M, M, N, T] of (sampler, decider) on the first T. N problems, K attempts.
+    on its own samples; `log_stop` f32[M, M, N, T] of (sampler, decider) on the first T. N problems, K samples each.
     """
     models = dict(zip(options["models"], needs.values(), strict=True))
     config = from_dict(TrainConfig, next(iter(models.values())).result["config"])
@@ -171,13 +171,13 @@ def evaluate(options: Mapping[str, Any], directory: RunDirectory, needs: Mapping
     for split, problems in sets.items():
         arrays: dict[str, list[Any]] = {"right": [], "answers": [], "own": [], "log_stop": []}
         for name in models:
-            pool, own = draw_pool(policy, params[name], task, problems, key, attempts)
-            first = jax.tree.map(lambda x: x[:, : config.rounds], pool).replace(prompt=pool.prompt)
+            samples, own = draw_samples(policy, params[name], task, problems, key, attempts)
+            first = samples.replace(**{k: getattr(samples, k)[:, : config.rounds] for k in ("answers", "right")})
             verdicts = [
                 own[:, : config.rounds] if other == name else judge(policy, params[other], first) for other in models
             ]
-            arrays["right"].append(np.asarray(pool.right))
-            arrays["answers"].append(np.asarray(pool.answers, np.int8))
+            arrays["right"].append(np.asarray(samples.right))
+            arrays["answers"].append(np.asarray(samples.answers, np.int8))
             arrays["own"].append(np.asarray(own))
             arrays["log_stop"].append(np.stack([np.asarray(v) for v in verdicts]))
             done += 1

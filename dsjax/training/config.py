@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -11,7 +12,7 @@ import jax
 import optax
 
 from dsjax.config import import_function, require_int, require_positive, require_types
-from dsjax.errors import require
+from dsjax.errors import InputError, require
 from dsjax.policies import History, Policy, TransformerPolicy
 from dsjax.policies.rollout import require_temperature
 from dsjax.policies.transformer import Dtype
@@ -49,10 +50,15 @@ def own_policy(name: str, task: Task, rounds: int, history: History, critic: boo
     """The policy that a user's own `module:function` of (task, rounds) returns.
 
     Raises:
-      InputError: if it returns none that fits the task and what else is asked for.
+      InputError: if it takes other arguments, or returns none that fits the task and what else is asked for.
     """
     require(":" in name, "network", name, (TRANSFORMER, "module:function"))
-    policy = import_function("network", name)(task, rounds)
+    function = import_function("network", name)
+    try:
+        inspect.signature(function).bind(task, rounds)
+    except (TypeError, ValueError) as error:
+        raise InputError("network", name, f"a function of (task, rounds) ({error})") from error
+    policy = function(task, rounds)
     allowed = f"a function of (task, rounds) that returns a Policy, not {type(policy).__name__}"
     require(isinstance(policy, Policy), "network", name, allowed)
     for attribute, received, wanted in (

@@ -32,7 +32,8 @@ import numpy as np
 
 from dsjax.config import differences, to_dict
 from dsjax.errors import InputError, require
-from dsjax.evaluation.components import draw_pool, evaluation_sets, quick_measures
+from dsjax.evaluation.components import measure
+from dsjax.evaluation.samples import evaluation_sets
 from dsjax.io import read_json, write_json
 from dsjax.objectives import resolve
 from dsjax.policies.base import Params
@@ -299,8 +300,8 @@ class _Run:
         measured = {}
         for split, problems in self.sets.items():
             arguments = (self.config.policy, params, self.config.task_of, problems, self.config.key("evaluation"))
-            pool, log_stop = draw_pool(*arguments, self.config.rounds)
-            measured[split] = quick_measures(np.asarray(pool.right), np.asarray(log_stop), self.config.history)
+            found = measure(*arguments, self.config.rounds)
+            measured[split] = {name: e.to_json()["value"] for name, e in found.items()}
             self._record({"kind": "evaluation", "step": self.step, "split": split, **measured[split]})
         return measured
 

@@ -17,6 +17,7 @@ from proofs_check.instances import perturbed
 GROUPS = 2  # prompts drawn for a batch
 MEMBERS = 8  # trajectories of each: the library's default group size on an exact law
 BATCH = GROUPS * MEMBERS
+EPSILON = 1e-4  # beside the standard deviation of a group: the library's default
 
 
 class Setting(struct.PyTreeNode):

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from math import prod
-from typing import Any
+from typing import Any, TypeVar
 
 import sympy
 from sympy.polys.fields import FracElement
@@ -18,6 +19,7 @@ from sympy.polys.rings import PolyElement
 
 # Sympy's elements carry arithmetic that type checkers cannot see. `int` is what an empty sum is.
 Element = Any
+Residual = TypeVar("Residual", bound=Callable[..., list[Any]])
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,36 @@ class SymbolicProof:
     residual: Callable[[], list[Element]]
     control: Callable[[], list[Element]]
     control_name: str
+
+
+class Proofs(list[SymbolicProof]):
+    """The proofs of a theorem, each declared where its residual is computed."""
+
+    def __init__(self, theorem: str):
+        super().__init__()
+        self.theorem = theorem
+
+    def identity(
+        self, claim: str, symbols: str, *on: Any, control: str, shape: str = "{}", **wrong: Any
+    ) -> Callable[[Residual], Residual]:
+        """Decorator: for every x of `on`, `residual(x)` vanishes and `residual(x, **wrong)` does not.
+
+        Args:
+          claim: what vanishes, in words.
+          symbols: what is free.
+          on: shapes or sizes, one proof each; without any, the residual takes none.
+          control: what `wrong` gets wrong, in words.
+          shape: how x is named.
+          wrong: arguments that make the wrong variant.
+        """
+
+        def declare(residual: Residual) -> Residual:
+            for given in [(x,) for x in on] or [()]:
+                right, variant = partial(residual, *given), partial(residual, *given, **wrong)
+                self.append(SymbolicProof(self.theorem, shape.format(*given), symbols, claim, right, variant, control))
+            return residual
+
+        return declare
 
 
 def is_zero(x: Element) -> bool:

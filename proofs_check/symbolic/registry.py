@@ -6,11 +6,9 @@ from collections.abc import Sequence
 
 from dsjax.errors import require
 from proofs_check.registry import parts
-from proofs_check.symbolic.proof import SymbolicProof
+from proofs_check.symbolic.proof import Proofs, SymbolicProof
 
-SYMBOLIC: dict[str, tuple[SymbolicProof, ...]] = {
-    module.PROOFS[0].theorem: module.PROOFS for module in parts("symbolic")
-}
+SYMBOLIC: dict[str, Proofs] = {module.PROOFS.theorem: module.PROOFS for module in parts("symbolic")}
 
 
 def select(ids: Sequence[str] | None) -> tuple[SymbolicProof, ...]:

@@ -122,8 +122,8 @@ TABLES: dict[str, list[tuple[str, list[str]]]] = {
     ],
     "study": [
         ("run nowhere", ["nowhere", "study.json"]),
-        ("run nowhere --workers 2", ["workers", "2", "engine dask"]),
-        ("run nowhere --engine dask --workers 2 --resources GPU=0", ["resources", "'GPU=0'", "an amount > 0"]),
+        ("run nowhere --resources GPU=1", ["resources", "GPU=1", "without workers or address"]),
+        ("run nowhere --workers 2 --resources GPU=0", ["resources", "'GPU=0'", "an amount > 0"]),
         ("status nowhere", ["nowhere", "study.json"]),
         ("compare one other", ["one", "finished run or study"]),
         ("compare list.json list.json", ["one", "'list.json'", "with a report"]),
@@ -153,7 +153,7 @@ def test_bad_input_names_field_value_and_allowed(command, arguments, words, here
         ("train tiny.json other.json --run run", "other.json"),
         ("train --learning-rate tiny.json --run run", "PATH"),
         ("train tiny.json --run run --bogus 1", "--bogus"),
-        ("study run tiny.json --engine slurm", "slurm"),
+        ("study run tiny.json --workers many", "--workers"),
     ],
 )
 def test_what_the_parser_refuses(arguments, words, here, capsys):

@@ -24,6 +24,7 @@ from tests.cli.plain import assert_plain
         (check, "--theorem=T1 --seed -1", "--seed -1 --theorem T1"),
         (train, "f --set seed=1 keep=2 --run d --set cost=-3", "f --run d --seed=1 --keep=2 --cost=-3"),
         (train, "--set init_from=a=b f --run d", "f --run d --init_from=a=b"),
+        (train, "f --set operation=addition", "f --task=addition"),
         (train, "--override keep=4 f --run d --override devices=2", "f --run d --override keep=4 devices=2"),
         (atlas, "--set clip=1 --length 3 --option beta=2 x=3", "--length 3 --option clip=1 beta=2 x=3"),
         (atlas, "--length 3 -- --set a=1", "--length 3 -- --set a=1"),

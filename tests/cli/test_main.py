@@ -134,8 +134,8 @@ def test_check_writes_its_report_and_fails_on_a_broken_theorem(tmp_path, capsys,
     assert main(["check", "--theorem", "T10", "--instances", "4", "--json", str(file)]) == 0
     assert_plain(capsys.readouterr().out)
     assert [t["id"] for t in json.loads(file.read_text())["theorems"]] == ["T10"]
-    from proofs_check.theorems.t10_accounting import numeric as t10_accounting
+    from dsjax.evaluation import accounting
 
-    right = t10_accounting.final_accuracy
-    monkeypatch.setattr(t10_accounting, "final_accuracy", lambda p, a, b, rounds: right(p, a, b, rounds) * 1.001)
+    right = accounting.final_accuracy
+    monkeypatch.setattr(accounting, "final_accuracy", lambda p, a, b, rounds: right(p, a, b, rounds) * 1.001)
     assert main(["check", "--theorem", "T10", "--instances", "4"]) == 1

@@ -46,13 +46,19 @@ def test_a_users_function_and_its_options(x64):
     assert resolve(f"{__name__}:takes_anything", {"whatever": 1})(logp, traj) == 1
 
 
+def options_of(function) -> dict:
+    found = defaults(function)
+    assert found is not None
+    return found
+
+
 def test_options_are_the_parameters_of_the_surrogate():
     """Of every named objective too, with its own defaults; `baseline` is what REINFORCE calls the advantage."""
     for name, function in OBJECTIVES.items():
         if isinstance(function, Named):
-            assert list(defaults(function)) == list(defaults(surrogate)), name
-    assert list(defaults(reinforce)) == ["baseline", *list(defaults(surrogate))[1:]]
-    assert (defaults(dapo)["clip_high"], defaults(grpo)["clip_high"]) == (0.28, None)
+            assert list(options_of(function)) == list(options_of(surrogate)), name
+    assert list(options_of(reinforce)) == ["baseline", *list(options_of(surrogate))[1:]]
+    assert (options_of(dapo)["clip_high"], options_of(grpo)["clip_high"]) == (0.28, None)
     for name in ("grpo", "sft", f"{__name__}:scaled"):
         with pytest.raises(InputError) as error:
             resolve(name, {"clipp": 0.1})
@@ -92,7 +98,7 @@ def test_every_objective_has_words():
         assert function.__name__ == name
         if name != "surrogate":
             assert f"| `{name}` |" in PAGE, name
-    for option in defaults(surrogate):
+    for option in options_of(surrogate):
         assert f"`{option}`" in PAGE, option
 
 

@@ -20,6 +20,7 @@ from dsjax.policies import (
     sample,
     to_trajectories,
 )
+from dsjax.policies.microbatch import InParts
 from dsjax.policies.rollout import require_temperature
 from dsjax.trajectories import RESAMPLE, STOP
 
@@ -86,6 +87,14 @@ def test_frequencies_are_the_recorded_law(sampled):
         for q in (0, 1):  # and at each prompt
             z = (hit - law)[q::2].sum(0) / np.sqrt((law * (1 - law))[q::2].sum(0))
             assert np.abs(z).max() < 5
+
+
+def test_a_policy_in_parts_is_sampled_from_as_it_is():
+    """Decoding is passed on, to a policy without a cache too."""
+    policy = POLICIES["saturated-full"]
+    params = policy.init(jax.random.key(7))
+    draws = (sample(p, params, prompts(8), jax.random.key(0), rounds=ROUNDS) for p in (policy, InParts(policy, 4)))
+    assert_equal(*draws)
 
 
 def test_explicit_keys_decide_everything():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dsjax.attribution import component_gradients, energies, fisher
-from dsjax.evaluation.accounting import final_accuracy, logit, shapley
+from dsjax.evaluation.accounting import final_accuracy, shapley
 from dsjax.objectives import reinforce, sft
 from dsjax.policies import PositionwisePolicy, SaturatedPolicy, SharedPolicy, log_probs
 from dsjax.process import DecisionSamplingProcess
@@ -22,6 +22,10 @@ KL = {
     "trajectory": lambda beta: partial(reinforce, reward_kl=beta),
     "own-token": lambda beta: partial(reinforce, token_kl=beta, kl_estimator="k2"),
 }
+
+
+def logit(p):
+    return jnp.log(p) - jnp.log1p(-p)
 
 
 def memoryless(table=(1.0, 0.0), rounds=2, length=1, cost=0.0):

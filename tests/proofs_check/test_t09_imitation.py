@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dsjax.attribution import component_gradients
-from dsjax.evaluation.accounting import final_accuracy, limit_log_odds, logit
+from dsjax.evaluation.accounting import final_accuracy, limit_parts
 from dsjax.objectives import sft
 from dsjax.policies import History, PositionwisePolicy, SaturatedPolicy
 from dsjax.process import DecisionSamplingProcess
@@ -83,7 +83,7 @@ def test_a_saturated_decider_does_gain_from_right_answers_alone():
         old, new = final_accuracy(p, before, before, rounds), final_accuracy(p, 1.0, before, rounds)
         assert float(old) == pytest.approx(p, abs=1e-15)
         assert float(new) > p + 0.05
-    rise = float(limit_log_odds(p, 1.0, before)) - float(logit(p))
+    rise = sum(limit_parts(p, 1.0, before)) - limit_parts(p, 1.0, 1.0).sampler
     assert rise == pytest.approx(np.log(2), abs=1e-12)
 
 

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import copy
 import json
+import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from dsjax.cli.study import compare
 from dsjax.errors import InputError
+from dsjax.statistics import Estimate
 from dsjax.study.agreement import agreement, estimates, overlap, tables
 from tests.cli.plain import assert_plain
 
 
 def estimate(value: float, half: float = 1.0, student: float | None = 2.0) -> dict[str, Any]:
-    ends: dict[str, float] = {"low": value - half, "high": value + half}
-    if student is not None:
-        ends |= {"t_low": value - student, "t_high": value + student}
-    return {"value": value, **ends, "seeds": [value]}
+    """As it is stored; without Student's interval for a single run."""
+    short = Estimate(value, value - half, value + half)
+    many = replace(short, t_low=value - (student or 0), t_high=value + (student or 0), seeds=(value,))
+    return (short if student is None else many).to_json()
 
 
 def report(seeds, shift=0.0):
@@ -56,9 +59,12 @@ def test_every_estimate_has_its_name():
 
 @pytest.mark.parametrize(("shift", "expected"), [(2.0, True), (2.0 + 1e-9, False), (-3.0, False), (0.0, True)])
 def test_intervals_overlap_where_they_have_a_point_in_common(shift, expected):
+    one = Estimate(0.0, -1.0, 1.0, -2.0, 2.0)
     for half in (1.0, 0.5):
-        assert overlap(estimate(0.0), estimate(shift / 2 * (1 + half), half), "bootstrap") is expected
-    assert overlap(estimate(0.0), estimate(0.0, student=None), "Student") is None
+        middle = shift / 2 * (1 + half)
+        assert overlap(one, Estimate(middle, middle - half, middle + half), "bootstrap") is expected
+    assert overlap(one, one, "Student") is True
+    assert overlap(one, replace(one, t_low=math.nan, t_high=math.nan), "Student") is None
 
 
 def test_what_is_apart_is_counted_and_named():
@@ -84,7 +90,7 @@ def test_what_is_apart_is_counted_and_named():
     assert [c["name"] for c in near["comparisons"]] == ["rloo - sft-self, log_odds, total"]
 
 
-def test_hypotheses_are_judged_on_the_trainings_of_both_runs():
+def test_hypotheses_are_judged_on_the_seeds_of_both_runs():
     def run(seeds, *asked):
         rows = []
         for name, expect, values in asked:
@@ -107,7 +113,7 @@ def test_hypotheses_are_judged_on_the_trainings_of_both_runs():
     assert tables(old)[1]["columns"] == ["", "one", "other", "verdict of one", "of the other"]
 
 
-def test_the_same_trainings_and_other_studies_are_no_second_run():
+def test_the_same_seeds_and_other_studies_are_no_second_run():
     with pytest.raises(InputError, match=r"seeds \[1, 2\], history none"):
         agreement(report([0, 1]), report([1, 2]))
     other = copy.deepcopy(report([5]))

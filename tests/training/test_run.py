@@ -24,6 +24,7 @@ from dsjax.config import from_dict, load, to_dict
 from dsjax.errors import InputError
 from dsjax.io import write_json
 from dsjax.objectives import resolve
+from dsjax.statistics import Estimate
 from dsjax.training import arms
 from dsjax.training.arms import Arm
 from dsjax.training.checkpoints import Checkpoints, StorageError, check_files, load_checkpoint
@@ -394,8 +395,8 @@ def test_parameters_that_are_not_finite_are_never_saved(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("no_gradient_rows")
 def test_the_best_in_distribution_is_kept_and_can_be_a_start(tmp_path, monkeypatch):
     accuracy = iter([("in", 0.1), ("longer", 0.1), ("in", 0.5), ("longer", 0.2), ("in", 0.5), ("longer", 0.9)])
-    measures = dict.fromkeys(("p", "a", "b", "auroc", "gain", "rounds"), None)
-    monkeypatch.setattr(job, "quick_measures", lambda *_: {**measures, "accuracy": next(accuracy)[1]})
+    measures = dict.fromkeys(("p", "a", "b", "auroc", "gain", "rounds"), Estimate(np.nan))
+    monkeypatch.setattr(job, "measure", lambda *_: {**measures, "accuracy": Estimate(next(accuracy)[1])})
     problems = TINY.task_of.evaluation_problems("in", 16)
     monkeypatch.setattr(job, "evaluation_sets", lambda *_: {"in": problems, "longer": problems})
     config = changed(evaluate_every=12, checkpoint_every=2)

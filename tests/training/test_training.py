@@ -437,6 +437,10 @@ def nothing(task, rounds):
     return None
 
 
+def of_a_task_alone(task):
+    return short_policy(task, 2)
+
+
 def short_policy(task, rounds):
     return PositionwisePolicy(1, task.vocabulary, task.length + 1)
 
@@ -462,7 +466,9 @@ def test_an_own_network_trains_and_is_evaluated(tmp_path):
     ("fields", "field"),
     [
         ({"network": "rnn"}, "network"),
-        ({"network": f"{__name__}:nothing"}, "network"),
+        ({"network": f"{__name__}:nothing"}, "a function of .task, rounds. that returns a Policy, not NoneType"),
+        ({"network": f"{__name__}:LATE"}, "names a callable"),
+        ({"network": f"{__name__}:of_a_task_alone"}, r"a function of .task, rounds. .too many positional"),
         ({"network": f"{__name__}:short_policy"}, "length of the policy"),
         ({"network": f"{__name__}:linear_policy", "history": "full"}, "history of the policy"),
         ({"network": f"{__name__}:linear_policy", "arm": "ppo"}, "critic of the policy"),

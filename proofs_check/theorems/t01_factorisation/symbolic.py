@@ -9,13 +9,22 @@ from sympy import ZZ
 from sympy.polys.fields import field
 
 from proofs_check.symbolic.process import DECIDE, SAMPLE, Draw, Generic, Model, Shape, generic
-from proofs_check.symbolic.proof import Element, SymbolicProof
+from proofs_check.symbolic.proof import Element, Proofs
 
 GRADIENT_SHAPES = (Shape(2, 2, 2), Shape(2, 1, 3, prompts=2), Shape(3, 1, 2), Shape(3, 1, 2, history="none"))
 MOMENT_SHAPE = Shape(2, 1, 2)
 SYMBOLS = "all probabilities, rewards, cost, prompt law"
+PROOFS = Proofs("T1")
 
 
+@PROOFS.identity(
+    "d pi_v/d logit_u = pi_v (1[u=v] - pi_u)",
+    "e = exp(logit)",
+    *(2, 3, 4),
+    shape="one softmax of {} choices",
+    control="normaliser held fixed",
+    wrong=True,
+)
 def softmax(choices: int, *, wrong: bool = False) -> list[Element]:
     """w_u d/dw_u of pi_v = w_v / sum w, minus pi_v (1[u = v] - pi_u), for all u and v.
 
@@ -32,6 +41,13 @@ def _generic(shape: Shape) -> Generic:
     return generic(shape)
 
 
+@PROOFS.identity(
+    "dJ/dlogit = E[R score], every logit of both components",
+    SYMBOLS,
+    *GRADIENT_SHAPES,
+    control="cost left out of the return",
+    forget_cost=True,
+)
 def gradient(shape: Shape, *, forget_cost: bool = False) -> list[Element]:
     """dJ/dz minus E[R score], every logit of both components."""
     process, model, _, symbol = _generic(shape)
@@ -43,6 +59,13 @@ def gradient(shape: Shape, *, forget_cost: bool = False) -> list[Element]:
     return [model.logit_derivative(J, z) - G[z] for z in process.logits]
 
 
+@PROOFS.identity(
+    "E[score score^T] = F_s + F_d, block by block: E[score_s score_d^T] = 0",
+    "all probabilities",
+    MOMENT_SHAPE,
+    control="trajectories weighted by another policy",
+    tilt=True,
+)
 def moments(shape: Shape, *, tilt: bool = False) -> list[Element]:
     """E[score_w score_w^T], entry by entry, minus the Fisher matrix: 0 off its blocks, so 0 between components.
 
@@ -65,6 +88,14 @@ def moments(shape: Shape, *, tilt: bool = False) -> list[Element]:
     return [moment[a, b] - column[b][a] for a, b in moment]
 
 
+@PROOFS.identity(
+    "dJ/dtheta = E[R score_s] + E[R score_d], E[score_s score_d] = 0",
+    SYMBOLS + ", the parameter's effect on each logit",
+    Shape(2, 1, 2, history="none"),
+    shape="{}, one parameter shared by both components",
+    control="forced stop counted as a decision",
+    forced=True,
+)
 def shared(shape: Shape, *, forced: bool = False) -> list[Element]:
     """One parameter moves every logit z by b_z, all b_z free: derivative of J, and E[score_s score_d].
 
@@ -90,49 +121,3 @@ def shared(shape: Shape, *, forced: bool = False) -> list[Element]:
     dJ = sum(b[z] * model.logit_derivative(J, z) for z in process.logits)
     reward = model.mean([R * (s + d) for R, (s, d) in zip(returns, scores, strict=True)])
     return [dJ - reward, model.mean([s * d for s, d in scores])]
-
-
-PROOFS = (
-    *(
-        SymbolicProof(
-            "T1",
-            f"one softmax of {choices} choices",
-            "weights w = exp(logit)",
-            "d pi_v/d logit_u = pi_v (1[u=v] - pi_u)",
-            lambda choices=choices: softmax(choices),
-            lambda choices=choices: softmax(choices, wrong=True),
-            "normaliser held fixed",
-        )
-        for choices in (2, 3, 4)
-    ),
-    *(
-        SymbolicProof(
-            "T1",
-            str(shape),
-            SYMBOLS,
-            "dJ/dlogit = E[R score], every logit of both components",
-            lambda shape=shape: gradient(shape),
-            lambda shape=shape: gradient(shape, forget_cost=True),
-            "cost left out of the return",
-        )
-        for shape in GRADIENT_SHAPES
-    ),
-    SymbolicProof(
-        "T1",
-        f"{MOMENT_SHAPE}",
-        "all probabilities",
-        "E[score score^T] = F_s + F_d, block by block: E[score_s score_d^T] = 0",
-        lambda: moments(MOMENT_SHAPE),
-        lambda: moments(MOMENT_SHAPE, tilt=True),
-        "trajectories weighted by another policy",
-    ),
-    SymbolicProof(
-        "T1",
-        "T=2 L=1 V=2 Q=1 history=none, one parameter shared by both components",
-        SYMBOLS + ", the parameter's effect on each logit",
-        "dJ/dtheta = E[R score_s] + E[R score_d], E[score_s score_d] = 0",
-        lambda: shared(Shape(2, 1, 2, history="none")),
-        lambda: shared(Shape(2, 1, 2, history="none"), forced=True),
-        "forced stop counted as a decision",
-    ),
-)

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 
 from dsjax.objectives import grpo
 from dsjax.policies import Params, log_probs
-from proofs_check.statistical.closed_forms import prompt_factor, returns
+from proofs_check.statistical.closed_forms import returns
 from proofs_check.statistical.estimator import Estimator, Wrong, closed, enumerated, sampled
-from proofs_check.statistical.settings import Setting
+from proofs_check.statistical.settings import EPSILON, MEMBERS, Setting
+from proofs_check.theorems.t12_grpo.numeric import factor
 
 
 def grpo_gradient(setting: Setting, *, mean_length: bool = False) -> Params:
@@ -19,7 +20,7 @@ def grpo_gradient(setting: Setting, *, mean_length: bool = False) -> Params:
     tokens_B = (jnp.sum(traj.sample_mask, -1) + jnp.sum(traj.decision_mask, -1)).astype(traj.weight.dtype)
     if mean_length:
         tokens_B = jnp.sum(traj.weight * tokens_B)
-    w_B = traj.weight * prompt_factor(p_B) * (traj.reward - p_B) / tokens_B
+    w_B = traj.weight * factor(p_B, MEMBERS, EPSILON) * (traj.reward - p_B) / tokens_B
     return jax.grad(lambda p: jnp.sum(w_B * jnp.sum(log_probs(setting.policy, p, traj), -1)))(setting.params)
 
 

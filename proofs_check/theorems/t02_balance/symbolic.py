@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from proofs_check.symbolic.process import DECIDE, RESAMPLE, SAMPLE, Context, Draw, Shape, difference, generic
-from proofs_check.symbolic.proof import Element, SymbolicProof
+from proofs_check.symbolic.proof import Element, Proofs
 
 SHAPES = (Shape(2, 2, 2), Shape(3, 1, 2, prompts=2), Shape(3, 1, 2, history="none"))
+SYMBOLS = "all probabilities, prompt law, one weight w per trajectory"
+PROOFS = Proofs("T2")
 
 
-def replaced(shape: Shape, *, per_answer: bool, scale: int = 100, stale: bool = False) -> list[Element]:
+@PROOFS.identity(
+    "E[w score] = E[A_w score] for a policy that cannot see the round",
+    "all probabilities, one weight w per trajectory",
+    SHAPES[2],
+    control="V_t for V_(t+1) in the advantage of RESAMPLE",
+    stale=True,
+)
+@PROOFS.identity(
+    "E[w score] = E[A_w score], every logit, A_w of tokens",
+    SYMBOLS,
+    *SHAPES[:2],
+    control="decision coefficient times 1.01",
+    scale=101,
+)
+def replaced(shape: Shape, *, per_answer: bool = False, scale: int = 100, stale: bool = False) -> list[Element]:
     """Gradient with coefficient w minus gradient with causal advantages, in units of 1/100.
 
     Args:
@@ -37,26 +55,10 @@ def replaced(shape: Shape, *, per_answer: bool, scale: int = 100, stale: bool = 
     return difference(whole, model.gradient(coefficient))
 
 
-PROOFS = (
-    *(
-        SymbolicProof(
-            "T2",
-            str(shape),
-            "all probabilities, prompt law, one weight w per trajectory",
-            f"E[w score] = E[A_w score], every logit, A_w of {'whole answers' if per_answer else 'tokens'}",
-            lambda shape=shape, per_answer=per_answer: replaced(shape, per_answer=per_answer),
-            lambda shape=shape, per_answer=per_answer: replaced(shape, per_answer=per_answer, scale=101),
-            "decision coefficient times 1.01",
-        )
-        for shape, per_answer in ((SHAPES[0], True), (SHAPES[0], False), (SHAPES[1], False))
-    ),
-    SymbolicProof(
-        "T2",
-        str(SHAPES[2]),
-        "all probabilities, one weight w per trajectory",
-        "E[w score] = E[A_w score] for a policy that cannot see the round",
-        lambda: replaced(SHAPES[2], per_answer=False),
-        lambda: replaced(SHAPES[2], per_answer=False, stale=True),
-        "V_t for V_(t+1) in the advantage of RESAMPLE",
-    ),
-)
+PROOFS.identity(
+    "E[w score] = E[A_w score], every logit, A_w of whole answers",
+    SYMBOLS,
+    SHAPES[0],
+    control="decision coefficient times 1.01",
+    scale=101,
+)(partial(replaced, per_answer=True))

@@ -18,11 +18,12 @@ from proofs_check.symbolic.process import (
     dot,
     generic,
 )
-from proofs_check.symbolic.proof import Element, SymbolicProof
+from proofs_check.symbolic.proof import Element, Proofs
 
 SHAPES = (Shape(2, 1, 2, prompts=2), Shape(2, 2, 2), Shape(2, 1, 3), Shape(3, 1, 2))
 BLIND = Shape(3, 1, 2, history="none")
 SYMBOLS = "all probabilities, rewards, cost, prompt law"
+PROOFS = Proofs("T3")
 
 
 class Budget(NamedTuple):
@@ -75,6 +76,20 @@ def energies(found: Generic, payoff: list[Element], values: Values) -> Energies:
     return Energies(difference(model.fisher_times(x), G), dot(x, G, SAMPLE), dot(x, G, DECIDE))
 
 
+@PROOFS.identity(
+    "F x = grad J; E_c = sum E[(A^c)^2]; Var(R) = E_s + E_d",
+    SYMBOLS,
+    *SHAPES[1:],
+    control="V_t for V_(t+1) in the advantage of RESAMPLE",
+    stale=True,
+)
+@PROOFS.identity(
+    "F x = grad J; E_c = sum E[(A^c)^2]; Var(R) = Var_q[V_1] + E_s + E_d",
+    SYMBOLS,
+    SHAPES[0],
+    control="Var_q[V_1] left out",
+    forget_between=True,
+)
 def conservation(shape: Shape, *, stale: bool = False, forget_between: bool = False) -> list[Element]:
     """F x = G; E_c = sum E[(A^c)^2]; Var(R) = Var_q + E_s + E_d.
 
@@ -95,6 +110,13 @@ def conservation(shape: Shape, *, stale: bool = False, forget_between: bool = Fa
     return [*certificate, E_s - S, E_d - D, var - (0 if forget_between else between) - E_s - E_d]
 
 
+@PROOFS.identity(
+    "a softmax that serves several visits: slack of the bound = sum_(i<j) rho_i rho_j E[(A_i - A_j)^2] / sum rho_i",
+    SYMBOLS,
+    shape=f"{BLIND}",
+    control="equality claimed for a policy that cannot see the round",
+    tight=True,
+)
 def blind_slack(*, tight: bool = False) -> list[Element]:
     """Contexts that serve several visits: by how much the energy falls short of the bound.
 
@@ -132,6 +154,14 @@ def blind_slack(*, tight: bool = False) -> list[Element]:
     return residuals
 
 
+@PROOFS.identity(
+    "1/4 - Var(R) = (J - 1/2)^2 + E[R (1 - R)], >= 0 for rewards in [0, 1]",
+    "all probabilities, rewards, prompt law",
+    SHAPES[0],
+    shape="{}, c = 0",
+    control="E[R (1 - R)] left out",
+    binary=True,
+)
 def quarter(shape: Shape, *, binary: bool = False) -> list[Element]:
     """1 - 4 Var(R) = (2 J - 1)^2 + 4 E[R (1 - R)]: a sum of two terms that are >= 0 if 0 <= R <= 1.
 
@@ -144,6 +174,13 @@ def quarter(shape: Shape, *, binary: bool = False) -> list[Element]:
     return [1 - 4 * var - (2 * J - 1) ** 2 - (0 if binary else 4 * model.mean([f * (1 - f) for f in returns]))]
 
 
+@PROOFS.identity(
+    "F sum E[(A^c)^2] - G_c^2 = sum_(i<j) rho_i rho_j (A_i s_j - A_j s_i)^2, so E_c <= sum E[(A^c)^2]",
+    SYMBOLS + ", the parameter's effect on each logit",
+    shape="T=2 L=1 V=2 Q=1 history=full, one parameter shared by both components",
+    control="Fisher matrix doubled",
+    doubled=True,
+)
 def shared_bound(*, doubled: bool = False) -> list[Element]:
     """One parameter moves every logit z by b_z, all b_z free: (sum E[A^2]) F - G^2 >= 0, so E = G^2/F <= sum E[A^2].
 
@@ -170,55 +207,3 @@ def shared_bound(*, doubled: bool = False) -> list[Element]:
         slack = sum(rho[i] * rho[j] * (A[i] * s[j] - A[j] * s[i]) ** 2 for i, j in pairs)
         residuals.append(bound * F - G**2 - slack)
     return residuals
-
-
-PROOFS = (
-    SymbolicProof(
-        "T3",
-        str(SHAPES[0]),
-        SYMBOLS,
-        "F x = grad J; E_c = sum E[(A^c)^2]; Var(R) = Var_q[V_1] + E_s + E_d",
-        lambda: conservation(SHAPES[0]),
-        lambda: conservation(SHAPES[0], forget_between=True),
-        "Var_q[V_1] left out",
-    ),
-    *(
-        SymbolicProof(
-            "T3",
-            str(shape),
-            SYMBOLS,
-            "F x = grad J; E_c = sum E[(A^c)^2]; Var(R) = E_s + E_d",
-            lambda shape=shape: conservation(shape),
-            lambda shape=shape: conservation(shape, stale=True),
-            "V_t for V_(t+1) in the advantage of RESAMPLE",
-        )
-        for shape in SHAPES[1:]
-    ),
-    SymbolicProof(
-        "T3",
-        str(BLIND),
-        SYMBOLS,
-        "a softmax that serves several visits: slack of the bound = sum_(i<j) rho_i rho_j E[(A_i - A_j)^2] / sum rho_i",
-        blind_slack,
-        lambda: blind_slack(tight=True),
-        "equality claimed for a policy that cannot see the round",
-    ),
-    SymbolicProof(
-        "T3",
-        f"{SHAPES[0]}, c = 0",
-        "all probabilities, rewards, prompt law",
-        "1/4 - Var(R) = (J - 1/2)^2 + E[R (1 - R)], >= 0 for rewards in [0, 1]",
-        lambda: quarter(SHAPES[0]),
-        lambda: quarter(SHAPES[0], binary=True),
-        "E[R (1 - R)] left out",
-    ),
-    SymbolicProof(
-        "T3",
-        "T=2 L=1 V=2 Q=1 history=full, one parameter shared by both components",
-        SYMBOLS + ", the parameter's effect on each logit",
-        "F sum E[(A^c)^2] - G_c^2 = sum_(i<j) rho_i rho_j (A_i s_j - A_j s_i)^2, so E_c <= sum E[(A^c)^2]",
-        shared_bound,
-        lambda: shared_bound(doubled=True),
-        "Fisher matrix doubled",
-    ),
-)

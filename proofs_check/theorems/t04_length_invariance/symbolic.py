@@ -19,12 +19,13 @@ from proofs_check.symbolic.process import (
     dot,
     generic,
 )
-from proofs_check.symbolic.proof import Element, SymbolicProof
+from proofs_check.symbolic.proof import Element, Proofs
 
 TREE = Shape(2, 2, 2)  # four answers as two bits
 FLAT = Shape(2, 1, 4)  # the same four answers as one token
 BARE = Shape(2, 1, 2)
 FILLED = Shape(2, 2, 2)  # BARE with one more token after every answer
+PROOFS = Proofs("T4")
 
 
 class Measured(NamedTuple):
@@ -53,6 +54,13 @@ def _norm(model: Model) -> Element:
     return sum(g * g for (c, _), g in G.items() if c.component == SAMPLE)
 
 
+@PROOFS.identity(
+    "two bits or one of four symbols, relabelled, same law: F x = G in both; same J, E_s, E_d",
+    "all probabilities, rewards, cost",
+    shape=f"{TREE} and {FLAT}",
+    control="Euclidean norm for the energy of pi_sample",
+    euclidean=True,
+)
 def recoded(*, euclidean: bool = False) -> list[Element]:
     """Two bits against one of four symbols, with the same law of answers: J, E_s, E_d.
 
@@ -86,6 +94,13 @@ def recoded(*, euclidean: bool = False) -> list[Element]:
     return [*a.certificate, *b.certificate, a.J - b.J, a.sample - b.sample, a.decision - b.decision]
 
 
+@PROOFS.identity(
+    "F x = G with and without filler; same J, E_s, E_d; gradient 0 on the filler's logits",
+    "all probabilities, rewards, cost, filler laws",
+    shape=f"{BARE} and one filler token after every answer",
+    control="filler that the verifier reads",
+    verifier=True,
+)
 def filler(*, verifier: bool = False) -> list[Element]:
     """A token of free law after every answer: J, E_s, E_d, and gradient 0 on its logits.
 
@@ -109,25 +124,3 @@ def filler(*, verifier: bool = False) -> list[Element]:
     base = measure(model)
     energies = [longer.J - base.J, longer.sample - base.sample, longer.decision - base.decision]
     return [*base.certificate, *longer.certificate, *energies, *gradient]
-
-
-PROOFS = (
-    SymbolicProof(
-        "T4",
-        f"{TREE} and {FLAT}",
-        "all probabilities, rewards, cost",
-        "two bits or one of four symbols, relabelled, same law: F x = G in both; same J, E_s, E_d",
-        recoded,
-        lambda: recoded(euclidean=True),
-        "Euclidean norm for the energy of pi_sample",
-    ),
-    SymbolicProof(
-        "T4",
-        f"{BARE} and one filler token after every answer",
-        "all probabilities, rewards, cost, filler laws",
-        "F x = G with and without filler; same J, E_s, E_d; gradient 0 on the filler's logits",
-        filler,
-        lambda: filler(verifier=True),
-        "filler that the verifier reads",
-    ),
-)

@@ -16,11 +16,14 @@ from proofs_check.symbolic.process import (
     difference,
     generic,
 )
-from proofs_check.symbolic.proof import Element, SymbolicProof
+from proofs_check.symbolic.proof import Element, Proofs
 
 SHAPES = (Shape(2, 2, 2), Shape(2, 1, 3), Shape(3, 1, 2, prompts=2, history="none"))
 LONG = Shape(2, 3, 2, history="none")
 SYMBOLS = "all probabilities of pi, one mass per demonstrated trajectory"
+SHARE = "share = omega^2 delta k_d/(L k_s + omega^2 delta k_d); omega^2 = L gives back the share at L = 1"
+WEIGHTS = "k_s, k_d, decision weight omega, one mass per demonstrated trajectory"
+PROOFS = Proofs("T5")
 
 
 @cache
@@ -41,6 +44,13 @@ def stated(model: Model, counts: dict[Context, list[Element]]) -> Vector:
     return {(x, u): counts[x][u] - sum(counts[x]) * model.policy[x][u] for x, u in model.process.logits}
 
 
+@PROOFS.identity(
+    "N grad = n(x) (nu - pi); F x = grad under nu's contexts; N^2 E = n(x) chi2(nu || pi), context by context",
+    SYMBOLS,
+    *SHAPES,
+    control="Fisher matrix under the policy's contexts",
+    own_contexts=True,
+)
 def energy(shape: Shape, *, own_contexts: bool = False) -> list[Element]:
     """Gradient, and energy = sum_x n(x) chi2 / N^2, context by context and free of denominators.
 
@@ -68,6 +78,8 @@ def energy(shape: Shape, *, own_contexts: bool = False) -> list[Element]:
     return residuals
 
 
+@PROOFS.identity(SHARE, WEIGHTS, LONG, control="energy linear in the decision weight", weight_power=1)
+@PROOFS.identity(SHARE, WEIGHTS, SHAPES[0], control="forced stop counted as a decision (delta = 1)", all_decide=True)
 def share(shape: Shape, *, all_decide: bool = False, weight_power: int = 2) -> list[Element]:
     """Counting: with chi2 = k_s, k_d in every context, N^2 E_s = L E[tau] k_s and N^2 E_d = omega^2 N_d k_d.
 
@@ -92,37 +104,3 @@ def share(shape: Shape, *, all_decide: bool = False, weight_power: int = 2) -> l
     at_root = L * tokens(counts, DECIDE) * k_d  # E_d at omega^2 = L
     restored = at_root * (rounds * k_s + decisions * k_d) - decisions * k_d * (E_s + at_root)
     return [*weighted, tokens(counts, SAMPLE) - L * rounds, shared, restored]
-
-
-PROOFS = (
-    *(
-        SymbolicProof(
-            "T5",
-            str(shape),
-            SYMBOLS,
-            "N grad = n(x) (nu - pi); F x = grad under nu's contexts; N^2 E = n(x) chi2(nu || pi), context by context",
-            lambda shape=shape: energy(shape),
-            lambda shape=shape: energy(shape, own_contexts=True),
-            "Fisher matrix under the policy's contexts",
-        )
-        for shape in SHAPES
-    ),
-    SymbolicProof(
-        "T5",
-        str(SHAPES[0]),
-        "k_s, k_d, decision weight omega, one mass per demonstrated trajectory",
-        "share = omega^2 delta k_d/(L k_s + omega^2 delta k_d); omega^2 = L gives back the share at L = 1",
-        lambda: share(SHAPES[0]),
-        lambda: share(SHAPES[0], all_decide=True),
-        "forced stop counted as a decision (delta = 1)",
-    ),
-    SymbolicProof(
-        "T5",
-        str(LONG),
-        "k_s, k_d, omega, one mass per demonstrated trajectory",
-        "share = omega^2 delta k_d/(L k_s + omega^2 delta k_d); omega^2 = L gives back the share at L = 1",
-        lambda: share(LONG),
-        lambda: share(LONG, weight_power=1),
-        "energy linear in the decision weight",
-    ),
-)

@@ -14,11 +14,13 @@ from proofs_check.symbolic.process import (
     difference,
     generic,
 )
-from proofs_check.symbolic.proof import Element, SymbolicProof
+from proofs_check.symbolic.proof import Element, Proofs
 from proofs_check.theorems.t03_conservation import symbolic as t03
 
 SHAPES = (Shape(2, 2, 2), Shape(2, 1, 2, prompts=2), Shape(3, 1, 2, history="none"))
 SYMBOLS = "all probabilities of pi, prompt law, one log-ratio log pi/pi_ref per context and choice"
+CHAIN = "KL(P || P_ref) = sum_x n(x) KL_x over tokens; d KL/dlogit = E[Lam score]"
+PROOFS = Proofs("T6")
 
 
 @cache
@@ -34,6 +36,10 @@ def local(found: Generic, x: Context) -> tuple[Element, Element]:
     return kl, sum(p * k * k for p, k in pairs) - kl**2
 
 
+@PROOFS.identity(CHAIN, SYMBOLS, SHAPES[2], control="a KL charged for the forced stop", forced=True)
+@PROOFS.identity(
+    CHAIN, SYMBOLS, *SHAPES[:2], control="own-token KL said to be the gradient of KL(P || P_ref)", frozen=True
+)
 def chain(shape: Shape, *, forced: bool = False, frozen: bool = False) -> list[Element]:
     """KL(P || P_ref) = E[Lam] = sum_x n(x) KL_x; its gradient = E[Lam score].
 
@@ -60,6 +66,13 @@ def own_token(found: Generic, *, k1: bool = False) -> Vector:
     return found.model.gradient(lambda i, d: 1 if k1 else ratio[context(d.visit)][d.choice])
 
 
+@PROOFS.identity(
+    "own-token KL: G = n(x) d KL_x/dlogit, F x = G, E = n(x) Var(log pi/pi_ref); sum_s n = L E[tau]",
+    SYMBOLS,
+    *SHAPES[::2],
+    control="k1 in the loss for k2",
+    k1=True,
+)
 def own_token_energy(shape: Shape, *, k1: bool = False) -> list[Element]:
     """x = log-ratio solves F x = G, and x . G = n(x) Var_pi(log pi/ref | x), context by context; sum_s n = L E[tau].
 
@@ -86,6 +99,13 @@ def own_token_energy(shape: Shape, *, k1: bool = False) -> list[Element]:
     return [*local_kl, *difference(solved, G), *energies, tokens - shape.length * answers, decided - decisions]
 
 
+@PROOFS.identity(
+    "trajectory KL: F x = G, E_c = sum E[(A^c)^2] of Lam, E_s + E_d = Var(Lam) - Var_q[E(Lam|q)]",
+    SYMBOLS,
+    SHAPES[1],
+    control="Var_q[E(Lam|q)] left out",
+    forget_between=True,
+)
 def trajectory(shape: Shape, *, forget_between: bool = False) -> list[Element]:
     """F x = grad KL; E_c = sum E[(A^c)^2] for the payoff Lam; E_s + E_d = Var(Lam) - Var_q[E(Lam | q)]."""
     found = of(shape)
@@ -94,49 +114,3 @@ def trajectory(shape: Shape, *, forget_between: bool = False) -> list[Element]:
     var, between, S, D = t03.budget(found, lam, values)
     certificate, E_s, E_d = t03.energies(found, lam, values)
     return [*certificate, E_s - S, E_d - D, E_s + E_d - var + (0 if forget_between else between)]
-
-
-PROOFS = (
-    *(
-        SymbolicProof(
-            "T6",
-            str(shape),
-            SYMBOLS,
-            "KL(P || P_ref) = sum_x n(x) KL_x over tokens; d KL/dlogit = E[Lam score]",
-            lambda shape=shape: chain(shape),
-            lambda shape=shape: chain(shape, frozen=True),
-            "own-token KL said to be the gradient of KL(P || P_ref)",
-        )
-        for shape in SHAPES[:2]
-    ),
-    SymbolicProof(
-        "T6",
-        str(SHAPES[2]),
-        SYMBOLS,
-        "KL(P || P_ref) = sum_x n(x) KL_x over tokens; d KL/dlogit = E[Lam score]",
-        lambda: chain(SHAPES[2]),
-        lambda: chain(SHAPES[2], forced=True),
-        "a KL charged for the forced stop",
-    ),
-    *(
-        SymbolicProof(
-            "T6",
-            str(shape),
-            SYMBOLS,
-            "own-token KL: G = n(x) d KL_x/dlogit, F x = G, E = n(x) Var(log pi/pi_ref); sum_s n = L E[tau]",
-            lambda shape=shape: own_token_energy(shape),
-            lambda shape=shape: own_token_energy(shape, k1=True),
-            "k1 in the loss for k2",
-        )
-        for shape in (SHAPES[0], SHAPES[2])
-    ),
-    SymbolicProof(
-        "T6",
-        str(SHAPES[1]),
-        SYMBOLS,
-        "trajectory KL: F x = G, E_c = sum E[(A^c)^2] of Lam, E_s + E_d = Var(Lam) - Var_q[E(Lam|q)]",
-        lambda: trajectory(SHAPES[1]),
-        lambda: trajectory(SHAPES[1], forget_between=True),
-        "Var_q[E(Lam|q)] left out",
-    ),
-)

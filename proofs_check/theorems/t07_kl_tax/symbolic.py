@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from proofs_check.symbolic.process import DECIDE, RESAMPLE, SAMPLE, STOP, Context, Draw, Shape, generic
-from proofs_check.symbolic.proof import Element, SymbolicProof
+from proofs_check.symbolic.proof import Element, Proofs
 
 SHAPES = (Shape(2, 2, 2), Shape(3, 1, 2))
+PROOFS = Proofs("T7")
 
 
+@PROOFS.identity(
+    "d(J - beta KL)/dlogit_STOP = rho pi_stop pi_res [r - V_(t+1) + c + beta K_(t+1) - beta (l_stop - l_res)]",
+    "all probabilities, log-ratios, rewards, cost, beta",
+    *SHAPES,
+    control="K_(t+1) left out",
+    untaxed=True,
+)
 def stop_gradient(shape: Shape, *, untaxed: bool = False) -> list[Element]:
     """d(J - beta KL)/dlogit_STOP at every decision, and the tax K_(t+1) as the sum of the local KLs still to come.
 
@@ -41,17 +49,3 @@ def stop_gradient(shape: Shape, *, untaxed: bool = False) -> list[Element]:
 
 def _kl(model, x: Context) -> Element:
     return sum(p * k for p, k in zip(model.policy[x], model.log_ratio[x], strict=True))
-
-
-PROOFS = tuple(
-    SymbolicProof(
-        "T7",
-        str(shape),
-        "all probabilities, log-ratios, rewards, cost, beta",
-        "d(J - beta KL)/dlogit_STOP = rho pi_stop pi_res [r - V_(t+1) + c + beta K_(t+1) - beta (l_stop - l_res)]",
-        lambda shape=shape: stop_gradient(shape),
-        lambda shape=shape: stop_gradient(shape, untaxed=True),
-        "K_(t+1) left out",
-    )
-    for shape in SHAPES
-)

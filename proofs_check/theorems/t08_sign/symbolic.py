@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from proofs_check.symbolic.process import DECIDE, RESAMPLE, SAMPLE, STOP, Context, Shape, generic
-from proofs_check.symbolic.proof import Element, SymbolicProof
+from proofs_check.symbolic.proof import Element, Proofs
 
 SHAPES = (Shape(2, 2, 2, prompts=2), Shape(3, 1, 2), Shape(3, 1, 2, history="none"))
 BINARY = Shape(3, 1, 3)
+SYMBOLS = "all probabilities, rewards, cost, prompt law"
+PUSH = "dJ/dlogit_STOP = sum over visits of rho pi_stop pi_res (r - V_(t+1) + c)"
+PROOFS = Proofs("T8")
 
 
 def _after(x: Context) -> Context:
@@ -14,6 +17,8 @@ def _after(x: Context) -> Context:
     return Context(SAMPLE, x.prompt, (*x.history, x.prefix), ())
 
 
+@PROOFS.identity(PUSH, SYMBOLS, SHAPES[2], control="the first round only, for a logit that serves several", first=True)
+@PROOFS.identity(PUSH, SYMBOLS, *SHAPES[:2], control="V_t for V_(t+1)", stale=True)
 def stop_gradient(shape: Shape, *, stale: bool = False, first: bool = False) -> list[Element]:
     """dJ/dlogit_STOP minus the sum over the logit's visits of rho pi_stop pi_res (r - V_(t+1) + c).
 
@@ -37,6 +42,13 @@ def stop_gradient(shape: Shape, *, stale: bool = False, first: bool = False) -> 
     return residuals
 
 
+@PROOFS.identity(
+    "dJ/dlogit_STOP = +-pi_stop P(state, RESAMPLE, an end of the other kind): + if right, - if wrong",
+    "all probabilities",
+    shape=f"{BINARY}, binary verifier (two of three answers right), c = 0",
+    control="the same with c > 0",
+    cost=True,
+)
 def sign(*, cost: bool = False) -> list[Element]:
     """Binary verifier, c = 0: dJ/dlogit_STOP as a sum of probabilities, hence its sign.
 
@@ -62,6 +74,13 @@ def sign(*, cost: bool = False) -> list[Element]:
     return residuals
 
 
+@PROOFS.identity(
+    "SFT: N grad on STOP = nu(x) (nu(STOP|x) - pi_stop), 0 where demonstrations do not go",
+    "all probabilities, rewards, cost, one mass per demonstration",
+    shape=f"{SHAPES[1]}, demonstrations that begin with answer 0",
+    control="the reward's gradient where demonstrations do not go",
+    follows_verifier=True,
+)
 def imitation(*, follows_verifier: bool = False) -> list[Element]:
     """SFT on any demonstrations of round 1: N x gradient on STOP = nu(x) (nu(STOP | x) - pi_stop); 0 elsewhere.
 
@@ -81,37 +100,3 @@ def imitation(*, follows_verifier: bool = False) -> list[Element]:
         else:
             residuals.append(g[x, STOP] - (model.logit_derivative(J, (x, STOP)) if follows_verifier else 0))
     return residuals
-
-
-PROOFS = (
-    *(
-        SymbolicProof(
-            "T8",
-            str(shape),
-            "all probabilities, rewards, cost, prompt law",
-            "dJ/dlogit_STOP = sum over visits of rho pi_stop pi_res (r - V_(t+1) + c)",
-            lambda shape=shape: stop_gradient(shape),
-            lambda shape=shape, stale=stale, first=not stale: stop_gradient(shape, stale=stale, first=first),
-            "V_t for V_(t+1)" if stale else "the first round only, for a logit that serves several",
-        )
-        for shape, stale in zip(SHAPES, (True, True, False), strict=True)
-    ),
-    SymbolicProof(
-        "T8",
-        f"{BINARY}, binary verifier (two of three answers right), c = 0",
-        "all probabilities",
-        "dJ/dlogit_STOP = +-pi_stop P(state, RESAMPLE, an end of the other kind): + if right, - if wrong",
-        sign,
-        lambda: sign(cost=True),
-        "the same with c > 0",
-    ),
-    SymbolicProof(
-        "T8",
-        f"{SHAPES[1]}, demonstrations that begin with answer 0",
-        "all probabilities, rewards, cost, one mass per demonstration",
-        "SFT: N grad on STOP = nu(x) (nu(STOP|x) - pi_stop), 0 where demonstrations do not go",
-        imitation,
-        lambda: imitation(follows_verifier=True),
-        "the reward's gradient where demonstrations do not go",
-    ),
-)

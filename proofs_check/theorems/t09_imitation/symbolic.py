@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from proofs_check.symbolic.process import DECIDE, STOP, Answer, Model, Shape, generic
-from proofs_check.symbolic.proof import Element, SymbolicProof
+from proofs_check.symbolic.proof import Element, Proofs
 
 SHAPE = Shape(2, 1, 3)
+PROOFS = Proofs("T9")
 
 
 def right(q: int, y: Answer) -> int:
@@ -13,6 +14,13 @@ def right(q: int, y: Answer) -> int:
     return int(y != (2,))
 
 
+@PROOFS.identity(
+    "N grad on STOP = nu(y) (1 - pi_stop), 0 where not shown; blind decider: N (1 - pi_stop); at STOP, acc = p",
+    "all probabilities, one mass per demonstration",
+    shape=f"{SHAPE}, two of three answers right",
+    control="one demonstration of (wrong, RESAMPLE, right)",
+    one_retry=True,
+)
 def imitation(*, one_retry: bool = False) -> list[Element]:
     """N x gradient on STOP logits: nu(y) (1 - pi_stop) at shown answers, 0 elsewhere; blind: N (1 - pi_stop) > 0.
 
@@ -41,16 +49,3 @@ def imitation(*, one_retry: bool = False) -> list[Element]:
     start = process.contexts[0]
     accuracy = sum(model.policy[start][v] * right(0, (v,)) for v in range(SHAPE.vocabulary))
     return [*tabular, *later, on_stop, always.mean(process.returns()) - accuracy]
-
-
-PROOFS = (
-    SymbolicProof(
-        "T9",
-        f"{SHAPE}, two of three answers right",
-        "all probabilities, one mass per demonstration",
-        "N grad on STOP = nu(y) (1 - pi_stop), 0 where not shown; blind decider: N (1 - pi_stop); at STOP, acc = p",
-        imitation,
-        lambda: imitation(one_retry=True),
-        "one demonstration of (wrong, RESAMPLE, right)",
-    ),
-)

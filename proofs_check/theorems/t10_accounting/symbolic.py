@@ -6,9 +6,13 @@ from sympy import ZZ
 from sympy.polys.fields import field
 
 from proofs_check.symbolic.process import DECIDE, SAMPLE, Context, Shape, generic
-from proofs_check.symbolic.proof import Element, SymbolicProof
+from proofs_check.symbolic.proof import Element, Proofs
 
 PROCESSES = tuple(Shape(T, 1, 3, history="none") for T in (1, 2, 3, 4))
+PARTS = "Shapley parts add up; limits: d logit(p) + mean of l's change over deciders; that over samplers"
+SWAPS = "swaps of sampler and decider"
+VALUES = "the four values; logit(p) of both samplers and l(s, d) = log(a/b) of all four pairs"
+PROOFS = Proofs("T10")
 
 
 def accuracy(p: Element, a: Element, b: Element, z: Element) -> Element:
@@ -17,6 +21,13 @@ def accuracy(p: Element, a: Element, b: Element, z: Element) -> Element:
     return p * a * (1 - z) / (1 - zeta) + z * p
 
 
+@PROOFS.identity(
+    "acc_1 = p; acc_(T+1) = p a + zeta acc_T; acc_T = acc + z (p - acc); acc_T - p = p (1-p) (a-b) (1-z)/(1-zeta)",
+    "p, a, b, and z for zeta^(T-1)",
+    shape="every T",
+    control="zeta^T for zeta^(T-1)",
+    late=True,
+)
 def induction(*, late: bool = False) -> list[Element]:
     """T = 1, the step from T to T + 1, and the two other forms, as identities in p, a, b and z = zeta^(T-1).
 
@@ -36,6 +47,13 @@ def induction(*, late: bool = False) -> list[Element]:
     ]
 
 
+@PROOFS.identity(
+    "odds(acc) = odds(p) a/b",
+    "p, a, b",
+    shape="T -> inf",
+    control="the identity of the limit at finite T",
+    finite=True,
+)
 def odds(*, finite: bool = False) -> list[Element]:
     """acc/(1 - acc) = (p/(1-p)) (a/b) in the limit z -> 0; without logarithms. `finite`: the same said at any T."""
     _, p, a, b, z = field("p a b z", ZZ)
@@ -43,6 +61,10 @@ def odds(*, finite: bool = False) -> list[Element]:
     return [acc / (1 - acc) - p / (1 - p) * (a / b)]
 
 
+@PROOFS.identity(
+    PARTS, VALUES, shape=SWAPS, control="the sampler's part said to be the change of logit(p) alone", no_mix=True
+)
+@PROOFS.identity(PARTS, VALUES, shape=SWAPS, control="one order of swapping", one_order=True)
 def shapley(*, one_order: bool = False, no_mix: bool = False) -> list[Element]:
     """Mean effect over both orders of swapping, from free values f_sd and from the limit.
 
@@ -66,6 +88,14 @@ def shapley(*, one_order: bool = False, no_mix: bool = False) -> list[Element]:
     ]
 
 
+@PROOFS.identity(
+    "J of the enumerated process = acc_T(p, a, b)",
+    "all probabilities",
+    *PROCESSES,
+    shape="{}, binary verifier (two of three answers right), c = 0",
+    control="forced stop of round T forgotten",
+    forget=True,
+)
 def process(shape: Shape, *, forget: bool = False) -> list[Element]:
     """The enumerated memoryless process: J = p a (1 + .. + zeta^(T-2)) + zeta^(T-1) p.
 
@@ -81,52 +111,3 @@ def process(shape: Shape, *, forget: bool = False) -> list[Element]:
     T = shape.rounds
     stated = sum(pa * zeta**i for i in range(T - 1)) + (0 if forget else zeta ** (T - 1) * p)
     return [model.mean(found.returns()) - stated]
-
-
-PROOFS = (
-    SymbolicProof(
-        "T10",
-        "every T",
-        "p, a, b, and z for zeta^(T-1)",
-        "acc_1 = p; acc_(T+1) = p a + zeta acc_T; acc_T = acc + z (p - acc); acc_T - p = p (1-p) (a-b) (1-z)/(1-zeta)",
-        induction,
-        lambda: induction(late=True),
-        "zeta^T for zeta^(T-1)",
-    ),
-    SymbolicProof(
-        "T10",
-        "T -> inf",
-        "p, a, b",
-        "odds(acc) = odds(p) a/b",
-        odds,
-        lambda: odds(finite=True),
-        "the identity of the limit at finite T",
-    ),
-    *(
-        SymbolicProof(
-            "T10",
-            "{sampler, decider} swaps",
-            "the four values; logit(p) of both samplers and l(s, d) = log(a/b) of all four pairs",
-            "Shapley parts add up; limits: d logit(p) + mean of l's change over deciders; that over samplers",
-            shapley,
-            control,
-            name,
-        )
-        for control, name in (
-            (lambda: shapley(one_order=True), "one order of swapping"),
-            (lambda: shapley(no_mix=True), "the sampler's part said to be the change of logit(p) alone"),
-        )
-    ),
-    *(
-        SymbolicProof(
-            "T10",
-            f"{shape}, binary verifier (two of three answers right), c = 0",
-            "all probabilities",
-            "J of the enumerated process = acc_T(p, a, b)",
-            lambda shape=shape: process(shape),
-            lambda shape=shape: process(shape, forget=True),
-            "forced stop of round T forgotten",
-        )
-        for shape in PROCESSES
-    ),
-)

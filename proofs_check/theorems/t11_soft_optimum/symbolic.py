@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from proofs_check.symbolic.process import DECIDE, RESAMPLE, SAMPLE, Context, Draw, Shape, generic
-from proofs_check.symbolic.proof import Element, SymbolicProof
+from proofs_check.symbolic.proof import Element, Proofs
 
 SHAPES = (Shape(2, 2, 2), Shape(3, 1, 2), Shape(2, 1, 3, prompts=2))
+PROOFS = Proofs("T11")
 
 
+@PROOFS.identity(
+    "R - beta Lam = V(q) on every trajectory; E[(R - beta Lam) score] = 0; value = E_q[V(q)]",
+    "all probabilities, rewards, cost, soft values, prompt law",
+    *SHAPES,
+    shape="{}, beta log pi/pi_ref = Q - V",
+    control="cost left out of Q(RESAMPLE)",
+    forget_cost=True,
+)
 def optimum(shape: Shape, *, forget_cost: bool = False) -> list[Element]:
     """R - beta Lam = V(q) on every trajectory; gradient 0 on every logit; value E_q[V(q)].
 
@@ -41,17 +50,3 @@ def optimum(shape: Shape, *, forget_cost: bool = False) -> list[Element]:
     constant = [f - start[w.prompt] for f, w in zip(payoff, process.trajectories, strict=True)]
     value = model.mean(payoff) - sum(mu * V for mu, V in zip(process.prompt_law, start, strict=True))
     return [*constant, *model.reinforce(payoff).values(), value]
-
-
-PROOFS = tuple(
-    SymbolicProof(
-        "T11",
-        f"{shape}, beta log pi/pi_ref = Q - V",
-        "all probabilities, rewards, cost, soft values, prompt law",
-        "R - beta Lam = V(q) on every trajectory; E[(R - beta Lam) score] = 0; value = E_q[V(q)]",
-        lambda shape=shape: optimum(shape),
-        lambda shape=shape: optimum(shape, forget_cost=True),
-        "cost left out of Q(RESAMPLE)",
-    )
-    for shape in SHAPES
-)

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 from dsjax.objectives import Objective, SumCount, biased_per_turn, reinforce, rloo
 from dsjax.policies import Params
 from dsjax.trajectories import Trajectories
-from proofs_check.statistical.closed_forms import prompt_factor, return_gradient, returns
+from proofs_check.statistical.closed_forms import return_gradient, returns
 from proofs_check.statistical.estimator import Estimator, Wrong, closed, enumerated, sampled
-from proofs_check.statistical.settings import BATCH, MEMBERS, Setting
+from proofs_check.statistical.settings import BATCH, EPSILON, MEMBERS, Setting
+from proofs_check.theorems.t12_grpo.numeric import factor
 
 TILT = 1.05  # of a decision coefficient that must be noticed
 
@@ -20,7 +21,7 @@ TILT = 1.05  # of a decision coefficient that must be noticed
 def group_normalised_gradient(setting: Setting) -> Params:
     """sum_q mu(q) c_G(p_q) grad p_q."""
     p_Q, pull_back = jax.vjp(lambda params: returns(setting, params), setting.params)
-    return pull_back(setting.process.prompt_law * prompt_factor(p_Q))[0]
+    return pull_back(setting.process.prompt_law * factor(p_Q, MEMBERS, EPSILON))[0]
 
 
 def _tilted(objective: Objective) -> Objective:

@@ -17,12 +17,15 @@ from sympy import ZZ
 from sympy.polys.rings import ring
 
 from proofs_check.symbolic.process import Shape, difference, generic
-from proofs_check.symbolic.proof import Element, SymbolicProof
+from proofs_check.symbolic.proof import Element, Proofs
 
 SIZES = (2, 3, 4, 5)
 SHAPE = Shape(2, 1, 2)
 
 Advantage = Callable[[int, int], Element]  # of (own reward, number right in the group), in units of 1/lcm(1..G)
+FACTOR = "GRPO: c_G(p) = E[std_G]/(p (1-p)); group mean: (G-1)/G; leave-one-out: 1"
+ROOTS = "p; sqrt(k (G-k)) exact"
+PROOFS = Proofs("T12")
 
 
 def roots(size: int) -> list[str]:
@@ -49,6 +52,8 @@ def centred(size: int, others: bool) -> Advantage:
     return lambda r, k: unit * r - unit // size * k
 
 
+@PROOFS.identity(FACTOR, ROOTS, *SIZES[1::2], shape="G = {}", control="group mean without (G-1)/G", unbiased=True)
+@PROOFS.identity(FACTOR, ROOTS, *SIZES[::2], shape="G = {}", control="k ~ Bin(G-1, p) for Bin(G, p)", fewer=True)
 def scalar(size: int, *, unbiased: bool = False, fewer: bool = False) -> list[Element]:
     """p (1-p) x coefficient of grad p, summed over all 2^G outcomes of a group.
 
@@ -78,6 +83,14 @@ def scalar(size: int, *, unbiased: bool = False, fewer: bool = False) -> list[El
     ]
 
 
+@PROOFS.identity(
+    "E[A score] = c_G(p) dp/dlogit on every logit of both components",
+    "all probabilities",
+    *(2, 3),
+    shape=f"{SHAPE}, groups of G = {{}} trajectories, binary verifier, c = 0",
+    control="decision coefficient doubled",
+    alone=True,
+)
 def process(size: int, *, alone: bool = False) -> list[Element]:
     """The enumerated process: E[A score] over groups of trajectories, every logit, = c_G(p) dp/dlogit.
 
@@ -102,31 +115,3 @@ def process(size: int, *, alone: bool = False) -> list[Element]:
     left = {z: size * p * (1 - p) * g for z, g in G.items()}
     right = {z: unit * mean_std * model.logit_derivative(p, z) for z in G}
     return difference(left, right)
-
-
-PROOFS = (
-    *(
-        SymbolicProof(
-            "T12",
-            f"G = {size}",
-            "p; sqrt(k (G-k)) exact",
-            "GRPO: c_G(p) = E[std_G]/(p (1-p)); group mean: (G-1)/G; leave-one-out: 1",
-            lambda size=size: scalar(size),
-            lambda size=size, odd=size % 2: scalar(size, unbiased=bool(odd), fewer=not odd),
-            "group mean without (G-1)/G" if size % 2 else "k ~ Bin(G-1, p) for Bin(G, p)",
-        )
-        for size in SIZES
-    ),
-    *(
-        SymbolicProof(
-            "T12",
-            f"{SHAPE}, groups of G = {size} trajectories, binary verifier, c = 0",
-            "all probabilities",
-            "E[A score] = c_G(p) dp/dlogit on every logit of both components",
-            lambda size=size: process(size),
-            lambda size=size: process(size, alone=True),
-            "decision coefficient doubled",
-        )
-        for size in (2, 3)
-    ),
-)

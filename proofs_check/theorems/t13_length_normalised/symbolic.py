@@ -5,11 +5,20 @@ from __future__ import annotations
 from math import lcm
 
 from proofs_check.symbolic.process import DECIDE, STOP, Shape, generic
-from proofs_check.symbolic.proof import Element, SymbolicProof
+from proofs_check.symbolic.proof import Element, Proofs
 
 SHAPES = (Shape(3, 1, 3), Shape(2, 2, 2))
+PROOFS = Proofs("T13")
 
 
+@PROOFS.identity(
+    "gradient on STOP = pi_stop x sum over later ends of terms of one sign for 0 <= base <= 1: sign as in T8",
+    "all probabilities, baseline",
+    *SHAPES,
+    shape="{}, binary verifier (one answer right), c = 0",
+    control="no division by the length",
+    undivided=True,
+)
 def sign(shape: Shape, *, undivided: bool = False) -> list[Element]:
     """Gradient on STOP of E[(R - base)/n_tau sum log pi], written as a sum over later ends of terms of one sign.
 
@@ -43,17 +52,3 @@ def sign(shape: Shape, *, undivided: bool = False) -> list[Element]:
             total = total + p * size
         residuals.append(G[x, STOP] - model.policy[x][STOP] * total)
     return residuals
-
-
-PROOFS = tuple(
-    SymbolicProof(
-        "T13",
-        f"{shape}, binary verifier (one answer right), c = 0",
-        "all probabilities, baseline",
-        "gradient on STOP = pi_stop x sum over later ends of terms of one sign for 0 <= base <= 1: sign as in T8",
-        lambda shape=shape: sign(shape),
-        lambda shape=shape: sign(shape, undivided=True),
-        "no division by the length",
-    )
-    for shape in SHAPES
-)
