@@ -12,12 +12,13 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from dsjax.config import from_dict
 from dsjax.errors import require
 from dsjax.figures import style as plotting
 from dsjax.figures.atlas import DRAWN, draw_atlas
 from dsjax.io import write_atomically
 from dsjax.training.arms import ARMS
-from dsjax.training.config import BASE
+from dsjax.training.config import BASE, TrainConfig
 
 Report = Mapping[str, Any]
 Row = dict[str, Any]
@@ -70,8 +71,9 @@ def draw(
                 lambda _, entry=entry, some=some: gradients(entry, some),
                 _curve_rows(entry, "gradient", (*GRADIENTS, *_SIGNALS)),
             ),
-            "F9_decision_weight": (lambda _, entry=entry: decision_weight(entry), _weight_rows(entry)),
         }
+        if len({*WEIGHTED} & {*arms}) > 1:  # one weight is no comparison
+            figures["F9_decision_weight"] = (lambda _, entry=entry: decision_weight(entry), _weight_rows(entry))
         named = {f"{name}_{history}": one for name, one in figures.items()}
         written += plotting.save_figures({name: f for name, (f, _) in named.items()}, results, directory)
         for name, (_, rows) in named.items():
@@ -236,7 +238,7 @@ def _finite(row: Mapping[str, Any]) -> bool:
 
 
 def _weight_rows(entry: Report) -> list[Row]:
-    length = entry["config"]["width"] + 1
+    length = from_dict(TrainConfig, entry["config"]).task.length
     models = [m for m in (*WEIGHTED, BASE, "rloo") if m in entry["models"]]
     return [
         {
