@@ -62,8 +62,8 @@ def store(
         with writing("csv", csv):
             write_atomically(csv, atlas_report.to_csv(rows).encode())
     if figures is not None:
-        from dsjax.figures.atlas import draw_atlas
+        from dsjax.figures import draw
 
         with writing("figures", figures, "a directory"):
-            for path in draw_atlas(data, figures):
+            for path in draw({"theory": {"atlas": data}, "histories": {}}, figures):
                 console.print(str(path), highlight=False)

@@ -49,14 +49,18 @@ class Check:
 
 @dataclass(frozen=True)
 class Quickstart:
-    """The main job: theorem checks, base model, SFT and RL from it, evaluation, figures; run again to continue."""
+    """Theorem checks, base model, SFT and RL from it, evaluation, figures; run again to continue."""
 
     out: Path = Path("runs/quickstart")
     """Run directory."""
     config: Path | None = None
-    """JSON file with the fields to change."""
-    set: tuple[str, ...] = field(default=())
-    """Fields to change, as name=value, e.g. seed=1."""
+    """Another study.json; its first preset is used (format: docs/jobs.md)."""
+    seed: int | None = None
+    """Of the trainings and of the theorem checks."""
+    instances: int | None = None
+    """Random instances of each theorem."""
+    updates: int | None = None
+    """Of each arm."""
 
 
 @dataclass(frozen=True)
@@ -133,14 +137,14 @@ class Bench:
 
 @dataclass(frozen=True)
 class Figures:
-    """Draw every figure of a finished run or study again, from its stored numbers."""
+    """Draw every figure of a finished study again, from its stored numbers."""
 
     run: Annotated[Path, tyro.conf.Positional] = Path("runs/quickstart")
     """Directory with results.json, or that file."""
     out: Path | None = None
     """Where to; next to the results by default."""
     arms: tuple[str, ...] = ()
-    """Arms in the figures of a study, in this order; by default those that the study names, or all."""
+    """Arms in the figures, in this order; by default those that the study names, or all."""
 
 
 def _own_process(name: str | None) -> Any:
@@ -214,41 +218,12 @@ def check(command: Check, console: Console) -> int:
     return 0 if ok else 1
 
 
-def _check_theorems(instances: int, seed: int, progress: Any) -> dict[str, Any]:
-    import proofs_check
-    from dsjax.cli.devices import cores
-
-    def hook(p: proofs_check.Progress) -> None:
-        progress(p.done / p.total)
-
-    return proofs_check.run_in_workers(None, instances, seed, hook, workers=cores()).to_json()
-
-
-def _overrides(command: Quickstart) -> dict[str, Any]:
-    data: dict[str, Any] = {}
-    if command.config is not None:
-        from dsjax.io import read_json
-
-        data = read_json(command.config, "configuration file")
-        if not isinstance(data, dict):
-            raise InputError("configuration file", str(command.config), "a JSON object with named fields")
-    settings = parse_settings(command.set)
-    if isinstance(settings.get("arms"), str):
-        settings["arms"] = settings["arms"].split(",")
-    return {**data, **settings}
-
-
 def quickstart(command: Quickstart, console: Console) -> int:
     """Run `dsjax quickstart`."""
-    from dsjax.cli.summary import summarise
-    from dsjax.config import from_dict
-    from dsjax.study import quickstart as job
+    from dsjax.cli.quickstart import quickstart as job
 
-    config = from_dict(job.QuickstartConfig, _overrides(command))
-    with bars(console, job.stages(config)) as advance:
-        results = job.run(config, command.out, _check_theorems, advance)
-    summarise(results, command.out, console)
-    return 0 if results["theorems"]["ok"] else 1
+    del console
+    return job(**vars(command))
 
 
 def train(command: Train, console: Console) -> int:
@@ -299,9 +274,9 @@ def bench(command: Bench, console: Console) -> int:
 def figures(command: Figures, console: Console) -> int:
     """Run `dsjax figures`."""
     from dsjax.cli.figures import figures as job
-    from proofs_check.theorems.t07_kl_tax.boundary import draw
 
-    return job(command.run, command.out, command.arms, console, draw)
+    del console
+    return job(command.run, out=command.out, arms=command.arms)
 
 
 def joined(arguments: Sequence[str]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,9 +15,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 from rich.text import Text
 
-from dsjax.cli.results import read_results, study_report
 from dsjax.cli.terminal import parse_settings, require_writable, writing
-from dsjax.errors import InputError, require
+from dsjax.errors import require
 
 if TYPE_CHECKING:  # the command line shows its help without loading JAX
     from dsjax.study import jobs
@@ -99,7 +97,7 @@ class Study:
 
 
 @contextmanager
-def _bar(study: jobs.Study, console: Console) -> Iterator[Callable[[str, str, float], None]]:
+def told(study: jobs.Study, console: Console) -> Iterator[Callable[[str, str, float], None]]:
     """One bar over the whole study, with the time that is left, and a line for every job that ends."""
     from dsjax.study import jobs
 
@@ -145,7 +143,7 @@ def _run(command: Run, console: Console) -> int:
     if folder is not None:
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)  # for workers that the run starts
     study.start()
-    with _bar(study, console) as notice:
+    with told(study, console) as notice:
         if command.engine == "here":
             run_here(study, notice, command.wait)
         else:
@@ -154,11 +152,12 @@ def _run(command: Run, console: Console) -> int:
     found = study.status()
     counts = {state: sum(s.state == state for s in found) for state in dict.fromkeys(s.state for s in found)}
     console.print(f"{study.path}: " + ", ".join(f"{n} {state}" for state, n in counts.items()), highlight=False)
-    _print_failures(study, found, console)
+    print_failures(study, found, console)
     return 1 if jobs.FAILED in counts else 0
 
 
-def _print_failures(study: jobs.Study, found: list[jobs.Status], console: Console) -> None:
+def print_failures(study: jobs.Study, found: list[jobs.Status], console: Console) -> None:
+    """A line and the file of the traceback for every job that has failed."""
     from dsjax.study import jobs
 
     for status in found:
@@ -187,42 +186,31 @@ def _status(command: State, console: Console) -> int:
     for s in found:
         table.add_row(s.job.name, s.state, f"{100 * s.fraction:.0f} %", f"{s.seconds:.1f}", " ".join(s.job.needs))
     console.print(table)
-    _print_failures(study, found, console)
+    print_failures(study, found, console)
     return 0
 
 
 def _report(command: Report, console: Console) -> int:
     from dsjax.io import write_json
-    from dsjax.objectives import import_function
     from dsjax.study import jobs
+    from dsjax.study.results import NAME, collect
 
     definition = jobs.Definition.read(command.path)
     study = _load(command, definition)
-    merged = jobs.merge(study)
-    records = {name: study.record(name) for name in merged["jobs"]}
-    texts = sorted({json.dumps(record["provenance"], sort_keys=True) for record in records.values()})
-    results: dict[str, Any] = {
-        "format": 1,
-        "hypotheses": list(definition.hypotheses),
-        "provenance": [json.loads(text) for text in texts],
-        "seconds": {name: record["seconds"] for name, record in records.items()},
-        **merged,
-    }
-    if definition.report is not None:
-        function = import_function("report of the study", definition.report)
-        with console.status("Report: reading and resampling"):  # about a minute for a whole study
-            results["report"] = function(merged, study.path, definition)
-    file = study.path / "results.json"
+    with console.status("Report: reading and resampling"):  # about a minute for a whole study
+        results = collect(study, definition)
+    file = study.path / NAME
     with writing("out", file):
         write_json(file, results, indent=None)
-    _print_tables(results.get("report", {}).get("tables", []), console)
-    console.print(f"{file}: {len(merged['jobs'])} of {len(study.jobs)} jobs", highlight=False)
-    for name in merged["missing"]:
+    print_tables(results.get("report", {}).get("tables", []), console)
+    console.print(f"{file}: {len(results['jobs'])} of {len(study.jobs)} jobs", highlight=False)
+    for name in results["missing"]:
         console.print(Text(f"missing: {name}"))
-    return 1 if merged["missing"] else 0
+    return 1 if results["missing"] else 0
 
 
-def _print_tables(tables: list[dict[str, Any]], console: Console) -> None:
+def print_tables(tables: list[dict[str, Any]], console: Console) -> None:
+    """Tables of a report: {"title", "columns", "rows"}."""
     for data in tables:
         table = Table(*data["columns"], title=data["title"])
         for row in data["rows"]:
@@ -233,21 +221,19 @@ def _print_tables(tables: list[dict[str, Any]], console: Console) -> None:
 def _compare(command: Compare, console: Console) -> int:
     from dsjax.io import write_json
     from dsjax.study.agreement import agreement, tables
+    from dsjax.study.results import read_results, report_of
 
     require_writable("json", command.json)
     reports, runs = [], []
     for name, path in (("one", command.one), ("other", command.other)):
         _, results = read_results(name, path)
-        report = study_report(results)
-        if report is None:
-            raise InputError(name, str(path), "results of an arithmetic study, with a report")
-        reports.append(report)
+        reports.append(report_of(results, name, path))
         runs.append({field: results.get(field) for field in ("study", "preset", "provenance", "missing")})
         runs[-1]["seconds"] = sum(results.get("seconds", {}).values())
     found = agreement(*reports)
     if command.json is not None:
         write_json(command.json, {"format": 1, "runs": runs, **found}, indent=None)
-    _print_tables(tables(found), console)
+    print_tables(tables(found), console)
     return 0
 
 

@@ -21,7 +21,7 @@ from dsjax.config import from_dict, load, to_dict
 from dsjax.errors import InputError
 from dsjax.training.checkpoints import StorageError
 from dsjax.training.config import TrainConfig
-from dsjax.training.loop import DivergedError
+from dsjax.training.divergence import DivergedError
 from dsjax.training.multihost import CONTINUES, LostProcessError, check_options, first, join, leave, part
 from dsjax.training.records import Row
 from dsjax.training.run import Stopped, run

@@ -1,0 +1,56 @@
+"""`dsjax quickstart`: the study that comes with the package, from its jobs to its figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from dsjax.cli.study import print_failures, print_tables, told
+from dsjax.cli.summary import summarise
+
+
+def quickstart(
+    *,
+    out: Path = Path("runs/quickstart"),
+    config: Path | None = None,
+    seed: int | None = None,
+    instances: int | None = None,
+    updates: int | None = None,
+) -> int:
+    """Theorem checks, base model, SFT and RL from it, evaluation, figures; run again to continue.
+
+    Args:
+      out: Run directory.
+      config: Another study.json; its first preset is used (format: docs/jobs.md).
+      seed: Of the trainings and of the theorem checks.
+      instances: Random instances of each theorem.
+      updates: Of each arm.
+    """
+    from dsjax.cli.devices import keep_compiled_programs
+    from dsjax.figures import draw
+    from dsjax.io import write_json
+    from dsjax.study import jobs
+    from dsjax.study.engine import run_here
+    from dsjax.study.quickstart import FILE, definition
+    from dsjax.study.results import NAME, collect
+    from proofs_check.theorems.t07_kl_tax.boundary import draw as draw_kl_tax
+
+    asked = definition(config or FILE, seed=seed, instances=instances, updates=updates)
+    study, console = asked.study(out=out), Console(highlight=False)
+    keep_compiled_programs()
+    study.start()  # refused before there is a bar
+    with told(study, console) as notice:
+        run_here(study, notice)
+    found = study.status()
+    if any(status.state != jobs.DONE for status in found):
+        print_failures(study, found, console)
+        return 1
+    with console.status("Report and figures"):
+        results = collect(study, asked)
+        write_json(study.path / NAME, results, indent=None)
+        draw(results["report"], study.path, kl_tax=draw_kl_tax)
+    print_tables(results["report"]["tables"], console)
+    ok = summarise(results["report"], console)
+    console.print(f"Results and figures: {study.path}", soft_wrap=True)
+    return 0 if ok else 1
