@@ -49,7 +49,7 @@ def gradients(source: Source) -> Drawn:
             ax.plot(steps, mean, **style)
             ax.fill_between(steps, least, greatest, color=style["color"], alpha=0.12, linewidth=0)
         ax.set(xlabel="update", ylabel=label)
-        if key.startswith("norm"):
+        if key.startswith("norm") and any(len(line.get_xdata()) for line in ax.lines):  # an empty axis has no logarithm
             ax.set_yscale("log")
         ax.grid(True, color="0.92", linewidth=0.6)
     for ax, name, label in (

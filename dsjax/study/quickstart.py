@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from dsjax.config import require_int
 from dsjax.errors import require
 from dsjax.evaluation.components import evaluation_sets
 from dsjax.study.jobs import Definition
@@ -29,6 +30,8 @@ def definition(
     Raises:
       InputError: for a file that cannot be read, or settings that cannot be used.
     """
+    if instances is not None:
+        require_int("instances", instances, 1)
     found = Definition.read(file)
     preset = next(iter(found.presets))
     changes: dict[str, Any] = {} if seed is None else {"first_seed": seed}

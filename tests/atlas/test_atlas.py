@@ -23,7 +23,7 @@ from dsjax.attribution import attribute
 from dsjax.cli.atlas import entries_with
 from dsjax.cli.main import main
 from dsjax.errors import InputError
-from dsjax.figures.atlas import draw_atlas
+from dsjax.figures import draw
 from dsjax.objectives import OBJECTIVES, resolve
 from dsjax.objectives.aggregation import aggregate
 from dsjax.signal_noise import signal_to_noise
@@ -161,7 +161,7 @@ def test_stored_forms(rows, tmp_path):
     lines = list(csv.reader(io.StringIO(to_csv(list(rows.values())))))
     assert len(lines) == 1 + len(rows) * len(LENGTHS)
     assert table(list(rows.values())).row_count == len(rows)
-    files = draw_atlas(data, tmp_path)
+    files = draw({"theory": {"atlas": data}, "histories": {}}, tmp_path)
     assert {f.name for f in files} >= {"F2_atlas.png", "F2_atlas.svg"}
     assert all(f.stat().st_size > 5000 for f in files)
 

@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from dsjax.cli.main import joined, main
-from dsjax.cli.results import read_results
 from dsjax.errors import InputError
+from dsjax.study.results import read_results
 
 
 @pytest.mark.parametrize(
@@ -19,23 +19,10 @@ from dsjax.errors import InputError
         (["check", "--theorem", "T1", "t2"], ["theorem", "'t2'", "T1, T2"]),
         (["check", "--instances", "0"], ["instances", "0", "at least 1"]),
         (["check", "--seed", "-1"], ["seed", "-1", "0..2^32-1"]),
-        (["quickstart", "--set", "bogus=1"], ["configuration field", "'bogus'", "seed, instances"]),
-        (["quickstart", "--set", "rounds=0"], ["rounds", "0", ">= 2"]),
-        (["quickstart", "--set", "rounds=1"], ["rounds", "1", ">= 2", "nothing to decide"]),
-        (["quickstart", "--set", "digits=0"], ["digits", "0", "1..64"]),
-        (["quickstart", "--set", "temperature=0"], ["temperature", "0.0", "> 0"]),
-        (["quickstart", "--set", "temperature=-1"], ["temperature", "-1.0", "> 0"]),
-        (["quickstart", "--set", "temperature=Infinity"], ["temperature", "inf", "finite"]),
-        (["quickstart", "--set", "cost=NaN"], ["cost", "nan", "finite"]),
-        (["quickstart", "--set", "group=1"], ["group", "1", ">= 2", "leave-one-out"]),
-        (["quickstart", "--set", "arms=rloo", "group=1"], ["group", "1", ">= 2", "leave-one-out"]),
-        (["quickstart", "--set", "arms=foo"], ["arm", "'foo'", "sft-self", "rloo"]),
-        (["quickstart", "--set", "arms=rloo,rloo"], ["arms", "('rloo', 'rloo')", "each arm once"]),
-        (["quickstart", "--set", "arms=[]", "rounds=[]"], ["rounds", "[]", "int"]),
-        (["quickstart", "--set", "seed=4294967296"], ["seed", "4294967296", "0..2^32-1"]),
-        (["quickstart", "--set", "seed=x"], ["seed", "'x'", "int"]),
-        (["quickstart", "--set", "seed"], ["set", "'seed'", "name=value"]),
-        (["quickstart", "--config", "no-such-file"], ["configuration file", "no-such-file", "readable JSON file"]),
+        (["quickstart", "--seed", "4294967296"], ["seed", "4294967296", "0..2^32-1"]),
+        (["quickstart", "--instances", "0"], ["instances", "0", ">= 1"]),
+        (["quickstart", "--updates", "7"], ["updates", "7", "a multiple of evaluate_every = 25"]),
+        (["quickstart", "--config", "no-such.json"], ["study", "no-such.json", "readable study.json"]),
         (["check", "--symbolic", "--statistical"], ["symbolic and statistical", "one of them"]),
         (["check", "--symbolic", "--theorem", "T14"], ["theorem", "'T14'", "T1, T2"]),
         (["check", "--process", "no.such:process"], ["process", "'no.such:process'", "imported"]),
@@ -50,7 +37,7 @@ from dsjax.errors import InputError
         (["atlas", "--objective", "sft", "--set", "w=1"], ["option of objective sft", "'w'", "decision_weight"]),
         (["atlas", "--length", "0"], ["length", "0", "1..1024"]),
         (["attribute", "none.npz"], ["none.npz"]),
-        (["figures", "no-such-run"], ["run", "no-such-run", "finished run"]),
+        (["figures", "no-such-run"], ["run", "no-such-run", "finished study"]),
     ],
 )
 def test_bad_input_names_field_value_and_allowed(arguments, words, capsys, tmp_path, monkeypatch):
@@ -81,19 +68,15 @@ def files(path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b'{"bogus": 1}', ["configuration field", "'bogus'", "seed, instances"]),
-        (b'{"rounds": 0}', ["rounds", "received 0", ">= 2"]),
-        (b'{"digits": 0}', ["digits", "received 0", "1..64"]),
-        (b'{"temperature": 0}', ["temperature", "received 0.0", "> 0"]),
-        (b'{"arms": "rloo"}', ["arms", "'rloo'", "a list"]),
-        (b'{"arms": ["dpo"]}', ["arm", "'dpo'", "sft-self"]),
-        (b"[1]", ["configuration file", "config.json", "JSON object"]),
-        (b"{", ["configuration file", "config.json", "readable JSON file"]),
-        (b"\xff\xfe", ["configuration file", "config.json", "readable JSON file"]),
-        (b'{"seed": 1' + b"0" * 5000 + b"}", ["configuration file", "config.json", "readable JSON file"]),
+        (b'{"name": "x"}', ["jobs in", "config.json", "a text"]),
+        (b'{"name": "x", "jobs": "a:b"}', ["presets in", "config.json", "at least one preset"]),
+        (b"[1]", ["study", "config.json", "JSON object"]),
+        (b"{", ["study", "config.json", "readable study.json"]),
+        (b"\xff\xfe", ["study", "config.json", "readable study.json"]),
+        (b'{"seed": 1' + b"0" * 5000 + b"}", ["study", "config.json", "readable study.json"]),
     ],
 )
-def test_bad_configuration_files(content, words, capsys, tmp_path):
+def test_bad_study_files(content, words, capsys, tmp_path):
     (tmp_path / "config.json").write_bytes(content)
     before = files(tmp_path)
     error = refused(
@@ -128,34 +111,44 @@ def test_directories_that_cannot_be_written_are_refused(tmp_path, capsys):
     assert files(tmp_path) == before
 
 
-def test_too_many_problems_leave_the_directory_free(tmp_path, capsys):
-    """One digit has 100 problems, a sixteenth of them held out; the next, possible, configuration may use the path."""
-    arguments = ["quickstart", "--out", str(tmp_path / "run"), "--set", "digits=1"]
-    error = refused([*arguments, "evaluation_problems=100", "curve_problems=8"], capsys)
-    assert all(w in error for w in ("evaluation problems", "received 100", "at most")), error
-    assert not (tmp_path / "run").exists()
+WHOLE = b'{"format": 2, "jobs": {}}'
 
 
-@pytest.mark.parametrize("content", [b"{}", b"[]", b"", b"\xff", b'{"config": {}, "lengths": [], "swap": {}}'])
-def test_results_of_something_else_are_not_drawn(content, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"{}", "format 1 or 2"),
+        (b"[]", "format 1 or 2"),
+        (b'{"format": 3, "jobs": {}}', "format 1 or 2"),
+        (b'{"format": 1, "jobs": {}, "report": {"histories": {"none": {}}}}', "'config'"),
+        (
+            b'{"format": 1, "lengths": [], "accounting": {}}',
+            "`dsjax quickstart` 0.1.0, whose figures that version draws",
+        ),
+        (b"", "finished study"),
+        (b"\xff", "finished study"),
+        (WHOLE, "with a report"),
+    ],
+)
+def test_results_of_something_else_are_not_drawn(content, words, tmp_path, capsys):
     (tmp_path / "results.json").write_bytes(content)
     error = refused(["figures", str(tmp_path)], capsys)
-    assert all(w in error for w in ("run: received", str(tmp_path), "finished run")), error
+    assert all(w in error for w in ("run: received", str(tmp_path), words)), error
     assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
 
 
 def test_packed_results_are_read_and_broken_ones_refused(tmp_path):
-    packed = gzip.compress(b'{"config": {}}')
+    packed = gzip.compress(WHOLE)
     file = tmp_path / "results.json.gz"
     file.write_bytes(packed)
     for path in (tmp_path, file):
-        assert read_results("run", path) == (file, {"config": {}})
-    for content in (packed[:-9], packed[:12] + b"\xff" + packed[13:], b"{}", gzip.compress(b"{"), b""):
+        assert read_results("run", path) == (file, json.loads(WHOLE))
+    for content in (packed[:-9], packed[:12] + b"\xff" + packed[13:], WHOLE, gzip.compress(b"{"), b""):
         file.write_bytes(content)
-        with pytest.raises(InputError, match=r"run: .*finished run or study"):
+        with pytest.raises(InputError, match=r"run: .*finished study"):
             read_results("run", tmp_path)
-    (tmp_path / "results.json").write_text("{}")  # a later report
-    assert read_results("run", tmp_path) == (tmp_path / "results.json", {})
+    (tmp_path / "results.json").write_bytes(WHOLE)  # a later report
+    assert read_results("run", tmp_path) == (tmp_path / "results.json", json.loads(WHOLE))
 
 
 def test_repeated_settings_are_all_taken():
@@ -175,21 +168,6 @@ def test_foreign_directory_is_refused_and_kept(tmp_path, capsys):
     assert main(["quickstart", "--out", str(tmp_path)]) == 2
     assert "thesis.tex" in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
-
-
-def test_other_configuration_is_refused_and_kept(tmp_path, capsys):
-    from dsjax.config import to_dict
-    from dsjax.study.quickstart import QuickstartConfig
-    from dsjax.training.run_directory import RunDirectory
-
-    directory = RunDirectory(tmp_path / "run", "quickstart", to_dict(QuickstartConfig(seed=3)))
-    directory.open()
-    directory.close()
-    before = (tmp_path / "run" / "config.json").read_bytes()
-    assert main(["quickstart", "--out", str(tmp_path / "run"), "--set", "seed=4"]) == 2
-    error = capsys.readouterr().err
-    assert all(w in error for w in ("seed", "received 4", "3,")), error
-    assert (tmp_path / "run" / "config.json").read_bytes() == before
 
 
 def test_check_writes_its_report_and_fails_on_a_broken_theorem(tmp_path, capsys, monkeypatch):

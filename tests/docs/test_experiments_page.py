@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from dsjax.cli.results import read_results
 from dsjax.study.agreement import tables
+from dsjax.study.results import read_results
 from dsjax.study.tables import SIGNED, WITH_INTERVAL, p_value, spelled, with_student
 
 ROOT = Path(__file__).parents[2]
