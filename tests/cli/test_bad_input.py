@@ -118,7 +118,7 @@ TABLES: dict[str, list[tuple[str, list[str]]]] = {
         ("--compare list.json", ["compare", "'list.json'", "dsjax bench --json"]),
     ],
     "figures": [
-        ("no-such-run", ["run", "no-such-run", "finished run"]),
+        ("no-such-run", ["run", "no-such-run", "finished study"]),
     ],
     "study": [
         ("run nowhere", ["nowhere", "study.json"]),
@@ -169,5 +169,5 @@ def test_what_the_parser_refuses(arguments, words, here, capsys):
 def test_results_of_something_else_are_not_drawn(content, tmp_path, capsys):
     (tmp_path / "results.json").write_bytes(content)
     error = refused(["figures", str(tmp_path)], capsys)
-    assert all(w in error for w in ("run: received", str(tmp_path), "finished run")), error
+    assert all(w in error for w in ("run: received", str(tmp_path), "finished study")), error
     assert [p.name for p in tmp_path.iterdir()] == ["results.json"]

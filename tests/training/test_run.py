@@ -29,8 +29,7 @@ from dsjax.training import arms
 from dsjax.training.arms import Arm
 from dsjax.training.checkpoints import Checkpoints, StorageError, check_files, load_checkpoint
 from dsjax.training.config import MAY_CHANGE, TrainConfig
-from dsjax.training.divergence import not_finite
-from dsjax.training.loop import DivergedError
+from dsjax.training.divergence import DivergedError, not_finite
 from dsjax.training.run import Stopped, run
 from dsjax.training.start import read_params
 from dsjax.training.step import draw
