@@ -17,11 +17,13 @@ from dsjax.errors import InputError
 
 if TYPE_CHECKING:
     from dsjax import objectives, tasks
-    from dsjax.atlas import atlas
+    from dsjax.atlas.rows import compute as atlas
     from dsjax.attribution import attribute, coefficients, component_gradients, energies, signal_to_noise
-    from dsjax.evaluation import cross_swap, evaluate, final_accuracy, shapley
+    from dsjax.evaluation import cross_swap, final_accuracy, shapley
+    from dsjax.evaluation.quick import evaluate
     from dsjax.objectives import objective, register
     from dsjax.policies import (
+        FunctionPolicy,
         Policy,
         PositionwisePolicy,
         SaturatedPolicy,
@@ -43,6 +45,7 @@ _NAMES = {
     "trajectories": ("RESAMPLE", "STOP", "Trajectories"),
     "process": ("DecisionSamplingProcess",),
     "policies": (
+        "FunctionPolicy",
         "Policy",
         "PositionwisePolicy",
         "SaturatedPolicy",
@@ -54,12 +57,12 @@ _NAMES = {
     "objectives": ("objective", "register"),
     "attribution": ("attribute", "coefficients", "component_gradients", "energies", "signal_to_noise"),
     "rollouts": ("attribute_rollouts",),
-    "atlas": ("atlas",),
     "tasks": ("Task",),
     "training": ("ARMS", "Arm", "TrainConfig", "train"),
-    "evaluation": ("cross_swap", "evaluate", "final_accuracy", "shapley"),
+    "evaluation": ("cross_swap", "final_accuracy", "shapley"),
+    "evaluation.quick": ("evaluate",),
 }
-_MODULES = ("objectives", "tasks")
+_MODULES = ("atlas", "objectives", "tasks")
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = [
@@ -68,6 +71,7 @@ __all__ = [
     "STOP",
     "Arm",
     "DecisionSamplingProcess",
+    "FunctionPolicy",
     "InputError",
     "Policy",
     "PositionwisePolicy",

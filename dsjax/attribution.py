@@ -3,23 +3,27 @@
 One idea: an objective is a function of log-probs, so its derivative is one coefficient per token, and the gradient of a
 component is the pull-back of that component's coefficients alone (the other component's log-probs behind a
 stop-gradient). Components therefore add up to the whole gradient for every objective and every policy.
+
+From top to bottom: coefficients, component gradients, Fisher energies, the conventions (i) to (iv) of docs/theory.md
+by which a share is told, and signal to noise.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jax.flatten_util import ravel_pytree
 
 from dsjax.errors import require
 from dsjax.numerics import divide
 from dsjax.objectives import Objective, SumCount
-from dsjax.policies.base import Params, Policy, Pull, log_probs, log_probs_vjp, vjp_again
-from dsjax.rollouts.diagnosis import from_rollouts as from_rollouts
+from dsjax.policies.base import Params, Policy, Pull, log_probs, vjp_again
 from dsjax.trajectories import Trajectories
 
 
@@ -36,24 +40,32 @@ class ComponentGradients(struct.PyTreeNode):
         return jax.tree.map(jnp.add, self.sample, self.decision)
 
 
-class Attribution(struct.PyTreeNode):
-    """The columns of docs/theory.md, section 1: four conventions that are not interchangeable."""
-
-    coefficient_sample: jax.Array  # (i) mean |c| per sampling factor (per token; a block of L tokens has L of them)
-    coefficient_decision: jax.Array  # (i) mean |c| per decision factor
-    block_share: jax.Array  # (iii) decisions' part of the total |c|, by tokens: c_d / (L c_s + c_d)
-    energy_sample: jax.Array  # (iv) E_s = G_s^T F_s^+ G_s
-    energy_decision: jax.Array  # (iv) E_d
-    share: jax.Array  # (iv) E_d / (E_s + E_d)
-    norm_sample: jax.Array  # |G_s|, Euclidean in parameter space
-    norm_decision: jax.Array  # |G_d|
-    euclidean_share: jax.Array  # |G_d|^2 / (|G_s|^2 + |G_d|^2)
-    cosine: jax.Array  # cos(G_s, G_d) in parameter space
-
-
 def loss_of(objective: Objective, logp_BxS: jax.Array, traj: Trajectories) -> jax.Array:
     """sum / count of the objective; 0 where there is nothing to learn from (count = 0)."""
-    return mean_of(objective(logp_BxS, traj))
+    return mean_of(sum_and_count(objective, logp_BxS, traj))
+
+
+def sum_and_count(objective: Objective, logp_BxS: jax.Array, traj: Trajectories) -> SumCount:
+    """What the objective returns: two numbers, as arrays of one dtype.
+
+    Raises:
+      InputError: if it returns anything else, naming the objective.
+    """
+    returned: Any = objective(logp_BxS, traj)
+    several = isinstance(returned, tuple)
+    # A Python number has no shape, and nor has anything that is no number.
+    shapes = [
+        getattr(x, "shape", () if isinstance(x, int | float) else type(x).__name__)
+        for x in (returned if several else [returned])
+    ]
+    function: Any = objective
+    while isinstance(function, partial):
+        function = function.func
+    field = f"what objective {getattr(function, '__name__', function)} returns"
+    received = f"{len(shapes)} value{'s' * several} of shape{'s' * several} {', '.join(map(str, shapes))}"
+    require(several and shapes == [(), ()], field, received, "two numbers, (sum, count), each of shape ()")
+    total, count = returned
+    return jnp.asarray(total, logp_BxS.dtype), jnp.asarray(count, logp_BxS.dtype)
 
 
 def mean_of(sum_count: SumCount) -> jax.Array:
@@ -94,7 +106,7 @@ def pull_back(
     for an objective whose coefficients depend on the log-probs; for one that is linear in them (SFT, REINFORCE, RLOO)
     the loss comes from the recomputed ones.
     """
-    return _pulled_back(log_probs_vjp(policy, params, traj), traj, objective, components)
+    return _pulled_back(policy.log_probs_vjp(params, traj), traj, objective, components)
 
 
 def pull_back_through(
@@ -191,6 +203,58 @@ def ratio(part: jax.Array, whole: jax.Array) -> jax.Array:
     return divide(part, whole, jnp.nan)
 
 
+def share(part: Any, other: Any) -> Any:
+    """part / (part + other), for NumPy and JAX arrays alike; NaN where neither is positive."""
+    return divide(part, part + other, np.nan)
+
+
+class Tally(NamedTuple):
+    """Coefficients k of one component, added up trajectory by trajectory (f[B]), so that a bootstrap can weight them.
+
+    Of `Trajectories` (JAX) or of rollouts in NumPy arrays of the same names, and then NumPy arrays themselves.
+    """
+
+    absolute: Any  # w_i times the sum of |k|
+    signed: Any  # w_i times the sum of k
+    count: Any  # w_i times the number of factors or tokens
+
+    @property
+    def mean(self) -> Any:
+        """f[]: sum_i absolute_i / sum_i count_i; NaN where the component has drawn nothing."""
+        return divide(self.absolute.sum(), self.count.sum(), np.nan)
+
+
+def by_answer(x_BxS: Any, drawn: Any) -> Any:
+    """f[B, S]: the sum of x over the sampling tokens of each round; column = round."""
+    B, S = x_BxS.shape
+    if isinstance(x_BxS, np.ndarray):
+        place_BxS = np.arange(B)[:, None] * S + drawn.round
+        return np.bincount(place_BxS.ravel(), np.where(drawn.sample_mask, x_BxS, 0.0).ravel(), B * S).reshape(B, S)
+    x_BxS = jnp.where(drawn.sample_mask, x_BxS, 0.0)
+    return jax.vmap(lambda x_S, round_S: jax.ops.segment_sum(x_S, round_S, S))(x_BxS, drawn.round)
+
+
+def per_factor(c_BxS: Any, drawn: Any) -> tuple[Tally, Tally]:
+    """(i) for (sample, decision): a factor is a whole answer, with the mean k of its tokens, or a decision."""
+    xp, w_B = c_BxS.__array_namespace__(), drawn.weight
+    length_BxS = by_answer(xp.ones_like(c_BxS), drawn)
+    k_BxS = divide(by_answer(divide(c_BxS, w_B[:, None]), drawn), length_BxS)
+    w_BxS = xp.where(length_BxS > 0, w_B[:, None], 0.0)
+    answers = Tally(w_B * abs(k_BxS).sum(-1), w_B * k_BxS.sum(-1), w_BxS.sum(-1))
+    return answers, per_token(c_BxS, drawn)[1]
+
+
+def per_token(c_BxS: Any, drawn: Any) -> tuple[Tally, Tally]:
+    """(ii) for (sample, decision): every token alone. (iii), the block share, is `share` of the two `absolute`."""
+    xp = c_BxS.__array_namespace__()
+
+    def tally(mask_BxS: Any) -> Tally:
+        c, w = xp.where(mask_BxS, c_BxS, 0.0), xp.where(mask_BxS, drawn.weight[:, None], 0.0)
+        return Tally(abs(c).sum(-1), c.sum(-1), w.sum(-1))
+
+    return tally(drawn.sample_mask), tally(drawn.decision_mask)
+
+
 def inner(a: Params, b: Params) -> jax.Array:
     """Euclidean inner product of two pytrees."""
     products: list[jax.Array] = [jnp.sum(x * y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)]
@@ -204,29 +268,145 @@ def euclidean(gradients: ComponentGradients) -> dict[str, jax.Array]:
     return {
         "norm_sample": jnp.sqrt(ss),
         "norm_decision": jnp.sqrt(dd),
-        "euclidean_share": ratio(dd, ss + dd),
+        "euclidean_share": share(dd, ss),
         "cosine": ratio(sd, jnp.sqrt(ss) * jnp.sqrt(dd)),
     }
+
+
+class Attribution(struct.PyTreeNode):
+    """The four conventions of docs/theory.md, which are not interchangeable, and their Euclidean twin."""
+
+    factor_sample: jax.Array  # (i) mean |k| per answer
+    factor_decision: jax.Array  # (i) mean |k| per decision
+    token_sample: jax.Array  # (ii) mean |k| per sampling token
+    token_decision: jax.Array  # (ii) mean |k| per decision token
+    block_share: jax.Array  # (iii) decisions' part of the total |c|
+    energy_sample: jax.Array  # (iv) E_s = G_s^T F_s^+ G_s
+    energy_decision: jax.Array  # (iv) E_d
+    share: jax.Array  # (iv) E_d / (E_s + E_d)
+    norm_sample: jax.Array  # |G_s|, Euclidean in parameter space
+    norm_decision: jax.Array  # |G_d|
+    euclidean_share: jax.Array  # |G_d|^2 / (|G_s|^2 + |G_d|^2)
+    cosine: jax.Array  # cos(G_s, G_d) in parameter space
 
 
 def attribute(policy: Policy, params: Params, traj: Trajectories, objective: Objective) -> Attribution:
     """Every convention of attribution at once, for policies small enough for a P x P Fisher matrix."""
     gradients = component_gradients(policy, params, traj, objective)
     E_s, E_d = energies(policy, params, traj, gradients)
-    c_BxS = jnp.abs(coefficients(objective, log_probs(policy, params, traj), traj))
-    weight_Bx1 = traj.weight[:, None]
-
-    def total(mask_BxS: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return jnp.sum(jnp.where(mask_BxS, c_BxS, 0.0)), jnp.sum(jnp.where(mask_BxS, weight_Bx1, 0.0))
-
-    (c_s, n_s), (c_d, n_d) = total(traj.sample_mask), total(traj.decision_mask)
+    c_BxS = coefficients(objective, log_probs(policy, params, traj), traj)
+    (answer, decision), (sample, _) = per_factor(c_BxS, traj), per_token(c_BxS, traj)
     columns: dict[str, Any] = euclidean(gradients)
     return Attribution(
-        coefficient_sample=ratio(c_s, n_s),
-        coefficient_decision=ratio(c_d, n_d),
-        block_share=ratio(c_d, c_s + c_d),
+        factor_sample=answer.mean,
+        factor_decision=decision.mean,
+        token_sample=sample.mean,
+        token_decision=decision.mean,
+        block_share=share(jnp.sum(decision.absolute), jnp.sum(sample.absolute)),
         energy_sample=E_s,
         energy_decision=E_d,
-        share=ratio(E_d, E_s + E_d),
+        share=share(E_d, E_s),
         **columns,
     )
+
+
+class SignalNoise(struct.PyTreeNode):
+    """How loud the sampled gradient of each component is against its own noise (docs/theory.md, T14).
+
+    Trajectory i of weight m_i (its probability, or 1/B) contributes `g_c(i) = sum over the tokens t of c of k_it
+    score_it` to the gradient of component c, with `k_it = c_it / m_i` the coefficient that the objective gives the
+    token. In the Fisher metric of the policy under the contexts of the data:
+
+        signal   S_c = G_c^T F_c^+ G_c,  G_c = E[g_c]        (the energy E_c)
+        moment   M_c = E[g_c^T F_c^+ g_c]
+        noise    N_c = M_c - S_c                             (trace of the whitened covariance; one trajectory)
+
+    so a batch of n independent trajectories has signal over noise `n S_c / N_c`. `S_c / M_c` lies in [0, 1] and orders
+    the components the same way, whatever n.
+    """
+
+    signal_sample: jax.Array  # f[] S_s
+    signal_decision: jax.Array  # f[] S_d
+    moment_sample: jax.Array  # f[] M_s
+    moment_decision: jax.Array  # f[] M_d
+
+    @property
+    def noise_sample(self) -> jax.Array:
+        """N_s = M_s - S_s."""
+        return self.moment_sample - self.signal_sample
+
+    @property
+    def noise_decision(self) -> jax.Array:
+        """N_d = M_d - S_d."""
+        return self.moment_decision - self.signal_decision
+
+    @property
+    def ratio_sample(self) -> jax.Array:
+        """S_s / M_s in [0, 1]; NaN where no trajectory moves the component."""
+        return ratio(self.signal_sample, self.moment_sample)
+
+    @property
+    def ratio_decision(self) -> jax.Array:
+        """S_d / M_d in [0, 1]; NaN where no trajectory moves the component."""
+        return ratio(self.signal_decision, self.moment_decision)
+
+
+def trajectory_gradients(
+    policy: Policy, params: Params, traj: Trajectories, objective: Objective
+) -> tuple[jax.Array, jax.Array]:
+    """(g_s, g_d), each f[B, P] in `ravel_pytree` order: every trajectory's own ascent direction.
+
+    Their mean under the normalised weights is the component gradient (G_s, G_d). A trajectory of weight 0 gives 0.
+    """
+    flat, unravel = ravel_pytree(params)
+    c_BxS = coefficients(objective, log_probs(policy, params, traj), traj)
+    law_Bx1 = (traj.weight / jnp.sum(traj.weight))[:, None]
+    k_BxS = divide(c_BxS, law_Bx1)
+    masks = [component_mask(traj, name) for name in ("sample", "decision")]
+
+    def surrogates(p: jax.Array) -> jax.Array:
+        """f[2, B], one row a component: linear in log-probs, with the coefficients as data."""
+        logp_BxS = log_probs(policy, unravel(p), traj)
+        return jnp.stack([jnp.sum(jnp.where(mask, k_BxS * logp_BxS, 0.0), -1) for mask in masks])
+
+    # Forward mode: P tangents instead of B pull-backs, and no [B, S, P] array.
+    g_2xBxP = jax.jacfwd(surrogates)(flat)
+    return g_2xBxP[0], g_2xBxP[1]
+
+
+def whitened_squares(g_BxP: jax.Array, fisher_PxP: jax.Array) -> jax.Array:
+    """f[B]: g^T F^+ g of each row; one eigendecomposition for all rows."""
+    return jax.vmap(energy, in_axes=(0, None))(g_BxP, fisher_PxP)
+
+
+def signal_to_noise(
+    policy: Policy,
+    params: Params,
+    traj: Trajectories,
+    objective: Objective,
+    *,
+    fishers: tuple[jax.Array, jax.Array] | None = None,
+) -> SignalNoise:
+    """S_c = G_c^T F_c^+ G_c and M_c = E[g_c^T F_c^+ g_c] of both components.
+
+    Exact on an enumerated law, for any policy with a P x P Fisher matrix and any objective, whether it gives one
+    coefficient per trajectory or one per token. Advantages are then those of an exact law: a baseline has no sampling
+    noise of its own (what a finite group adds is in docs/theory.md, T14). On samples: the plug-in estimate,
+    with the samples' contexts in F_c; its signal is biased upwards by N_c / B.
+
+    Args:
+      policy: with parameters `params`.
+      params: where to measure.
+      traj: trajectories with their law.
+      objective: `(logp_BxS, traj) -> (sum, count)`.
+      fishers: (F_s, F_d) if at hand, from `fisher` on the same arguments.
+    """
+    F = fisher(policy, params, traj) if fishers is None else fishers
+    law_B = traj.weight / jnp.sum(traj.weight)
+    found = []
+    for g_BxP, F_c in zip(trajectory_gradients(policy, params, traj, objective), F, strict=True):
+        mean_1xP = jnp.sum(law_B[:, None] * g_BxP, axis=0, keepdims=True)
+        squares = whitened_squares(jnp.concatenate([mean_1xP, g_BxP]), F_c)
+        found.append((squares[0], jnp.sum(law_B * squares[1:])))
+    (S_s, M_s), (S_d, M_d) = found
+    return SignalNoise(S_s, S_d, M_s, M_d)

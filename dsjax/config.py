@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import sys
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,6 +30,27 @@ def require_positive(field: str, value: Any) -> None:
     require(ok, field, value, "a finite number > 0")
 
 
+def import_name(field: str, name: str) -> Any:
+    """What `module:name` names.
+
+    Raises:
+      InputError: if the module cannot be found or has no such name.
+    """
+    module, _, attribute = name.partition(":")
+    require(not module.startswith("."), field, name, "module:function with the module's full name")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ModuleNotFoundError, AttributeError, ValueError) as error:
+        raise InputError(field, name, f"module:function that can be imported ({error})") from error
+
+
+def import_function(field: str, name: str) -> Callable[..., Any]:
+    """The callable that `module:function` names; errors as for `import_name`, and for what cannot be called."""
+    function = import_name(field, name)
+    require(callable(function), field, name, "module:function that names a callable")
+    return function
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """Plain data of a configuration, ready for JSON."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
@@ -37,6 +59,8 @@ def to_dict(config: Any) -> dict[str, Any]:
 def from_dict(cls: type[T], data: Mapping[str, Any], path: str = "") -> T:
     """A configuration from plain data; missing fields keep their defaults.
 
+    The mapping `FORMER_NAMES` of a class, if it has one, has the names that fields had in older files.
+
     Raises:
       InputError: for an unknown field, a value of the wrong type, or one that the class rejects.
     """
@@ -44,7 +68,9 @@ def from_dict(cls: type[T], data: Mapping[str, Any], path: str = "") -> T:
     fields = {f.name: f for f in dataclasses.fields(typing.cast(Any, cls))}
     hints = typing.get_type_hints(cls)
     values: dict[str, Any] = {}
-    for name, value in data.items():
+    former = getattr(cls, "FORMER_NAMES", {})
+    for given, value in data.items():
+        name = former.get(given, given)
         where = f"{path}.{name}" if path else name
         if name not in fields:
             raise InputError("configuration field", where, fields)
@@ -52,9 +78,55 @@ def from_dict(cls: type[T], data: Mapping[str, Any], path: str = "") -> T:
     return cls(**values)
 
 
+def require_types(config: Any) -> None:
+    """Raise `InputError` with the field's name unless each field of a configuration holds what its type says.
+
+    For `__post_init__`: a configuration made in Python is refused in the words of one from a file.
+    """
+    hints = typing.get_type_hints(type(config))
+    for f in dataclasses.fields(config):
+        _convert(hints[f.name], getattr(config, f.name), f.name)
+
+
+def from_text(cls: type, texts: Mapping[str, str]) -> dict[str, Any]:
+    """Fields as a command line gives them, for `from_dict`: JSON, but text where a field is text, and `a,b` is a list.
+
+    Raises:
+      InputError: for an unknown field.
+    """
+    hints = typing.get_type_hints(cls)
+    named = {field_of(cls, given): text for given, text in texts.items()}
+    return {name: _read(hints[name], text) for name, text in named.items()}
+
+
+def field_of(cls: type, given: str) -> str:
+    """The name of a field of a configuration, from that or from its former one.
+
+    Raises:
+      InputError: if there is no such field.
+    """
+    name = getattr(cls, "FORMER_NAMES", {}).get(given, given)
+    names = [f.name for f in dataclasses.fields(typing.cast(Any, cls))]
+    require(name in names, "configuration field", given, names)
+    return name
+
+
+def _read(hint: Any, text: str) -> Any:
+    kinds = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    if type(None) in kinds and text in ("null", "None"):
+        return None
+    kind = next(k for k in kinds if k is not type(None))
+    if kind is str or typing.get_origin(kind) is typing.Literal:
+        return text
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text.split(",") if typing.get_origin(kind) is tuple else text
+
+
 def _convert(hint: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint):
-        return from_dict(typing.cast(type, hint), value, where)
+        return value if isinstance(value, typing.cast(type, hint)) else from_dict(typing.cast(type, hint), value, where)
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in args:
@@ -69,13 +141,16 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if origin is tuple:
         require(isinstance(value, list | tuple), where, value, "a list")
         return tuple(_convert(args[0], item, where) for item in value)
-    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is float:
         # JSON as Python reads it has NaN, Infinity and integers of any size.
-        require(abs(value) <= sys.float_info.max, where, value, "a finite number")
+        require(number and abs(value) <= sys.float_info.max, where, value, "a finite number")
         return float(value)
-    ok = isinstance(value, hint) and not (isinstance(value, bool) and hint is not bool)
-    require(ok, where, value, f"a value of type {hint.__name__}")
+    require(isinstance(value, hint) and (number or hint is not int), where, value, _WORDS.get(hint, hint.__name__))
     return value
+
+
+_WORDS = {int: "an integer", bool: "true or false", str: "text"}
 
 
 def load(cls: type[T], file: str | Path) -> T:

@@ -17,6 +17,9 @@ class InputError(ValueError):
         self.allowed = allowed if isinstance(allowed, str) else ", ".join(allowed)
         super().__init__(f"{field}: received {received!r}; allowed: {self.allowed}")
 
+    def __reduce__(self) -> tuple[type[InputError], tuple[object, ...]]:
+        return type(self), (self.field, self.received, self.allowed)  # for pickle, between processes
+
 
 def require(condition: bool, field: str, received: object, allowed: str | Iterable[str]) -> None:
     """Raise `InputError(field, received, allowed)` unless `condition` holds."""

@@ -1,13 +1,14 @@
-"""Estimates with intervals: cluster bootstrap over problems, and a weighted AUROC.
+"""Estimates with intervals: one bootstrap, over problems and crossed with seeds; tests over seeds; a weighted AUROC.
 
-Attempts at one problem are not independent, so problems are resampled, not attempts. NumPy, on the host.
+Samples of one problem are not independent, so problems are resampled, not samples. NumPy, on the host.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,14 +17,11 @@ from dsjax.numerics import divide
 
 RESAMPLES = 2000
 LEVEL = 0.95
+CHUNK = 2**22  # weights in memory at a time
 
-Statistic = Callable[[np.ndarray], np.ndarray]  # weights of N problems f[R, N] -> values f[R]
-
-
-def bootstrap_weights(problems: int, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
-    """f[R, N]: how often each problem is drawn in each resample. Same seed, same weights: comparisons are paired."""
-    rng = np.random.default_rng(seed)
-    return rng.multinomial(problems, np.full(problems, 1.0 / problems), size=resamples).astype(float)
+Statistic = Callable[[np.ndarray], np.ndarray]  # weights of N units f[R, N] -> values f[R]
+Range = tuple[float, float]
+ANY, PROBABILITY, DIFFERENCE = (-math.inf, math.inf), (0.0, 1.0), (-1.0, 1.0)  # what values are possible
 
 
 def interval(samples: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
@@ -37,7 +35,7 @@ def interval(samples: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its interval; NaN stands for what does not exist (no right answer, one unit, ..).
+    """A number with its interval; NaN stands for what does not exist (no correct answer, ..).
 
     `f"{e:.3f}"` is `0.123 [0.101, 0.152]`, `f"{e:+.1%}"` is `+12.3% [+10.1%, +15.2%]`, and `-` where there is no value.
 
@@ -81,101 +79,127 @@ class Estimate:
         return cls(**numbers, seeds=tuple(math.nan if x is None else x for x in (data or {}).get("seeds", ())))
 
 
-def estimate(statistic: Statistic, problems: int, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, float | None]:
-    """Point value and interval of a statistic that is a function of problem weights.
-
-    Args:
-      statistic: maps weights f[R, N] to values f[R].
-      problems: N.
-      resamples: R.
-      seed: of the resampling.
-
-    Returns:
-      {"value", "low", "high"}; None where it does not exist (no right answer, say).
-    """
-    value = statistic(np.ones((1, problems)))[0]
-    low, high = interval(statistic(bootstrap_weights(problems, resamples, seed)))
-    return {"value": _or_none(value), "low": _or_none(low), "high": _or_none(high)}
-
-
-# What values are possible, for `Replicated.within`.
-ANY, PROBABILITY, DIFFERENCE = (-math.inf, math.inf), (0.0, 1.0), (-1.0, 1.0)
-
-
 @dataclass(frozen=True)
-class Replicated:
-    """One measure in S trainings that are all measured on the same N problems: its values, and resampled over problems.
+class Resampled:
+    """One measure of S seeds on the same N units: its values, and the same resampled over the units.
 
-    Differences of two are paired: by training, and by resample if both were made with the same weights.
+    Sums and differences of two are paired: by seed, and by resample if both come from the same `Bootstrap`.
     """
 
     values: np.ndarray  # f[S]
     samples: np.ndarray  # f[S, R]
-    within: tuple[float, float] = ANY  # what values are possible; intervals are cut to it
+    within: Range = ANY  # what values are possible; intervals are cut to it
 
     @classmethod
-    def of(
-        cls,
-        statistics: Sequence[Statistic],
-        weights_RxN: np.ndarray,
-        within: tuple[float, float] = ANY,
-    ) -> Replicated:
-        """Of a statistic of each training, with the weights of `bootstrap_weights`."""
-        one = np.ones((1, weights_RxN.shape[1]))
-        values = np.array([float(s(one)[0]) for s in statistics])
-        return cls(values, np.stack([s(weights_RxN) for s in statistics]), within)
+    def of_seeds(cls, values: Any, within: Range = ANY, resamples: int = RESAMPLES) -> Resampled:
+        """Of a measure without units: every resample has the seed's own value."""
+        values = np.asarray(values, float)
+        return cls(values, np.repeat(values[:, None], resamples, axis=1), within)
 
-    def __sub__(self, other: Replicated) -> Replicated:
-        within = (self.within[0] - other.within[1], self.within[1] - other.within[0])
-        return Replicated(self.values - other.values, self.samples - other.samples, within)
+    def __add__(self, other: Resampled) -> Resampled:
+        low, high = self.within[0] + other.within[0], self.within[1] + other.within[1]
+        with np.errstate(invalid="ignore"):  # inf - inf is NaN: it does not exist
+            return Resampled(self.values + other.values, self.samples + other.samples, (low, high))
 
-    def estimate(self, seed: int = 0) -> dict[str, Any]:
-        """The mean over trainings with an interval over trainings and problems.
+    def __rmul__(self, factor: float) -> Resampled:
+        low, high = sorted(factor * end for end in self.within)
+        return Resampled(factor * self.values, factor * self.samples, (low, high))
 
-        The bootstrap draws trainings and, crossed with them, problems. Of S trainings it sees (S - 1)/S of the variance
-        between them, and its tails are a normal law's: its deviations between trainings are therefore multiplied by
+    def __sub__(self, other: Resampled) -> Resampled:
+        return self + -1.0 * other
+
+    def estimate(self, seed: int = 0) -> Estimate:
+        """The mean over seeds with an interval over seeds and units.
+
+        The bootstrap draws seeds and, crossed with them, units. Of S seeds it sees (S - 1)/S of the variance between
+        them, and its tails are a normal law's: its deviations between seeds are therefore multiplied by
         t sqrt(S/(S - 1)) / z, with the quantiles of Student's law of S - 1 degrees of freedom and of the normal law
         (after Hesterberg (2015), The American Statistician 69: the narrowness bias of a bootstrap of few). Student's
-        interval of the trainings' values alone is given too. Both are cut to what is possible, which loses no coverage.
-
-        Returns:
-          {"value", "low", "high", "t_low", "t_high", "p", "seeds": [value a training]}; p is of `t_test`. None where a
-          number does not exist.
+        interval of the seeds' values alone is given too, with the p of `t_test`. Both are cut to what is possible,
+        which loses no coverage. Of one seed the interval is over units alone; without a value there is none.
         """
         S, R = self.samples.shape
         drawn_SxR = np.random.default_rng(seed + 1).multinomial(S, np.full(S, 1.0 / S), size=R).T
         with np.errstate(invalid="ignore"):
             mean = self.samples.mean(axis=0)
             between = (self.samples * (drawn_SxR - 1)).mean(axis=0)
-        # Without a value there is no interval.
-        known = np.isfinite(self.values).all()
-        low, high = interval(mean + widening(S) * between) if known else (math.nan, math.nan)
+            known = np.isfinite(self.values).all()
+            low, high = interval(mean + widening(S) * between) if known else (math.nan, math.nan)
+            value = float(self.values.mean())
         t_low, t_high, p = t_test(self.values)
-        ends = np.clip([low, high, t_low, t_high], *self.within)
-        numbers = {
-            "value": self.values.mean(),
-            **dict(zip(("low", "high", "t_low", "t_high"), ends, strict=True)),
-            "p": p,
-        }
-        return {**{k: _or_none(v) for k, v in numbers.items()}, "seeds": [_or_none(v) for v in self.values]}
+        low, high, t_low, t_high = (float(np.clip(end, *self.within)) for end in (low, high, t_low, t_high))
+        return Estimate(value, low, high, t_low, t_high, p, tuple(map(float, self.values)))
 
 
-def widening(trainings: int, level: float = LEVEL) -> float:
-    """Factor t sqrt(S/(S - 1)) / z on a bootstrap's deviations between S trainings; 0 for one, which has none."""
-    from scipy.special import ndtri, stdtrit  # late, as in `t_test`
+@dataclass(frozen=True)
+class Bootstrap:
+    """Resamples of N units (problems, groups), the same for every statistic: what is compared is paired.
 
-    if trainings < 2:
+    Attributes:
+      units: N.
+      resamples: R; with 0 there are values, and no intervals.
+      seed: of the resampling.
+    """
+
+    units: int
+    resamples: int = RESAMPLES
+    seed: int = 0
+
+    def weights(self) -> Iterator[np.ndarray]:
+        """f[R, N], in chunks of rows: how often each unit is drawn in each resample. Chunks do not change the draws."""
+        yield from self._kept if self.resamples * self.units <= CHUNK else self._drawn()
+
+    @cached_property
+    def _kept(self) -> list[np.ndarray]:
+        return list(self._drawn())
+
+    def _drawn(self) -> Iterator[np.ndarray]:
+        rng, rows = np.random.default_rng(self.seed), max(1, CHUNK // self.units)
+        for first in range(0, self.resamples, rows):
+            size = min(rows, self.resamples - first)
+            yield rng.multinomial(self.units, np.full(self.units, 1.0 / self.units), size=size).astype(float)
+
+    def _of(self, statistics: Sequence[Statistic], within: Range) -> Resampled:
+        one = np.ones((1, self.units))
+        samples = [[f(weights) for f in statistics] for weights in self.weights()]
+        nothing = np.empty((len(statistics), 0))
+        return Resampled(
+            np.array([float(f(one)[0]) for f in statistics]), np.concatenate([nothing, *samples], axis=1), within
+        )
+
+    def of(self, *statistics: Statistic, within: Range = ANY) -> Resampled:
+        """One measure, given as the statistic of each seed."""
+        return self._of(statistics, within)
+
+    def estimates(self, statistics: Mapping[str, Statistic]) -> dict[str, Estimate]:
+        """Several measures of one run, each with its interval over units."""
+        found = self._of(list(statistics.values()), ANY)
+        rows = zip(statistics, found.values[:, None], found.samples[:, None], strict=True)
+        return {name: replace(Resampled(value, samples).estimate(), seeds=()) for name, value, samples in rows}
+
+
+def estimate(statistic: Statistic, units: int, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
+    """Value and interval of one statistic of one run; see `Bootstrap`."""
+    return Bootstrap(units, resamples, seed).estimates({"": statistic})[""]
+
+
+def widening(seeds: int, level: float = LEVEL) -> float:
+    """Factor t sqrt(S/(S - 1)) / z on a bootstrap's deviations between S seeds; 0 for one, which has none."""
+    if seeds < 2:
         return 0.0
+    # Late: it is slow to load and starts the threads of a BLAS of its own, which only intervals over seeds need.
+    from scipy.special import ndtri, stdtrit
+
     tail = (1 + level) / 2
-    return float(stdtrit(trainings - 1, tail) / ndtri(tail)) * math.sqrt(trainings / (trainings - 1))
+    return float(stdtrit(seeds - 1, tail) / ndtri(tail)) * math.sqrt(seeds / (seeds - 1))
 
 
 def t_test(values: np.ndarray, level: float = LEVEL) -> tuple[float, float, float]:
     """Student's interval for the mean and the two-sided p of mean 0; NaN for fewer than two values or a NaN."""
-    from scipy.special import stdtr, stdtrit  # late: it loads a BLAS, whose threads `proofs_check.runner` limits first
-
     if len(values) < 2 or not np.isfinite(values).all():
-        return float("nan"), float("nan"), float("nan")
+        return math.nan, math.nan, math.nan
+    from scipy.special import stdtr, stdtrit  # late, as in `widening`
+
     mean, error = float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))
     degrees = len(values) - 1
     reach = float(stdtrit(degrees, (1 + level) / 2)) * error
@@ -210,18 +234,23 @@ def ratio_of_sums(numerator_N: np.ndarray, denominator_N: np.ndarray) -> Statist
     return statistic
 
 
+def mean(values_N: np.ndarray) -> Statistic:
+    """Statistic sum_i w_i x_i / sum_i w_i."""
+    return ratio_of_sums(values_N, values_N.__array_namespace__().ones_like(values_N))
+
+
 def difference(a: Statistic, b: Statistic) -> Statistic:
     """Statistic a - b on the same resample: a paired comparison."""
     return lambda weights: a(weights) - b(weights)
 
 
 def auroc(score_NxT: np.ndarray, right_NxT: np.ndarray) -> Statistic:
-    """Statistic P(score of a right attempt > score of a wrong one) + P(equal)/2; NaN if a class is empty.
+    """Statistic P(score of a correct sample > score of a wrong one) + P(equal)/2; NaN if a class is empty.
 
     NaN too if a score is NaN: it has no rank.
 
     Args:
-      score_NxT: the decider's score of each attempt at each problem.
+      score_NxT: the decider's score of each sample of each problem.
       right_NxT: bool, the verifier's verdict.
     """
     problem = np.repeat(np.arange(score_NxT.shape[0]), score_NxT.shape[1])

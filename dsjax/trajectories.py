@@ -30,6 +30,24 @@ def is_concrete(*arrays: Any) -> bool:
     return not any(isinstance(a, Tracer) for a in arrays)
 
 
+_INTEGER = (jnp.integer, "an integer dtype")
+_FLOATING = (jnp.floating, "a floating dtype")
+# What `validate` asks of each field: its axes, its kind of numbers, and that in words.
+_FIELDS: dict[str, tuple[str, Any, str]] = {
+    "tokens": ("BS", *_INTEGER),
+    "prompt": ("BP", *_INTEGER),
+    "sample_mask": ("BS", jnp.bool_, "bool"),
+    "decision_mask": ("BS", jnp.bool_, "bool"),
+    "round": ("BS", *_INTEGER),
+    "reward": ("B", *_FLOATING),
+    "weight": ("B", *_FLOATING),
+    "group": ("B", *_INTEGER),
+    "old_logp": ("BS", *_FLOATING),
+    "ref_logp": ("BS", *_FLOATING),
+    "values": ("BS", *_FLOATING),
+}
+
+
 class Trajectories(struct.PyTreeNode):
     """B trajectories `w = (q, y_1, d_1, .., y_tau, d_tau)` with their law.
 
@@ -160,32 +178,14 @@ class Trajectories(struct.PyTreeNode):
         require(self.tokens.ndim == 2, "tokens.shape", self.tokens.shape, "[B, S]")
         B, S = self.tokens.shape
         require(B >= 1, "tokens.shape", (B, S), "at least one trajectory")
-        for name in ("sample_mask", "decision_mask", "round", "old_logp", "ref_logp", "values"):
+        for name, (axes, kind, words) in _FIELDS.items():
             x = getattr(self, name)
-            require(
-                x is None or x.shape == (B, S),
-                f"{name}.shape",
-                getattr(x, "shape", None),
-                f"{(B, S)}, as tokens",
-            )
-        for name in ("reward", "weight", "group"):
-            x = getattr(self, name)
-            require(x.shape == (B,), f"{name}.shape", x.shape, f"{(B,)}, one a trajectory")
-        require(
-            self.prompt.ndim == 2 and self.prompt.shape[0] == B,
-            "prompt.shape",
-            self.prompt.shape,
-            f"({B}, P)",
-        )
-        for name in ("tokens", "prompt", "round", "group"):
-            x = getattr(self, name)
-            require(jnp.issubdtype(x.dtype, jnp.integer), f"{name}.dtype", str(x.dtype), "an integer dtype")
-        for name in ("sample_mask", "decision_mask"):
-            require(getattr(self, name).dtype == bool, f"{name}.dtype", str(getattr(self, name).dtype), "bool")
-        for name in ("reward", "weight", "old_logp", "ref_logp", "values"):
-            x = getattr(self, name)
-            if x is not None:
-                require(jnp.issubdtype(x.dtype, jnp.floating), f"{name}.dtype", str(x.dtype), "a floating dtype")
+            if x is None:
+                continue
+            fits = x.ndim == 2 and x.shape[0] == B if axes == "BP" else x.shape == (B, S)[: len(axes)]
+            allowed = {"BS": f"{(B, S)}, as tokens", "B": f"{(B,)}, one a trajectory", "BP": f"({B}, P)"}[axes]
+            require(fits, f"{name}.shape", x.shape, allowed)
+            require(jnp.issubdtype(x.dtype, kind), f"{name}.dtype", str(x.dtype), words)
         require(self.num_groups >= 1, "num_groups", self.num_groups, "at least 1")
         if not is_concrete(*jax.tree.leaves(self)):
             return

@@ -44,7 +44,7 @@ def _passing(process: DecisionSamplingProcess, weight_B: jax.Array) -> list[jax.
 def context_counts(process: DecisionSamplingProcess, weight_B: jax.Array) -> Params:
     """Expected number of draws of each token in each context, n(x, token), under any law on trajectories.
 
-    Same layout as the parameters of `SaturatedPolicy`: {"sample": [Q, H_s, C, V], "decide": [Q, H_d, A, 2]}. The
+    Same layout as the parameters of `SaturatedPolicy`: {"sample": [Q, H_s, C, V], "decision": [Q, H_d, A, 2]}. The
     forced stop of the last round is no draw.
     """
     Q, A, V = process.num_prompts, process.num_answers, process.vocabulary
@@ -57,7 +57,7 @@ def context_counts(process: DecisionSamplingProcess, weight_B: jax.Array) -> Par
             decide.append(jnp.stack([stopping[t], passing[t] - stopping[t]], axis=-1))
     if not decide:
         decide.append(jnp.zeros((Q, 1, A, 2), weight_B.dtype))
-    return {"sample": by_context(process, sample), "decide": by_context(process, decide)}
+    return {"sample": by_context(process, sample), "decision": by_context(process, decide)}
 
 
 def tree_logits(process: DecisionSamplingProcess, log_law_QxHxA: jax.Array) -> jax.Array:

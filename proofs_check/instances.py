@@ -13,8 +13,7 @@ import numpy as np
 from flax import struct
 from jax.flatten_util import ravel_pytree
 
-from dsjax.policies import History, Params, SaturatedPolicy, SharedPolicy
-from dsjax.policies.transformer import TransformerPolicy
+from dsjax.policies import History, Params, SaturatedPolicy, SharedPolicy, TransformerPolicy, WrappedPolicy
 from dsjax.process import DecisionSamplingProcess, Tables, Values, Visitation
 from dsjax.trajectories import Trajectories
 
@@ -81,51 +80,34 @@ def _log_dists(policy: Any, params: Params, prompt_BxP: jax.Array, answers_BxKxL
     return policy.log_dists(params, prompt_BxP, answers_BxKxL)
 
 
-class Traced(struct.PyTreeNode):
+class Traced(WrappedPolicy):
     """The same policy, traced once a shape: a check asks for its log-probs many times."""
-
-    base: Any  # a `dsjax.policies.Policy`
-
-    @property
-    def length(self) -> int:
-        """L, tokens per answer."""
-        return self.base.length
-
-    def init(self, key: jax.Array) -> Params:
-        """See `Policy.init`."""
-        return self.base.init(key)
 
     def log_dists(self, params: Params, prompt_BxP: jax.Array, answers_BxKxL: jax.Array) -> tuple[jax.Array, jax.Array]:
         """See `Policy.log_dists`."""
         return _log_dists(self.base, params, prompt_BxP, answers_BxKxL)
 
 
-class FreeDecider(struct.PyTreeNode):
+class FreeDecider(WrappedPolicy):
     """`base` with a free logit more for each decision context: a saturated decider on any policy's law.
 
-    params = {"base": those of `base`, "decide": f[Q, H_d, A, 2] logits on top of its own}: so the gradient on "decide"
-    is that on the decision logits which the policy puts out, context by context.
+    params = {"base": those of `base`, "decision": f[Q, H_d, A, 2] logits on top of its own}: so the gradient on
+    "decision" is that on the decision logits which the policy puts out, context by context.
     """
 
-    base: Any  # a `dsjax.policies.Policy`
     table: SaturatedPolicy
-
-    @property
-    def length(self) -> int:
-        """L, tokens per answer."""
-        return self.base.length
 
     def init(self, key: jax.Array) -> Params:
         """Parameters of both."""
         base_key, table_key = jax.random.split(key)
-        return {"base": self.base.init(base_key), "decide": self.table.init(table_key)["decide"]}
+        return {"base": self.base.init(base_key), "decision": self.table.init(table_key)["decision"]}
 
     def log_dists(self, params: Params, prompt_BxP: jax.Array, answers_BxKxL: jax.Array) -> tuple[jax.Array, jax.Array]:
         """See `Policy.log_dists`."""
-        log_sample, log_decide = self.base.log_dists(params["base"], prompt_BxP, answers_BxKxL)
-        unused = jnp.zeros(self.table.shapes()["sample"], params["decide"].dtype)
-        _, free = self.table.log_dists({"sample": unused, "decide": params["decide"]}, prompt_BxP, answers_BxKxL)
-        return log_sample, jax.nn.log_softmax(log_decide + free)
+        log_sample, log_decision = self.base.log_dists(params["base"], prompt_BxP, answers_BxKxL)
+        unused = jnp.zeros(self.table.shapes()["sample"], params["decision"].dtype)
+        _, free = self.table.log_dists({"sample": unused, "decision": params["decision"]}, prompt_BxP, answers_BxKxL)
+        return log_sample, jax.nn.log_softmax(log_decision + free)
 
 
 def saturated(process: DecisionSamplingProcess) -> Traced:
@@ -272,7 +254,7 @@ def draw(
     number_key, extra_key = jax.random.split(key)
     layout, answers = _layout(shape), shape.prompts * shape.vocabulary**shape.length
     table = SaturatedPolicy(shape.prompts, shape.vocabulary, shape.length, shape.rounds, history=shape.history)
-    extra = table.shapes()["decide"] if free_decider and not shape.saturated else None
+    extra = table.shapes()["decision"] if free_decider and not shape.saturated else None
     features = layout.size * shape.shared
     free = math.prod(extra) if extra else 0
     normals = shape.prompts + features + 2 * (shape.shared or layout.size) + 2 * free
@@ -290,8 +272,8 @@ def draw(
     if extra:
         policy = FreeDecider(policy, table)
         decide = numbers.normal(*extra)
-        params = {"base": params, "decide": decide}
-        reference = {"base": reference, "decide": decide + 0.5 * numbers.normal(*extra)}
+        params = {"base": params, "decision": decide}
+        reference = {"base": reference, "decision": decide + 0.5 * numbers.normal(*extra)}
     return Instance(drawn if process is None else process, Traced(policy), params, reference, extra_key, shape)
 
 

@@ -77,7 +77,7 @@ def make_case(shape: Shape, cost: float = 0.0, seed: int = 0, binary: bool = Fal
 
 def toy_of(toy: oracle.Toy, params: dict[str, jax.Array]) -> oracle.Toy:
     """The oracle's process under the policy with these logits."""
-    return oracle.with_logits(toy, np.asarray(params["sample"]), np.asarray(params["decide"]))
+    return oracle.with_logits(toy, np.asarray(params["sample"]), np.asarray(params["decision"]))
 
 
 def layout(params: dict[str, jax.Array]) -> dict[str, np.ndarray]:

@@ -21,7 +21,7 @@ STOP, RESAMPLE = 0, 1
 class Factor(NamedTuple):
     """One conditional probability of a trajectory: a token of an answer, or a decision."""
 
-    component: str  # "sample" or "decide"
+    component: str  # "sample" or "decision"
     context: tuple  # key of the policy's table: (prompt, what it sees of the history, prefix or answer)
     node: tuple  # (prompt, all earlier answers, prefix or answer): where in the tree it happens
     choice: int
@@ -54,7 +54,7 @@ class Toy:
     rounds: int
     history: str
     sample: dict[tuple, np.ndarray]  # (prompt, seen history, prefix) -> probabilities of the next token
-    decide: dict[tuple, np.ndarray]  # (prompt, seen history, answer) -> probabilities of (STOP, RESAMPLE)
+    decision: dict[tuple, np.ndarray]  # (prompt, seen history, answer) -> probabilities of (STOP, RESAMPLE)
 
     def seen(self, history: tuple[Answer, ...]) -> tuple[Answer, ...]:
         return history if self.history == "full" else ()
@@ -81,10 +81,10 @@ def histories_of(toy: Toy, t: int) -> list[tuple[Answer, ...]]:
     return list(itertools.product(answers_of(toy.vocabulary, toy.length), repeat=t))
 
 
-def with_logits(toy: Toy, sample: np.ndarray, decide: np.ndarray) -> Toy:
+def with_logits(toy: Toy, sample: np.ndarray, decision: np.ndarray) -> Toy:
     """The same process under the softmax policy of two logit tables (any shape whose rows are in `layout` order)."""
     tables = {}
-    for name, logits in (("sample", sample), ("decide", decide)):
+    for name, logits in (("sample", sample), ("decision", decision)):
         contexts = toy.layout(name)
         rows = np.asarray(logits, float).reshape(len(contexts), -1)
         tables[name] = {context: softmax(row) for context, row in zip(contexts, rows, strict=True)}
@@ -108,9 +108,9 @@ def enumerate_toy(toy: Toy) -> list[Trajectory]:
                 found.append(Trajectory(q, answers, f, reward, p))
                 continue
             context = (q, toy.seen(history), answer)
-            stop, resample = toy.decide[context]
+            stop, resample = toy.decision[context]
             for choice, probability_of in ((STOP, stop), (RESAMPLE, resample)):
-                factor = Factor("decide", context, (q, history, answer), choice)
+                factor = Factor("decision", context, (q, history, answer), choice)
                 if choice == STOP:
                     found.append(Trajectory(q, answers, (*f, factor), reward, p * probability_of))
                 else:
@@ -148,7 +148,7 @@ def conditional(trajectories: Sequence[Trajectory], payoff: Callable[[Trajectory
     for w in trajectories:
         f = w.reward if payoff is None else payoff(w)
         passed = {(w.prompt, w.answers[:t], y[:j]) for t, y in enumerate(w.answers) for j in range(len(y) + 1)}
-        passed |= {(*x.node, x.choice) for x in w.factors if x.component == "decide"}
+        passed |= {(*x.node, x.choice) for x in w.factors if x.component == "decision"}
         for node in passed:
             mass[node] += w.probability
             total[node] += w.probability * f
@@ -158,15 +158,15 @@ def conditional(trajectories: Sequence[Trajectory], payoff: Callable[[Trajectory
 def child(factor: Factor, choice: int) -> tuple:
     """The node that `choice` leads to."""
     q, history, last = factor.node
-    return (q, history, last, choice) if factor.component == "decide" else (q, history, (*last, choice))
+    return (q, history, last, choice) if factor.component == "decision" else (q, history, (*last, choice))
 
 
 def score_gradient(
     toy: Toy, trajectories: Sequence[Trajectory], coefficient: Callable[[Trajectory, int], float]
 ) -> dict[str, np.ndarray]:
     """sum_w P(w) sum_i c(w, i) (onehot(choice_i) - pi(. | context_i)), per component in `layout` order."""
-    tables = {"sample": toy.sample, "decide": toy.decide}
-    rows: dict[str, dict[tuple, np.ndarray]] = {"sample": {}, "decide": {}}
+    tables = {"sample": toy.sample, "decision": toy.decision}
+    rows: dict[str, dict[tuple, np.ndarray]] = {"sample": {}, "decision": {}}
     for w in trajectories:
         for i, factor in enumerate(w.factors):
             score = -tables[factor.component][factor.context].copy()
@@ -179,8 +179,8 @@ def score_gradient(
 def return_gradient(toy: Toy, trajectories: Sequence[Trajectory]) -> dict[str, np.ndarray]:
     """grad J of the saturated policy, from values: sum over nodes of rho pi(v) (Q(v) - V), no score anywhere."""
     nodes = conditional(trajectories)
-    tables = {"sample": toy.sample, "decide": toy.decide}
-    rows: dict[str, dict[tuple, np.ndarray]] = {"sample": {}, "decide": {}}
+    tables = {"sample": toy.sample, "decision": toy.decision}
+    rows: dict[str, dict[tuple, np.ndarray]] = {"sample": {}, "decision": {}}
     for component, context, node in {(f.component, f.context, f.node) for w in trajectories for f in w.factors}:
         pi = tables[component][context]
         after = [nodes.mean[child(Factor(component, context, node, v), v)] for v in range(len(pi))]
@@ -195,7 +195,7 @@ def context_mass(toy: Toy, trajectories: Sequence[Trajectory]) -> dict[str, np.n
     for w in trajectories:
         for f in w.factors:
             visits[f.component, f.context] += w.probability
-    return {n: np.array([visits[n, c] for c in toy.layout(n)]) for n in ("sample", "decide")}
+    return {n: np.array([visits[n, c] for c in toy.layout(n)]) for n in ("sample", "decision")}
 
 
 def fisher(toy: Toy, trajectories: Sequence[Trajectory], policy: Toy | None = None) -> dict[str, np.ndarray]:

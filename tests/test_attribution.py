@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +12,13 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
+import dsjax
 from dsjax.attribution import (
+    Attribution,
     ComponentGradients,
     attribute,
     coefficients,
     component_gradients,
-    energies,
     energy,
     euclidean,
     fisher,
@@ -145,7 +148,7 @@ def ravel(x) -> dict:
 def test_saturated_components_live_on_their_own_table(x64):
     s = setting("saturated")
     g = jax.jit(lambda p, t: component_gradients(s.policy, p, t, resolve("rloo")))(s.params, s.traj)
-    assert not np.asarray(g.sample["decide"]).any()
+    assert not np.asarray(g.sample["decision"]).any()
     assert not np.asarray(g.decision["sample"]).any()
     np.testing.assert_array_equal(g.total["sample"], g.sample["sample"])
 
@@ -157,16 +160,16 @@ def test_reward_gradient_three_ways(x64, objective):
     traj, f = enumerated(case.process, case.policy, case.params), resolve(objective)
     g = jax.jit(lambda p, t: component_gradients(case.policy, p, t, f))(case.params, traj)
     closed = oracle.return_gradient(case.toy, oracle.enumerate_toy(case.toy))
-    measured = {"sample": layout(g.sample)["sample"], "decide": layout(g.decision)["decide"]}
+    measured = {"sample": layout(g.sample)["sample"], "decision": layout(g.decision)["decision"]}
     tables, h = layout(case.params), 1e-5
-    for name in ("sample", "decide"):
+    for name in ("sample", "decision"):
         np.testing.assert_allclose(measured[name], closed[name], rtol=0, atol=TIGHT)
         for index in [(0, 0), (3, 1), (7, 0)]:
             J = []
             for step in (h, -h):
                 moved = {k: v.copy() for k, v in tables.items()}
                 moved[name][index] += step
-                toy = oracle.with_logits(case.toy, moved["sample"], moved["decide"])
+                toy = oracle.with_logits(case.toy, moved["sample"], moved["decision"])
                 J.append(oracle.expected_return(oracle.enumerate_toy(toy)))
             # Truncation h^2/6 ~ 2e-11, cancellation eps/h ~ 2e-11.
             assert (J[0] - J[1]) / (2 * h) == pytest.approx(measured[name][index], abs=1e-9)
@@ -174,7 +177,7 @@ def test_reward_gradient_three_ways(x64, objective):
 
 def brute_fisher(case: Case, brute: list[oracle.Trajectory]) -> dict[str, np.ndarray]:
     """E[(sum of a component's scores)(same)^T] over trajectories, score by score, on-policy."""
-    tables = {"sample": case.toy.sample, "decide": case.toy.decide}
+    tables = {"sample": case.toy.sample, "decision": case.toy.decision}
     out = {}
     for name in tables:
         position = {context: i for i, context in enumerate(case.toy.layout(name))}
@@ -201,9 +204,9 @@ def test_fisher_is_the_second_moment_of_the_scores(x64, shape):
     traj, brute = enumerated(case.process, case.policy, case.params), oracle.enumerate_toy(case.toy)
     F_s, F_d = jax.jit(functools.partial(fisher, case.policy))(case.params, traj)
     # ravel_pytree orders keys alphabetically: decide first.
-    n = case.params["decide"].size
+    n = case.params["decision"].size
     closed, scores = oracle.fisher(case.toy, brute), brute_fisher(case, brute)
-    for F, block, name in ((F_s, slice(n, None), "sample"), (F_d, slice(0, n), "decide")):
+    for F, block, name in ((F_s, slice(n, None), "sample"), (F_d, slice(0, n), "decision")):
         np.testing.assert_allclose(F[block, block], closed[name], rtol=0, atol=TIGHT)
         np.testing.assert_allclose(F[block, block], scores[name], rtol=0, atol=TIGHT)
         assert np.abs(np.asarray(F)).sum() == pytest.approx(np.abs(np.asarray(F[block, block])).sum(), abs=TIGHT)
@@ -214,14 +217,14 @@ def test_fisher_of_shared_parameters_is_the_pulled_back_one(x64):
     size = sum(x.size for x in case.params.values())
     features = np.random.default_rng(0).normal(size=(size, 3))
     shared, theta = SharedPolicy(case.policy, jnp.asarray(features)), np.array([0.3, -0.5, 1.0])
-    decide, sample = np.split(features @ theta, [case.params["decide"].size])
+    decide, sample = np.split(features @ theta, [case.params["decision"].size])
     toy = oracle.with_logits(case.toy, sample, decide)
     traj = enumerated(case.process, shared, jnp.asarray(theta))
     F_s, F_d = jax.jit(functools.partial(fisher, shared))(jnp.asarray(theta), traj)
     closed = oracle.fisher(toy, oracle.enumerate_toy(toy))
-    Phi_d, Phi_s = np.split(features, [case.params["decide"].size])
+    Phi_d, Phi_s = np.split(features, [case.params["decision"].size])
     np.testing.assert_allclose(F_s, Phi_s.T @ closed["sample"] @ Phi_s, rtol=0, atol=20 * TIGHT)  # |Phi|^2 ~ 10
-    np.testing.assert_allclose(F_d, Phi_d.T @ closed["decide"] @ Phi_d, rtol=0, atol=20 * TIGHT)
+    np.testing.assert_allclose(F_d, Phi_d.T @ closed["decision"] @ Phi_d, rtol=0, atol=20 * TIGHT)
 
 
 def saturated_energy(toy: oracle.Toy, brute, gradient: dict[str, np.ndarray]) -> dict[str, float]:
@@ -230,30 +233,34 @@ def saturated_energy(toy: oracle.Toy, brute, gradient: dict[str, np.ndarray]) ->
     return {n: float((g**2 / (mass[n][:, None] * toy.arrange(n, getattr(toy, n)))).sum()) for n, g in gradient.items()}
 
 
+def attributed(case: Case, traj: Trajectories, name: str) -> Attribution:
+    return jax.jit(lambda p, t: attribute(case.policy, p, t, resolve(name)))(case.params, traj)
+
+
 @pytest.mark.parametrize("shape", [SMALL, MIDDLE, Shape(3, 1, 3, 1, "none")])
 def test_reward_energies(x64, shape):
     """Against the closed form, NumPy's pinv, and the sum of squared advantages with its budget Var(R)."""
     case = make_case(shape, seed=9)
     traj, brute = enumerated(case.process, case.policy, case.params), oracle.enumerate_toy(case.toy)
-    out = jax.jit(lambda p, t: attribute(case.policy, p, t, resolve("reinforce")))(case.params, traj)
+    out = attributed(case, traj, "reinforce")
     gradient = oracle.return_gradient(case.toy, brute)
     closed, F = saturated_energy(case.toy, brute, gradient), oracle.fisher(case.toy, brute)
     # Gradients to 1e-15 over masses times probabilities of 1e-3 and more: relative error 1e-12 or better.
-    for name, E in (("sample", out.energy_sample), ("decide", out.energy_decision)):
+    for name, E in (("sample", out.energy_sample), ("decision", out.energy_decision)):
         g = gradient[name].reshape(-1)
         assert float(E) == pytest.approx(closed[name], rel=1e-10, abs=1e-15)
         assert float(E) == pytest.approx(g @ np.linalg.pinv(F[name], rcond=1e-12, hermitian=True) @ g, rel=1e-9, abs=0)
-    assert float(out.share) == pytest.approx(closed["decide"] / (closed["sample"] + closed["decide"]), rel=1e-10)
+    assert float(out.share) == pytest.approx(closed["decision"] / (closed["sample"] + closed["decision"]), rel=1e-10)
     assert float(out.energy_sample + out.energy_decision) <= oracle.variance(brute) + TIGHT
     if shape.history == "full":  # every context is visited once at most: the energies are squared advantages
         nodes = oracle.conditional(brute)
-        squared = {"sample": 0.0, "decide": 0.0}
+        squared = {"sample": 0.0, "decision": 0.0}
         for w in brute:
             for f in w.factors:
                 after = nodes.mean[oracle.child(f, f.choice)]
                 squared[f.component] += w.probability * (after - nodes.mean[f.node]) ** 2
         assert float(out.energy_sample) == pytest.approx(squared["sample"], rel=1e-10)
-        assert float(out.energy_decision) == pytest.approx(squared["decide"], rel=1e-10)
+        assert float(out.energy_decision) == pytest.approx(squared["decision"], rel=1e-10)
 
 
 def test_sft_energy_is_the_chi_square_distance(x64):
@@ -263,17 +270,17 @@ def test_sft_energy_is_the_chi_square_distance(x64):
     demo_toy = toy_of(case.toy, demo)
     brute = oracle.enumerate_toy(demo_toy)
     traj = enumerated(case.process, case.policy, demo)
-    out = jax.jit(lambda p, t: attribute(case.policy, p, t, resolve("sft")))(case.params, traj)
+    out = attributed(case, traj, "sft")
     N = sum(w.probability * len(w.factors) for w in brute)
     mass = oracle.context_mass(demo_toy, brute)
-    for name, E in (("sample", out.energy_sample), ("decide", out.energy_decision)):
+    for name, E in (("sample", out.energy_sample), ("decision", out.energy_decision)):
         nu, pi = (toy.arrange(name, getattr(toy, name)) for toy in (demo_toy, case.toy))
         chi2 = ((nu - pi) ** 2 / pi).sum(-1)
         assert float(E) == pytest.approx((mass[name] * chi2).sum() / N**2, rel=1e-10)
     # Coefficients: 1/N on every token; the block share is the decisions' part of the expected tokens.
-    assert float(out.coefficient_sample) == pytest.approx(1 / N, rel=1e-12)
-    assert float(out.coefficient_decision) == pytest.approx(1 / N, rel=1e-12)
-    decisions = sum(w.probability * sum(f.component == "decide" for f in w.factors) for w in brute)
+    for name in ("factor_sample", "factor_decision", "token_sample", "token_decision"):
+        assert float(getattr(out, name)) == pytest.approx(1 / N, rel=1e-12), name
+    decisions = sum(w.probability * sum(f.component == "decision" for f in w.factors) for w in brute)
     assert float(out.block_share) == pytest.approx(decisions / N, rel=1e-12)
 
 
@@ -311,10 +318,8 @@ def test_nothing_to_learn_gives_no_energy_and_a_share_of_nan(x64):
     """Reward 0 everywhere: energies 0, and shares and cosine NaN, because there is nothing to share out."""
     case = make_case(MIDDLE, seed=12)
     traj = enumerated(case.process, case.policy, case.params)
-    out = jax.jit(lambda p, t: attribute(case.policy, p, t, resolve("reinforce")))(
-        case.params, traj.replace(reward=0 * traj.reward)
-    )
-    for name in ("energy_sample", "energy_decision", "norm_sample", "norm_decision", "coefficient_sample"):
+    out = attributed(case, traj.replace(reward=0 * traj.reward), "reinforce")
+    for name in ("energy_sample", "energy_decision", "norm_sample", "norm_decision", "token_sample", "factor_sample"):
         assert float(getattr(out, name)) == 0
     for name in ("share", "euclidean_share", "cosine", "block_share"):
         assert np.isnan(float(getattr(out, name)))
@@ -323,10 +328,10 @@ def test_nothing_to_learn_gives_no_energy_and_a_share_of_nan(x64):
 def test_a_single_round_has_no_decisions(x64):
     case = make_case(Shape(2, 2, 1, 2, "none"), seed=13)
     traj = enumerated(case.process, case.policy, case.params)
-    out = jax.jit(lambda p, t: attribute(case.policy, p, t, resolve("rloo")))(case.params, traj)
+    out = attributed(case, traj, "rloo")
     assert float(out.share) == float(out.euclidean_share) == float(out.energy_decision) == 0
     assert float(out.energy_sample) > 0
-    assert np.isnan(float(out.coefficient_decision))
+    assert np.isnan(float(out.token_decision))
 
 
 def test_euclidean_columns(x64):
@@ -353,20 +358,13 @@ def test_pull_back_takes_any_map_and_any_component(x64):
     np.testing.assert_array_equal(d, np.where(s.traj.decision_mask, c, 0.0))
     np.testing.assert_array_equal(sample, np.where(s.traj.sample_mask, c, 0.0))
     assert float(loss) == pytest.approx(float(loss_of(f, logp, s.traj)), abs=TIGHT)
-    with pytest.raises(InputError, match="component: received 'decide'; allowed: both, sample, decision"):
-        pull_back_through(lambda y: y, logp, s.traj, f, ("decide",))
+    with pytest.raises(InputError, match="component: received 'decider'; allowed: both, sample, decision"):
+        pull_back_through(lambda y: y, logp, s.traj, f, ("decider",))
 
 
-def test_energies_are_the_parts_of_attribute(x64):
-    s = setting("shared")
-
-    @jax.jit
-    def both(params, traj):
-        gradients = component_gradients(s.policy, params, traj, resolve("rloo"))
-        return attribute(s.policy, params, traj, resolve("rloo")), energies(s.policy, params, traj, gradients)
-
-    out, (E_s, E_d) = both(s.params, s.traj)
-    assert float(out.energy_sample) == pytest.approx(float(E_s), rel=1e-10)
-    assert float(out.energy_decision) == pytest.approx(float(E_d), rel=1e-10)
-    assert 0 < float(out.share) < 1
-    assert -1 <= float(out.cosine) <= 1
+def test_nothing_above_is_imported():
+    """Objectives and attribution know nothing of what is built on them, not even late."""
+    library = Path(dsjax.__file__).parent
+    above = r"^\s*(?:from|import) dsjax\.(?:rollouts|atlas|evaluation|training|study|figures|cli)\b"
+    for path in (library / "attribution.py", *(library / "objectives").glob("*.py")):
+        assert not re.findall(above, path.read_text(), re.MULTILINE), path.name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import typing
 from typing import Any, Literal
 
 import pytest
@@ -13,6 +14,10 @@ from dsjax.errors import InputError, require
 from dsjax.objectives import resolve
 from dsjax.study.quickstart import QuickstartConfig
 from dsjax.training.arms import ARMS, Arm, arm_of
+from dsjax.training.bench import BenchConfig
+from dsjax.training.config import TrainConfig
+
+INFINITY, NAN = float("inf"), float("nan")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,22 +67,22 @@ def test_plain_data_makes_the_round_trip():
         ({"inner": {"bogus": 1}}, "configuration field", "inner.bogus", "depth, rate"),
         ({"inner": 3}, "inner", 3, "an object with named fields"),
         ([], "configuration", [], "an object with named fields"),
-        ({"inner": {"depth": "2"}}, "inner.depth", "2", "a value of type int"),
-        ({"inner": {"depth": 2.5}}, "inner.depth", 2.5, "a value of type int"),
-        ({"inner": {"depth": True}}, "inner.depth", True, "a value of type int"),
-        ({"inner": {"depth": None}}, "inner.depth", None, "a value of type int"),
+        ({"inner": {"depth": "2"}}, "inner.depth", "2", "an integer"),
+        ({"inner": {"depth": 2.5}}, "inner.depth", 2.5, "an integer"),
+        ({"inner": {"depth": True}}, "inner.depth", True, "an integer"),
+        ({"inner": {"depth": None}}, "inner.depth", None, "an integer"),
         ({"inner": {"depth": 0}}, "depth", 0, "an integer >= 1 (a network needs a layer)"),
-        ({"inner": {"rate": "fast"}}, "inner.rate", "fast", "a value of type float"),
-        ({"inner": {"rate": True}}, "inner.rate", True, "a value of type float"),
+        ({"inner": {"rate": "fast"}}, "inner.rate", "fast", "a finite number"),
+        ({"inner": {"rate": True}}, "inner.rate", True, "a finite number"),
         ({"inner": {"rate": float("inf")}}, "inner.rate", float("inf"), "a finite number"),
         ({"inner": {"rate": 10**400}}, "inner.rate", 10**400, "a finite number"),
-        ({"limit": "none"}, "limit", "none", "a value of type float"),
-        ({"name": 3}, "name", 3, "a value of type str"),
-        ({"on": 1}, "on", 1, "a value of type bool"),
+        ({"limit": "none"}, "limit", "none", "a finite number"),
+        ({"name": 3}, "name", 3, "text"),
+        ({"on": 1}, "on", 1, "true or false"),
         ({"kind": "z"}, "kind", "z", "x, y"),
         ({"sizes": 4}, "sizes", 4, "a list"),
         ({"sizes": "12"}, "sizes", "12", "a list"),
-        ({"sizes": [1, "2"]}, "sizes", "2", "a value of type int"),
+        ({"sizes": [1, "2"]}, "sizes", "2", "an integer"),
     ],
 )
 def test_unknown_fields_and_wrong_types(data, field, received, allowed):
@@ -87,6 +92,22 @@ def test_unknown_fields_and_wrong_types(data, field, received, allowed):
 
 def test_nan_is_not_a_number_to_configure_with():
     assert refused(from_dict, Inner, {"rate": float("nan")}).field == "rate"
+
+
+@pytest.mark.parametrize("config", [TrainConfig, BenchConfig])
+def test_python_is_refused_in_the_words_of_a_file(config):
+    """Text, a fraction where an integer belongs, NaN, and a number where text belongs, for every field of that type."""
+    numbers: dict[Any, tuple[Any, ...]] = {int: ("3", 2.5, 2.0, True, NAN), float: ("x", True, NAN, INFINITY)}
+    bad = {**numbers, bool: (1, "true"), str: (3,)}
+    kinds = {name: (hint, *typing.get_args(hint)) for name, hint in typing.get_type_hints(config).items()}
+    fields = [(name, kind) for name, found in kinds.items() for kind in bad if kind in found]
+    assert len(fields) >= 10
+    for name, kind in fields:
+        for value in bad[kind]:
+            error = refused(config, **{name: value})
+            assert (error.field, error.received) == (name, value) or value != value
+            assert str(error) == str(refused(from_dict, config, {name: value}))
+    assert refused(config, history="some").allowed == "none, full"
 
 
 def test_files(tmp_path):
@@ -115,9 +136,6 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
         assert reason in error.allowed
 
 
-INFINITY, NAN = float("inf"), float("nan")
-
-
 @pytest.mark.parametrize("name", [f.name for f in dataclasses.fields(QuickstartConfig) if f.type in ("int", "float")])
 def test_every_number_of_the_main_job_has_a_lower_end(name):
     whole = isinstance(getattr(QuickstartConfig(), name), int)
@@ -140,7 +158,7 @@ def test_every_number_of_the_main_job_has_a_lower_end(name):
         ({"sft_learning_rate": "1e-3"}, "sft_learning_rate", "a finite number > 0"),
         ({"group": 1}, "group", "an integer >= 2 (a leave-one-out baseline needs others)"),
         ({"arms": ("sft-self",), "group": 0}, "group", "an integer >= 1"),
-        ({"arms": ("nonsense",)}, "arm", ", ".join(ARMS)),
+        ({"arms": ("nonsense",)}, "arm", ", ".join([*ARMS, "module:name"])),
         ({"heads": 5}, "model_width", "a multiple of 5 heads"),
         ({"points": 7}, "base_updates", "a multiple of points = 7"),
         ({"evaluation_problems": 100}, "curve_problems", "at most evaluation_problems = 100"),
@@ -233,6 +251,6 @@ def test_every_part_of_an_arm_is_checked(field, arm):
 
 def test_an_unknown_arm_lists_the_known_ones():
     error = refused(arm_of, "dpo")
-    assert (error.field, error.received, error.allowed) == ("arm", "dpo", ", ".join(ARMS))
+    assert (error.field, error.received, error.allowed) == ("arm", "dpo", ", ".join([*ARMS, "module:name"]))
     for name, arm in ARMS.items():
         assert arm_of(name) is arm

@@ -83,7 +83,7 @@ def test_enumeration_lists_every_trajectory_once_in_the_documented_order(result)
     assert len(set(listed)) == len(listed)
     for i, w in enumerate(brute):
         decisions = np.asarray(traj.tokens[i])[np.asarray(traj.decision_mask[i])]
-        assert list(decisions) == [f.choice for f in w.factors if f.component == "decide"]
+        assert list(decisions) == [f.choice for f in w.factors if f.component == "decision"]
         assert int(traj.sample_mask[i].sum()) == L * len(w.answers)
 
 
@@ -97,7 +97,7 @@ def test_weights_are_the_law_and_rewards_the_returns(result):
     assert traj.validate() is None
     # old_logp holds the log of each factor, on its own token.
     factors = [np.asarray(row)[np.asarray(m)] for row, m in zip(traj.old_logp, traj.mask, strict=True)]
-    tables = {"sample": result[0].toy.sample, "decide": result[0].toy.decide}
+    tables = {"sample": result[0].toy.sample, "decision": result[0].toy.decision}
     for row, w in zip(factors, brute, strict=True):
         np.testing.assert_allclose(
             row, [np.log(tables[f.component][f.context][f.choice]) for f in w.factors], atol=TIGHT
@@ -187,13 +187,13 @@ def test_expected_return_and_its_gradient(result):
     from_values = oracle.return_gradient(case.toy, brute)
     from_scores = oracle.score_gradient(case.toy, brute, lambda w, i: w.reward)
     wrong = oracle.score_gradient(
-        case.toy, brute, lambda w, i: w.reward * (1.01 if w.factors[i].component == "decide" else 1.0)
+        case.toy, brute, lambda w, i: w.reward * (1.01 if w.factors[i].component == "decision" else 1.0)
     )
-    for name in ("sample", "decide"):
+    for name in ("sample", "decision"):
         np.testing.assert_allclose(measured[name], from_values[name], rtol=0, atol=TIGHT)
         np.testing.assert_allclose(measured[name], from_scores[name], rtol=0, atol=TIGHT)
     if case.toy.rounds > 1:
-        assert np.abs(measured["decide"] - wrong["decide"]).max() > 1e6 * TIGHT
+        assert np.abs(measured["decision"] - wrong["decision"]).max() > 1e6 * TIGHT
 
 
 def test_return_variance_is_the_sum_of_squared_advantages(result):
@@ -348,7 +348,7 @@ def test_the_oracle_itself_on_a_case_done_by_hand():
         rounds=2,
         history="none",
         sample={(0, (), ()): np.array([0.25, 0.75])},
-        decide={(0, (), (0,)): np.array([0.25, 0.75]), (0, (), (1,)): np.array([0.5, 0.5])},
+        decision={(0, (), (0,)): np.array([0.25, 0.75]), (0, (), (1,)): np.array([0.5, 0.5])},
     )
     brute = oracle.enumerate_toy(toy)
     assert len(brute) == 6

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+import math
 
 import numpy as np
 import pytest
@@ -12,12 +12,14 @@ from dsjax import statistics
 from dsjax.statistics import (
     ANY,
     PROBABILITY,
-    Replicated,
+    Bootstrap,
+    Estimate,
+    Resampled,
     auroc,
-    bootstrap_weights,
     difference,
     estimate,
     interval,
+    mean,
     ratio_of_sums,
     roc_curve,
     t_test,
@@ -29,7 +31,7 @@ EXACT = 1e-12
 
 
 def pair_count(score, right, weight) -> float:
-    """Every pair of a right and a wrong attempt, one by one, with the product of their problems' weights."""
+    """Every pair of a correct and a wrong sample, one by one, with the product of their problems' weights."""
     won = total = 0.0
     for i, j in np.ndindex(score.shape):
         for k, m in np.ndindex(score.shape):
@@ -87,6 +89,7 @@ def test_ratio_and_difference_at_hand_computed_values():
     np.testing.assert_array_equal(a(weights), [8 / 6, 4 / 8, np.nan])
     b = ratio_of_sums(np.array([0.0, 1.0, 0.0]), np.ones(3))
     np.testing.assert_allclose(difference(a, b)(weights), [1.0, 0.5, np.nan], rtol=0, atol=EXACT)
+    np.testing.assert_array_equal(mean(np.array([1.0, 5.0, 2.0]))(weights), [8 / 3, 4 / 3, 5.0])
 
 
 def test_interval_is_made_of_quantiles_of_what_is_finite():
@@ -99,7 +102,7 @@ def test_interval_is_made_of_quantiles_of_what_is_finite():
 
 
 def test_weights_are_resamples_of_the_problems():
-    w = bootstrap_weights(50, 400, seed=3)
+    (w,) = Bootstrap(50, 400, seed=3).weights()
     assert w.shape == (400, 50)
     np.testing.assert_array_equal(w.sum(1), 50)
     np.testing.assert_array_equal(w, np.round(w))
@@ -107,53 +110,67 @@ def test_weights_are_resamples_of_the_problems():
     # nearly independent, so five standard errors are 5 sqrt(0.98/20000) = 0.035 and 5 sqrt(4/20000) = 0.07.
     assert np.abs(w.mean(0) - 1).max() < 5 * np.sqrt(0.98 / 400)
     assert ((w - 1) ** 2).mean() == pytest.approx(0.98, abs=0.07)
-    np.testing.assert_array_equal(bootstrap_weights(1, 5), 1)
+    np.testing.assert_array_equal(next(Bootstrap(1, 5).weights()), 1)
 
 
-def test_a_seed_fixes_the_interval():
-    np.testing.assert_array_equal(bootstrap_weights(7, 9, seed=1), bootstrap_weights(7, 9, seed=1))
-    assert (bootstrap_weights(7, 9, seed=1) != bootstrap_weights(7, 9, seed=2)).any()
-    mean = ratio_of_sums(np.arange(20.0), np.ones(20))
-    assert estimate(mean, 20, 50, seed=1) == estimate(mean, 20, 50, seed=1)
-    assert estimate(mean, 20, 50, seed=1) != estimate(mean, 20, 50, seed=2)
+def test_a_seed_fixes_the_interval_and_memory_does_not(monkeypatch):
+    statistic = mean(np.arange(20.0))
+    first, again, other = (estimate(statistic, 20, 50, seed).to_json() for seed in (1, 1, 2))
+    assert first == again != other
+    monkeypatch.setattr(statistics, "CHUNK", 60)
+    chunks = list(Bootstrap(20, 50, seed=1).weights())
+    assert [len(w) for w in chunks] == [3] * 16 + [2]
+    assert estimate(statistic, 20, 50, seed=1).to_json() == first
 
 
 def test_an_estimate_at_hand_computed_values():
     """Two problems, 0 and 1: a resample has mean 0, 1/2 or 1 with probabilities 1/4, 1/2, 1/4."""
-    half = estimate(ratio_of_sums(np.array([0.0, 1.0]), np.ones(2)), 2, 2000)
-    assert half == {"value": 0.5, "low": 0.0, "high": 1.0}
+    half = estimate(mean(np.array([0.0, 1.0])), 2, 2000)
+    assert half.to_json() == {"value": 0.5, "low": 0.0, "high": 1.0}
     # Constant over problems: every resample agrees.
-    assert estimate(ratio_of_sums(np.full(5, 3.0), np.ones(5)), 5) == {"value": 3.0, "low": 3.0, "high": 3.0}
+    assert estimate(mean(np.full(5, 3.0)), 5).to_json() == {"value": 3.0, "low": 3.0, "high": 3.0}
     # One problem is no sample of problems: the interval is a point and claims nothing.
-    assert estimate(ratio_of_sums(np.array([0.7]), np.ones(1)), 1) == {"value": 0.7, "low": 0.7, "high": 0.7}
+    assert estimate(mean(np.array([0.7])), 1).to_json() == {"value": 0.7, "low": 0.7, "high": 0.7}
+    # Without resamples there is a value alone.
+    assert estimate(mean(np.array([0.7])), 1, 0).to_json() == {"value": 0.7, "low": None, "high": None}
+
+
+def test_an_estimate_formats_itself_and_knows_its_json():
+    one, many = Estimate(0.1234, 0.1, 0.15), Estimate(0.5, 0.4, 0.6, 0.3, 0.7, 0.01, (0.4, math.nan))
+    assert (f"{one:.3f}", f"{one:+.1%}") == ("0.123 [0.100, 0.150]", "+12.3% [+10.0%, +15.0%]")
+    assert (f"{Estimate(0.5):.2f}", f"{Estimate(math.nan, 0.0, 1.0):.2f}") == ("0.50", "-")
+    assert one.to_json() == {"value": 0.1234, "low": 0.1, "high": 0.15}
+    ends = {"low": 0.4, "high": 0.6, "t_low": 0.3, "t_high": 0.7, "p": 0.01}
+    assert list(many.to_json().items()) == list({"value": 0.5, **ends, "seeds": [0.4, None]}.items())
+    assert [Estimate.from_json(e.to_json()).to_json() for e in (one, many)] == [one.to_json(), many.to_json()]
+    assert not Estimate.from_json(None)
 
 
 def test_what_does_not_exist_is_none():
-    nothing = estimate(ratio_of_sums(np.zeros(4), np.zeros(4)), 4, 10)
-    assert nothing == {"value": None, "low": None, "high": None}
-    infinite = estimate(lambda w: np.full(len(w), np.inf), 4, 10)
-    assert infinite == {"value": None, "low": None, "high": None}
-    json.dumps(nothing, allow_nan=False)
+    for statistic in (ratio_of_sums(np.zeros(4), np.zeros(4)), lambda w: np.full(len(w), np.inf)):
+        nothing = estimate(statistic, 4, 10)
+        assert not nothing
+        assert nothing.to_json() == {"value": None, "low": None, "high": None}
     # One right answer in eight problems: resamples without it are left out, the estimate stands.
     rare = np.eye(1, 8)[0]
     one = estimate(ratio_of_sums(0.3 * rare, rare), 8, 200)
-    assert one == pytest.approx({"value": 0.3, "low": 0.3, "high": 0.3})
+    assert one.to_json() == pytest.approx({"value": 0.3, "low": 0.3, "high": 0.3})
 
 
-def test_the_interval_covers_and_attempts_are_not_problems():
-    """Problems differ, attempts at one of them do not: the truth is inside about 95 % of the time.
+def test_the_interval_covers_and_samples_are_not_problems():
+    """Problems differ, samples of one of them do not: the truth is inside about 95 % of the time.
 
     Of 300 intervals from 60 problems; a percentile interval of that size covers 93 to 95 %, give or take 1.4 %
-    (binomial). Counting 4 equal attempts as 4 independent ones halves the width: 67 % are then inside.
+    (binomial). Counting 4 equal samples as 4 independent ones halves the width: 67 % are then inside.
     """
     rng = np.random.default_rng(0)
     inside = naive = 0
     for i in range(300):
         value = np.repeat(rng.random((60, 1)) < 0.3, 4, axis=1).astype(float)
-        of_problems: Any = estimate(ratio_of_sums(value.sum(1), np.full(60, 4.0)), 60, 200, seed=i)
-        of_attempts: Any = estimate(ratio_of_sums(value.ravel(), np.ones(240)), 240, 200, seed=i)
-        inside += of_problems["low"] <= 0.3 <= of_problems["high"]
-        naive += of_attempts["low"] <= 0.3 <= of_attempts["high"]
+        of_problems = estimate(ratio_of_sums(value.sum(1), np.full(60, 4.0)), 60, 200, seed=i)
+        of_samples = estimate(mean(value.ravel()), 240, 200, seed=i)
+        inside += of_problems.low <= 0.3 <= of_problems.high
+        naive += of_samples.low <= 0.3 <= of_samples.high
     assert 0.88 < inside / 300 < 0.98
     assert naive / 300 < 0.78
 
@@ -161,12 +178,12 @@ def test_the_interval_covers_and_attempts_are_not_problems():
 def test_a_paired_difference_is_narrower():
     """b = a + 0.1 at every problem: resampled together the difference has no spread at all, apart it has."""
     a = np.random.default_rng(1).random(40)
-    ones = np.ones(40)
-    x, y = ratio_of_sums(a + 0.1, ones), ratio_of_sums(a, ones)
-    paired = estimate(difference(x, y), 40, 300)
-    assert paired == pytest.approx({"value": 0.1, "low": 0.1, "high": 0.1}, abs=EXACT)
-    apart = interval(x(bootstrap_weights(40, 300, seed=1)) - y(bootstrap_weights(40, 300, seed=2)))
-    assert apart[1] - apart[0] > 0.1
+    x, y = mean(a + 0.1), mean(a)
+    one, other = Bootstrap(40, 300, seed=1), Bootstrap(40, 300, seed=2)
+    for paired in (estimate(difference(x, y), 40, 300), (one.of(x) - one.of(y)).estimate()):
+        assert (paired.value, paired.low, paired.high) == pytest.approx((0.1, 0.1, 0.1), abs=EXACT)
+    apart = (one.of(x) - other.of(y)).estimate()
+    assert apart.high - apart.low > 0.1
 
 
 def test_the_roc_curve_runs_from_accepting_all_to_none_and_its_area_is_the_auroc():
@@ -195,37 +212,58 @@ def test_the_roc_curve_at_hand_computed_values():
         assert roc_curve(score, one_class) is None
 
 
-def replicated(values, n=50, spread=0.1, seed=0):
-    """A mean over n problems in trainings with these values."""
-    rng = np.random.default_rng(seed)
-    noise = rng.normal(size=(1, n)) * spread
+def resampled(values, n=50, spread=0.1, seed=0):
+    """A mean over n problems in seeds with these values."""
+    noise = np.random.default_rng(seed).normal(size=n) * spread
     noise -= noise.mean()
-    weights = bootstrap_weights(n, 400)
-    return Replicated.of([ratio_of_sums(v + noise[0], np.ones(n)) for v in values], weights)
+    return Bootstrap(n, 400).of(*(mean(v + noise) for v in values))
 
 
-def test_trainings_and_problems_both_widen_the_interval():
-    alone = replicated([0.5, 0.5, 0.5]).estimate()
-    assert alone["value"] == pytest.approx(0.5, abs=EXACT)
-    assert alone["seeds"] == pytest.approx([0.5] * 3, abs=EXACT)
+def test_of_one_seed_the_interval_is_over_problems_alone_and_every_statistic_sees_the_same_resamples():
+    x = np.random.default_rng(3).random((2, 30))
+    found = Bootstrap(30, 200, seed=5).estimates({"first": mean(x[0]), "second": mean(x[1])})
+    (weights,) = Bootstrap(30, 200, seed=5).weights()
+    for name, row in zip(found, x, strict=True):
+        low, high = np.quantile(weights @ row / 30, [0.025, 0.975])
+        assert found[name].to_json() == pytest.approx({"value": row.mean(), "low": low, "high": high}, abs=EXACT)
+    alone = Bootstrap(30, 200, seed=5).of(mean(x[0])).estimate()
+    assert (alone.low, alone.high, alone.seeds) == (found["first"].low, found["first"].high, (found["first"].value,))
+    assert math.isnan(alone.t_low)
+    assert math.isnan(alone.p)
+
+
+def test_seeds_and_problems_are_crossed():
+    """Resample r: problems drawn once for all seeds, then seeds; deviations between the drawn seeds are widened."""
+    x = resampled([0.3, 0.5, 0.8])
+    drawn = np.random.default_rng(7 + 1).multinomial(3, np.full(3, 1 / 3), size=400)
+    expected = [of.mean() + widening(3) * (n @ of / 3 - of.mean()) for n, of in zip(drawn, x.samples.T, strict=True)]
+    found = x.estimate(seed=7)
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(expected, [0.025, 0.975])), abs=EXACT)
+    assert (found.t_low, found.t_high, found.p) == t_test(x.values)
+
+
+def test_seeds_and_problems_both_widen_the_interval():
+    alone = resampled([0.5, 0.5, 0.5]).estimate()
+    assert alone.value == pytest.approx(0.5, abs=EXACT)
+    assert alone.seeds == pytest.approx([0.5] * 3, abs=EXACT)
     # Problems alone: 1.96 x 0.1/sqrt(50) = 0.028 to each side, from 400 resamples.
-    assert 0.018 < alone["value"] - alone["low"] < 0.04
-    apart = replicated([0.3, 0.5, 0.7]).estimate()
-    assert apart["high"] - apart["low"] > 2 * (alone["high"] - alone["low"])
+    assert 0.018 < alone.value - alone.low < 0.04
+    apart = resampled([0.3, 0.5, 0.7]).estimate()
+    assert apart.high - apart.low > 2 * (alone.high - alone.low)
 
 
-@pytest.mark.parametrize("trainings", [3, 5])
-def test_the_interval_over_few_trainings_covers_and_a_plain_bootstrap_does_not(trainings, monkeypatch):
-    """Of 600 studies of normal trainings with mean 0: 95 % is 570 +- 4 x 5.3."""
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_the_interval_over_few_seeds_covers_and_a_plain_bootstrap_does_not(seeds, monkeypatch):
+    """Of 600 studies of normal seeds with mean 0: 95 % is 570 +- 4 x 5.3."""
 
     def covered() -> int:
         rng = np.random.default_rng(1)
-        found = (rng.normal(size=trainings) for _ in range(600))
-        estimates = (Replicated(v, np.repeat(v[:, None], 500, axis=1)).estimate(seed=i) for i, v in enumerate(found))
-        return sum(e["low"] <= 0 <= e["high"] for e in estimates)
+        found = (rng.normal(size=seeds) for _ in range(600))
+        estimates = (Resampled.of_seeds(v, resamples=500).estimate(seed=i) for i, v in enumerate(found))
+        return sum(e.low <= 0 <= e.high for e in estimates)
 
     assert abs(covered() - 570) < 22
-    monkeypatch.setattr(statistics, "widening", lambda trainings: 1.0)
+    monkeypatch.setattr(statistics, "widening", lambda seeds: 1.0)
     assert covered() < 530
 
 
@@ -233,30 +271,31 @@ def test_the_widening_is_students_and_goes_away():
     """t_0.975 of 2 degrees is 4.302653, z is 1.959964."""
     assert widening(3) == pytest.approx(4.302652729911275 / 1.959963984540054 * 1.5**0.5, rel=1e-9)
     assert widening(10_000) == pytest.approx(1, abs=1e-3)
-    one = Replicated(np.array([0.5]), np.array([[0.4, 0.5, 0.6]])).estimate()  # one training: problems alone
-    assert (one["low"], one["high"]) == pytest.approx((0.405, 0.595), abs=EXACT)
+    one = Resampled(np.array([0.5]), np.array([[0.4, 0.5, 0.6]])).estimate()  # one seed: problems alone
+    assert (one.low, one.high) == pytest.approx((0.405, 0.595), abs=EXACT)
 
 
 def test_intervals_are_cut_to_what_is_possible():
-    values = np.array([0.9, 1.0, 0.95])
-    free, cut = (Replicated(values, np.repeat(values[:, None], 400, axis=1), w).estimate() for w in (ANY, PROBABILITY))
-    assert min(free["high"], free["t_high"]) > 1
-    assert (cut["high"], cut["t_high"]) == (1.0, 1.0)
-    assert all(cut[name] == free[name] for name in ("value", "low", "t_low", "p"))
-    one = Replicated(values, np.repeat(values[:, None], 400, axis=1), PROBABILITY)
-    assert (one - one).within == (-1.0, 1.0)
+    free, cut = (Resampled.of_seeds([0.9, 1.0, 0.95], within, 400) for within in (ANY, PROBABILITY))
+    one, other = free.estimate(), cut.estimate()
+    assert min(one.high, one.t_high) > 1
+    assert (other.high, other.t_high) == (1.0, 1.0)
+    assert all(getattr(other, name) == getattr(one, name) for name in ("value", "low", "t_low", "p"))
+    assert (cut - cut).within == (-1.0, 1.0)
+    assert (0.5 * (cut + cut)).within == (0.0, 1.0)
+    assert (free - free).within == ANY
 
 
-def test_differences_of_trainings_are_paired():
-    x, y = replicated([0.4, 0.6, 0.9]), replicated([0.3, 0.5, 0.8])
+def test_differences_of_seeds_are_paired():
+    x, y = resampled([0.4, 0.6, 0.9]), resampled([0.3, 0.5, 0.8])
     found = (x - y).estimate()
-    assert (found["low"], found["high"]) == pytest.approx((0.1, 0.1), abs=EXACT)
-    assert found["p"] < 1e-12
-    assert x.estimate()["p"] > 0.01
+    assert (found.low, found.high) == pytest.approx((0.1, 0.1), abs=EXACT)
+    assert found.p < 1e-12
+    assert x.estimate().p > 0.01
 
 
-def test_a_training_without_a_value_gives_none():
-    found = replicated([0.4, np.nan, 0.5]).estimate()
+def test_a_seed_without_a_value_gives_none():
+    found = resampled([0.4, np.nan, 0.5]).estimate().to_json()
     assert [found[name] for name in ("value", "low", "high", "t_low", "t_high", "p")] == [None] * 6
     assert found["seeds"][1] is None
     json.dumps(found, allow_nan=False)

@@ -171,9 +171,9 @@ def structure(scenario: Scenario, law: Behaviour, length: int, nodes: int = NODE
 
 
 def parameters(laws: Laws, num_prompts: int) -> Params:
-    """{"first": f[Q, 2], "filler": f[Q, 2] (at the probe's position), "decide": f[Q, 2, 2]} logits."""
+    """{"first": f[Q, 2], "filler": f[Q, 2] (at the probe's position), "decision": f[Q, 2, 2]} logits."""
     filler = jnp.broadcast_to(jnp.asarray(laws.filler)[None], (num_prompts, 2))
-    return {"first": jnp.asarray(laws.first), "filler": filler, "decide": jnp.asarray(laws.decide)}
+    return {"first": jnp.asarray(laws.first), "filler": filler, "decision": jnp.asarray(laws.decide)}
 
 
 def structured_logp(params: Params, x: Structure, longest: int) -> jax.Array:
@@ -193,7 +193,7 @@ def structured_logp(params: Params, x: Structure, longest: int) -> jax.Array:
     )
     tokens = jnp.where(column < x.length, tokens, 0.0)
     decided = jnp.where(x.stop_round == 0, 0, 1)
-    decide = jax.nn.log_softmax(params["decide"])[x.prompt, x.first[:, 0], decided]
+    decide = jax.nn.log_softmax(params["decision"])[x.prompt, x.first[:, 0], decided]
     slots = jnp.stack([decide, jnp.zeros_like(decide)], axis=1)
     logp = jnp.where(x.used[..., None], jnp.concatenate([tokens, slots[..., None]], axis=-1), 0.0)
     return logp.reshape(len(x.prompt), -1)
@@ -278,7 +278,7 @@ def enumerate_at(scenario: Scenario, length: int, demonstrations: bool = False) 
         filler = jnp.broadcast_to(jnp.asarray(laws.filler), (Q, length - 1, 2))
         return {
             "sample": jnp.concatenate([jnp.asarray(laws.first)[:, None], filler], 1),
-            "decide": jnp.asarray(laws.decide),
+            "decision": jnp.asarray(laws.decide),
         }
 
     params = spelled(scenario.policy)

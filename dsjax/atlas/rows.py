@@ -1,16 +1,16 @@
 """The objective atlas: how each objective shares its exact expected gradient, for answers of 1 to 1024 tokens.
 
-Columns (docs/objectives.md): (i) coefficient per factor, (ii) per token, (iii) block share, (iv) decision share of
-energy and its Euclidean twin, (v) slope of that share against L, (vi) signs of the decision gradient, (vii) signal and
-noise, (viii) bias against grad J. Every number comes from the objective itself, through its coefficients on an exact
-law.
+Columns (docs/objectives.md): the conventions (i) to (iv) of docs/theory.md and the Euclidean twin of (iv), (v) slope of
+that share against L, (vi) signs of the decision gradient, (vii) signal and noise, (viii) bias against grad J. Every
+number comes from the objective itself, through its coefficients on an exact law.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -27,10 +27,11 @@ from dsjax.atlas.laws import (
     structure,
 )
 from dsjax.atlas.measure import Measured, measure
-from dsjax.attribution import component_gradients
+from dsjax.attribution import component_gradients, share
 from dsjax.errors import require
 from dsjax.numerics import compile_quickly, exact
-from dsjax.objectives import Objective, resolve
+from dsjax.objectives import ROWS, Entry, Objective, resolve
+from dsjax.objectives.registry import defaults, name_of
 
 LENGTHS = tuple(2**i for i in range(11))  # 1 .. 1024
 SHORT = 32  # programs are compiled for answers of at most this many tokens, and for the longest
@@ -40,49 +41,7 @@ THREADS = 2
 ROUNDING = 1e-9  # relative: what counts as equal, or as zero
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One row: an objective, its options, and what it learns from.
-
-    Attributes:
-      objective: name in the registry, or `module:function`.
-      options: of the objective.
-      demonstrations: it sees demonstrations instead of the policy's own trajectories.
-      normalised: it divides by a group's standard deviation, whose exact law must know the returns that occur.
-    """
-
-    objective: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-    demonstrations: bool = False
-    normalised: bool = False
-
-
-ENTRIES: dict[str, Entry] = {
-    "REINFORCE": Entry("reinforce"),
-    "RLOO": Entry("rloo"),
-    "RLOO, clipped": Entry("rloo_clipped"),
-    "GRPO": Entry("grpo", normalised=True),
-    "GSPO": Entry("gspo", normalised=True),
-    "DAPO": Entry("dapo", normalised=True),
-    "Dr.GRPO": Entry("dr_grpo", {"max_tokens": 2 * (LENGTHS[-1] + 1)}),
-    "CISPO": Entry("cispo", normalised=True),
-    "PPO, GAE 0.95": Entry("ppo", {"gae_lambda": 0.95}),
-    "REINFORCE++": Entry("reinforce_plus_plus"),
-    "per-turn baseline": Entry("biased_per_turn"),
-    "SFT": Entry("sft", {}, True),
-    "SFT, sum": Entry("sft_sequence_sum", {}, True),
-    "SFT, weight 32": Entry("sft", {"decision_weight": 32.0}, True),
-    "RFT": Entry("rft"),
-    "DFT": Entry("dft", {}, True),
-    "DPO": Entry("dpo"),
-    "IPO": Entry("ipo"),
-    "KL loss, k1": Entry("own_token_kl", {"estimator": "k1"}),
-    "KL loss, k2": Entry("own_token_kl", {"estimator": "k2"}),
-    "KL loss, k3": Entry("own_token_kl", {"estimator": "k3"}),
-    "trajectory KL": Entry("trajectory_kl"),
-    "reward + traj. KL": Entry("reinforce", {"reward_kl": 0.1}),
-    "entropy bonus": Entry("entropy_bonus"),
-}
+ENTRIES = ROWS
 
 
 def _sign(x: np.ndarray, scale: float) -> np.ndarray:
@@ -121,12 +80,6 @@ def bias(measured: Measured) -> dict[str, float | None]:
     return {"scale": scale, "relative": across / along}
 
 
-def _ratio(x: Any, y: Any) -> float | None:
-    """x / y as a plain number; None where it is not defined."""
-    x, y = float(x), float(y)
-    return x / y if y > 0 and np.isfinite(x) else None
-
-
 def slope(shares: Mapping[int, float | None]) -> dict[str, float | None]:
     """(v): least-squares slope of log(share) against log(L), its standard error, and that between the last two L."""
     points = [(np.log(length), np.log(share)) for length, share in shares.items() if share is not None and share > 0]
@@ -151,6 +104,17 @@ def _share_verdict(fit: Mapping[str, float | None]) -> str:
     return "undefined" if tail is None else "balanced" if tail > -0.5 else "unbalanced"
 
 
+COLUMNS: dict[str, Callable[[Measured], Any]] = {  # one number a length; NaN for what is not defined
+    "shares": lambda m: math.nan if is_zero(m) else share(m.energy_decision, m.energy_sample),  # (iv)
+    "euclidean_shares": lambda m: math.nan if is_zero(m) else share(m.square_decision, m.square_sample),
+    "block_shares": lambda m: m.block_share,  # (iii)
+    "factor_ratio": lambda m: m.factor_ratio,  # (i)
+    "token_ratio": lambda m: m.token_ratio,  # (ii)
+    "snr_sample": lambda m: m.noise.ratio_sample,  # (vii)
+    "snr_decision": lambda m: m.noise.ratio_decision,
+}
+
+
 @dataclass(frozen=True)
 class Row:
     """All columns of one objective; `to_json` is the stored format."""
@@ -162,27 +126,15 @@ class Row:
     signs: dict[str, dict[str, int] | None]  # by verifier: "binary", "graded"
     gap: float  # against enumeration, relative to the largest entry of the gradient
 
-    def _by_length(self, value: Callable[[Measured], float | None]) -> dict[int, float | None]:
-        return {length: value(m) for length, m in zip(self.lengths, self.measured, strict=True)}
+    def column(self, name: str) -> dict[int, float | None]:
+        """One of `COLUMNS`, by length; None for what is not defined."""
+        values = [float(COLUMNS[name](m)) for m in self.measured]
+        return {n: x if math.isfinite(x) else None for n, x in zip(self.lengths, values, strict=True)}
 
     @property
     def shares(self) -> dict[int, float | None]:
         """(iv): E_d/(E_s + E_d) by length."""
-        return self._by_length(
-            lambda m: None if is_zero(m) else _ratio(m.energy_decision, m.energy_sample + m.energy_decision)
-        )
-
-    @property
-    def euclidean_shares(self) -> dict[int, float | None]:
-        """(iv), in logit space: |G_d|^2/(|G_s|^2 + |G_d|^2) by length."""
-        return self._by_length(
-            lambda m: None if is_zero(m) else _ratio(m.square_decision, m.square_sample + m.square_decision)
-        )
-
-    @property
-    def block_shares(self) -> dict[int, float | None]:
-        """(iii): the decisions' part of all absolute coefficients, by length."""
-        return self._by_length(lambda m: _ratio(m.block_share, 1.0))
+        return self.column("shares")
 
     @property
     def unbiased(self) -> bool:
@@ -196,34 +148,25 @@ class Row:
         return {
             "factor": _verdict([m.factor_gap for m in self.measured]),
             "token": _verdict([m.token_gap for m in self.measured]),
-            "block": _share_verdict(slope(self.block_shares)),
+            "block": _share_verdict(slope(self.column("block_shares"))),
             "energy": _share_verdict(slope(self.shares)),
-            "euclidean": _share_verdict(slope(self.euclidean_shares)),
+            "euclidean": _share_verdict(slope(self.column("euclidean_shares"))),
         }
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, strict JSON (None for what is not defined); lengths are string keys."""
-
-        def keyed(values: Mapping[int, float | None]) -> dict[str, float | None]:
-            return {str(length): value for length, value in values.items()}
-
+        by_length = {name: {str(n): x for n, x in self.column(name).items()} for name in COLUMNS}
+        snr = {name: by_length.pop(f"snr_{name}") for name in ("sample", "decision")}
         ends = (self.measured[0], self.measured[-1])
         return {
             "name": self.name,
-            "objective": self.entry.objective,
+            "objective": name_of(self.entry.objective),
             "options": dict(self.entry.options),
             "data": "demonstrations" if self.entry.demonstrations else "own",
-            "shares": keyed(self.shares),
-            "euclidean_shares": keyed(self.euclidean_shares),
-            "block_shares": keyed(self.block_shares),
-            "factor_ratio": keyed(self._by_length(lambda m: _ratio(m.factor_ratio, 1.0))),
-            "token_ratio": keyed(self._by_length(lambda m: _ratio(m.token_ratio, 1.0))),
+            **by_length,
             "slope": slope(self.shares),
             "sign_errors": self.signs,
-            "snr": {
-                "sample": keyed(self._by_length(lambda m: _ratio(m.noise.signal_sample, m.noise.moment_sample))),
-                "decision": keyed(self._by_length(lambda m: _ratio(m.noise.signal_decision, m.noise.moment_decision))),
-            },
+            "snr": snr,
             "bias": {**bias(ends[1]), "relative_at_shortest": bias(ends[0])["relative"], "unbiased": self.unbiased},
             "verdicts": self.verdicts,
             "enumeration_gap": self.gap,
@@ -257,10 +200,14 @@ def _program(objective: Objective, laws: _Laws, longest: int) -> Callable[[Struc
 
 
 def _objective(entry: Entry, scenario: Scenario) -> Objective:
-    options = dict(entry.options)
-    if entry.normalised:
-        options["reward_support"] = tuple(sorted({float(r) for r in scenario.reward.ravel()}))
-    return resolve(entry.objective, options)
+    """The objective; one that divides by a group's standard deviation must know the returns that occur."""
+    objective = resolve(entry.objective, entry.options)
+    options = defaults(objective) or {}
+    advantages = [options.get(name) for name in ("advantage", "baseline")]
+    normalised = any(isinstance(name, str) and name == "group_normalised" for name in advantages)
+    if normalised and options.get("reward_support", ()) is None:
+        return resolve(objective, reward_support=tuple(sorted({float(r) for r in scenario.reward.ravel()})))
+    return objective
 
 
 def _gap(entry: Entry, laws: _Laws, program: Callable[[Structure, Structure], Measured]) -> float:
@@ -273,7 +220,7 @@ def _gap(entry: Entry, laws: _Laws, program: Callable[[Structure, Structure], Me
         lambda params, traj: component_gradients(spelled.policy, params, traj, objective), spelled.params, spelled.traj
     )
     true = gradients(spelled.params, spelled.traj)
-    sample, decide = np.asarray(true.sample["sample"]), np.asarray(true.decision["decide"])
+    sample, decide = np.asarray(true.sample["sample"]), np.asarray(true.decision["decision"])
     pairs = ((found.first, sample[:, 0]), (found.filler, sample[:, 1]), (found.decide, decide))
     worst = max(float(np.abs(np.asarray(f) - t).max()) for f, t in pairs)
     # Against grad J too, for objectives whose own expected gradient is zero.
@@ -304,14 +251,14 @@ def _row(
 
 
 def compute(
-    entries: Mapping[str, Entry] = ENTRIES,
+    entries: Mapping[str, Entry | str | Objective] = ENTRIES,
     lengths: Sequence[int] = LENGTHS,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Row]:
     """The rows of these entries, in order, in float64.
 
     Args:
-      entries: what to measure, by name.
+      entries: what to measure, by name: a row with its options, or just an objective.
       lengths: answer lengths, increasing, 1 to 1024.
       progress: called with (done, total) as work goes on.
 
@@ -322,9 +269,10 @@ def compute(
     allowed = f"increasing, 1..{LENGTHS[-1]}"
     inside = bool(lengths) and all(1 <= n <= LENGTHS[-1] for n in lengths)
     require(inside and list(lengths) == sorted(set(lengths)), "lengths", lengths, allowed)
-    for entry in entries.values():  # before any work
+    rows = {name: entry if isinstance(entry, Entry) else Entry(entry) for name, entry in entries.items()}
+    for entry in rows.values():  # before any work
         resolve(entry.objective, entry.options)
-    total, done = len(entries) * (len(lengths) + 2), 0
+    total, done = len(rows) * (len(lengths) + 2), 0
 
     def tick() -> None:
         nonlocal done
@@ -337,7 +285,7 @@ def compute(
         graded = _Laws.of(standard_scenario(graded=True), (SHORT,))
     with ThreadPoolExecutor(THREADS) as pool:
         try:
-            jobs = [pool.submit(_row, n, entry, lengths, binary, graded, tick) for n, entry in entries.items()]
+            jobs = [pool.submit(_row, n, entry, lengths, binary, graded, tick) for n, entry in rows.items()]
             return [job.result() for job in jobs]
         finally:
             pool.shutdown(cancel_futures=True)
@@ -359,8 +307,8 @@ def share_against_length(progress: Callable[[int, int], None] | None = None) -> 
             "objective": row.name,
             "length": length,
             "share": row.shares[length],
-            "euclidean_share": row.euclidean_shares[length],
-            "block_share": row.block_shares[length],
+            "euclidean_share": row.column("euclidean_shares")[length],
+            "block_share": row.column("block_shares")[length],
         }
         for row in rows
         for length in row.lengths

@@ -10,7 +10,7 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from dsjax.atlas.rows import ROUNDING, Row, bias, slope
+from dsjax.atlas.rows import COLUMNS, ROUNDING, Row, bias, slope
 
 VERSION = 1
 CONVENTIONS = ("factor", "token", "block", "energy", "euclidean")
@@ -33,12 +33,11 @@ def to_csv(rows: Sequence[Row]) -> str:
     """One line an objective and length."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    columns = ("shares", "euclidean_shares", "block_shares", "factor_ratio", "token_ratio")
-    writer.writerow(["objective", "length", *columns, "snr_sample", "snr_decision"])
+    writer.writerow(["objective", "length", *COLUMNS])
     for row in rows:
-        data = row.to_json()
-        for length in map(str, row.lengths):
-            cells = [data[c][length] for c in columns] + [data["snr"][c][length] for c in ("sample", "decision")]
+        columns = [row.column(name) for name in COLUMNS]
+        for length in row.lengths:
+            cells = [column[length] for column in columns]
             writer.writerow([row.name, length, *("" if x is None else repr(x) for x in cells)])
     return out.getvalue()
 

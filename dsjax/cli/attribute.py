@@ -1,22 +1,30 @@
-"""`dsjax attribute FILE.npz`: print the attribution tables of rollouts that come from somewhere else."""
+"""`dsjax attribute FILE.npz`: the attribution tables of rollouts that come from somewhere else."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from math import isnan
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 from rich.text import Text
+from tyro.conf import Positional
 
-from dsjax.errors import InputError
-from dsjax.io import write_json
-from dsjax.rollouts.diagnosis import Diagnosis, from_rollouts
-from dsjax.rollouts.format import read
+from dsjax.cli.flags import Pairs, options
+from dsjax.cli.terminal import estimate, number, require_files, table, terminal, waiting, writing
 
-CONVENTIONS = {"factor": "(i) per factor", "token": "(ii) per token", "block": "(iii) block, per trajectory"}
+if TYPE_CHECKING:  # the command line shows its help without loading JAX
+    from dsjax.rollouts.diagnosis import Diagnosis
+
+CONVENTIONS = {"factor": "(i) per factor", "token": "(ii) per token", "block": "(iii) per trajectory"}
+QUANTITIES = {
+    "sample": "pi_sample",
+    "decision": "pi_d",
+    "share": "decision share",
+    "signed_sample": "signed, pi_sample",
+    "signed_decision": "signed, pi_d",
+}
 GRADIENT_ROWS = {
     "signal_sample": "|E[g_s]|^2",
     "signal_decision": "|E[g_d]|^2",
@@ -28,108 +36,98 @@ GRADIENT_ROWS = {
 
 
 def attribute(
-    file: Path,
-    objective: str,
-    options: Mapping[str, Any] | None,
-    json: Path | None,
-    console: Console,
+    file: Positional[Path],
+    *,
+    objective: str = "grpo",
+    option: Pairs = (),
+    success: float | None = None,
+    resamples: int | None = None,
+    seed: int = 0,
+    json: Path | None = None,
 ) -> int:
-    """Read, diagnose, print, and write every number to `json` if given.
+    """Attribution of rollouts from elsewhere: log-probs, masks, rewards in one .npz.
 
     Args:
-      file: .npz with the arrays of docs/attribute.md.
-      objective: a name of the registry or `module:function`.
-      options: its options.
-      json: where to write the numbers; None for nowhere.
-      console: where to print.
-
-    Returns:
-      Exit status 0.
-
-    Raises:
-      InputError: for a file or an objective that cannot be used.
+      file: The .npz file (format: docs/attribute.md).
+      objective: A name of the registry, or module:function.
+      option: Option of the objective, e.g. clip=0.1.
+      success: Returns from here on count as success; midway between the smallest and the largest by default.
+      resamples: Of the bootstrap; 1000 by default.
+      seed: Of the bootstrap.
+      json: Also write every number to this file.
     """
-    found = from_rollouts(objective, options, **read(file))
-    _print(found, console)
+    require_files(file, json=json)
+    chosen = options(objective, option)
+    from dsjax.io import write_json
+    from dsjax.rollouts import attribute_rollouts
+    from dsjax.rollouts.format import read
+    from dsjax.statistics import RESAMPLES
+
+    console = terminal()
+    arrays = read(file)
+    number_of = RESAMPLES if resamples is None else resamples
+    with waiting(console, "Reading and resampling"):
+        found = attribute_rollouts(objective, chosen, success=success, resamples=number_of, seed=seed, **arrays)
+    show(found, console)
     if json is not None:
-        try:
+        with writing("json", json):
             write_json(json, found.to_json())
-        except OSError as error:
-            raise InputError("json", str(json), f"a file that can be written ({error.strerror})") from error
     return 0
 
 
-def _number(x: float | None) -> str:
-    return "-" if x is None else f"{x:.4g}"
-
-
 def _percent(x: float | None) -> str:
-    return "-" if x is None else f"{100 * x:.0f} %"
+    return "-" if x is None or isnan(x) else f"{100 * x:.0f} %"
 
 
-def _cell(e: Mapping[str, float | None] | None) -> str:
-    if e is None or e["value"] is None:
-        return "-"
-    value, low, high = (_number(e[name]) for name in ("value", "low", "high"))
-    certain = e["low"] is None or low == value == high
-    return value if certain else f"{value}\n{low}..{high}"
-
-
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left")
-    for column in columns:
-        table.add_column(column)
-    return table
-
-
-def _print(found: Diagnosis, console: Console) -> None:
+def show(found: Diagnosis, console: Console) -> None:
+    """Print the tables."""
     counts = found.rollouts
-    table = _table("Rollouts", "", "")
-    lengths = " ".join(map(str, counts["answer_length_quantiles"])) or "-"
+    shown = table("Rollouts", "", "")
     groups = "-" if counts["groups"] is None else str(counts["groups"])
-    table.add_row("trajectories, groups", f"{counts['trajectories']}, {groups}")
-    table.add_row("sampling tokens, answers", f"{counts['sampling_tokens']}, {counts['answers']}")
-    table.add_row("tokens an answer: mean", _number(counts["answer_length_mean"]))
-    table.add_row("  min, quartiles, max", lengths)
-    table.add_row("decisions, per trajectory", f"{counts['decision_tokens']}, {counts['decisions_per_trajectory']:.4g}")
-    table.add_row("ended by STOP, RESAMPLE", f"{counts['ended_by_stop']}, {counts['ended_by_resample']}")
-    table.add_row("ended without a decision", str(counts["ended_without_decision"]))
-    table.add_row("STOP and RESAMPLE known", counts["decision_types"])
-    table.add_row("mean return, variance", f"{_number(counts['mean_reward'])}, {_number(counts['reward_variance'])}")
-    console.print(table)
+    for label, value in {
+        "trajectories, groups": f"{counts['trajectories']}, {groups}",
+        "sampling tokens, answers": f"{counts['sampling_tokens']}, {counts['answers']}",
+        "tokens an answer: mean": number(counts["answer_length_mean"]),
+        "  min, quartiles, max": " ".join(map(str, counts["answer_length_quantiles"])) or "-",
+        "decisions, per trajectory": f"{counts['decision_tokens']}, {counts['decisions_per_trajectory']:.4g}",
+        "ended by STOP, RESAMPLE": f"{counts['ended_by_stop']}, {counts['ended_by_resample']}",
+        "ended without a decision": str(counts["ended_without_decision"]),
+        "STOP and RESAMPLE known": counts["decision_types"],
+        "mean return, variance": f"{number(counts['mean_reward'])}, {number(counts['reward_variance'])}",
+    }.items():
+        shown.add_row(label, value)
+    console.print(shown)
 
     settings = ", ".join(f"{k} = {v}" for k, v in found.options.items())
     title = f"Coefficients of {found.objective}" + (f" ({settings})" if settings else "")
-    table = _table(
-        escape(title), "convention", "pi_sample", "pi_d", "decision share", "signed\npi_sample", "signed\npi_d"
-    )
-    for unit, label in CONVENTIONS.items():
-        row = found.conventions[unit]
-        columns = ("sample", "decision", "share", "signed_sample", "signed_decision")
-        table.add_row(label, *(_cell(row[c]) for c in columns))
-    console.print(table)
+    shown = table(escape(title), "", *CONVENTIONS.values())
+    for quantity, label in QUANTITIES.items():
+        shown.add_row(label, *(estimate(found.conventions[unit][quantity]) for unit in CONVENTIONS))
+    console.print(shown)
 
-    table = _table("Decisions", "drawn", "count", "coefficient", "up", "down", "push on logit of STOP", "sign agrees")
+    shown = table("Decisions", "drawn", "count", "coefficient", "up", "down", "push on\nSTOP logit", "sign\nagrees")
     for name, d in found.decisions.items():
-        agrees = found.outcome.get(name, {}).get("agrees", {"value": None})["value"]
-        pushes = (_percent(d["pushed_up"]), _percent(d["pushed_down"]), _number(d["push_on_stop_logit"]))
-        table.add_row(name, str(d["count"]), _number(d["mean_coefficient"]), *pushes, _percent(agrees))
-    console.print(table)
+        agrees = _percent(found.outcome[name]["agrees"].value) if name in found.outcome else "-"
+        pushes = (_percent(d["pushed_up"]), _percent(d["pushed_down"]), number(d["push_on_stop_logit"]))
+        shown.add_row(name, str(d["count"]), number(d["mean_coefficient"]), *pushes, agrees)
+    console.print(shown)
 
-    table = _table("Second moment of one trajectory's gradient, in logit space", "", "from", "to", "")
+    shown = table("Second moment of one trajectory's gradient, in logit space", "", "from", "to", "")
     for quantity, label in (("sample", "pi_sample"), ("decision", "pi_d"), ("share", "decision share")):
         row = found.logit_space[quantity]
-        table.add_row(label, _cell(row["lower"]), _cell(row["upper"]), row["status"])
-    console.print(table)
+        shown.add_row(label, estimate(row["lower"]), estimate(row["upper"]), row["status"])
+    console.print(shown)
 
     if found.gradients is not None:
-        table = _table(f"Gradients of the file ({found.gradients['estimates']} estimates), Euclidean", "", "")
+        shown = table(f"Gradients of the file ({found.gradients['estimates']} estimates), Euclidean", "", "")
         for name, label in GRADIENT_ROWS.items():
-            table.add_row(Text(label), _cell(found.gradients[name]))
-        console.print(table)
+            shown.add_row(Text(label), estimate(found.gradients[name]))
+        console.print(shown)
 
-    table = _table("What these arrays can tell", "quantity", "status", "why")
+    shown = table("What these arrays can tell", "quantity", "status", "why")
+    for column, wraps in zip(shown.columns, (True, False, True), strict=True):
+        column.justify, column.no_wrap = "left", not wraps
     for row in found.availability:
-        table.add_row(Text(row["quantity"]), row["status"], Text(row["why"]))
-    console.print(table)
+        shown.add_row(Text(row["quantity"]), row["status"], Text(row["why"]))
+    console.print(shown)
     console.print(Text(found.reading))

@@ -2,53 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from matplotlib.figure import Figure
-from rich.console import Console
+from tyro.conf import Positional
 
+from dsjax.cli.flags import List
 from dsjax.cli.results import read_results, study_report
+from dsjax.cli.terminal import terminal, waiting
 from dsjax.errors import require
 
 RUN = ("config", "lengths", "curves", "evaluation", "swap", "accounting")
 
 
-def figures(
-    path: Path,
-    out: Path | None,
-    shown: tuple[str, ...],
-    console: Console,
-    kl_tax: Callable[[dict[str, Any], Figure], None],
-) -> int:
-    """Draw them and print the files.
+def figures(run: Positional[Path] = Path("runs/quickstart"), *, out: Path | None = None, arms: List = ()) -> int:
+    """Draw every figure of a finished run or study again, from its stored numbers.
 
     Args:
-      path: results.json of a run or of a study, or the directory that it is in.
-      out: where to; next to the results by default.
-      shown: arms in the figures of a study; by default those that the study names, or all.
-      console: for the names of the files.
-      kl_tax: draws F3.
-
-    Raises:
-      InputError: if there are no such results, or not of such an arm.
+      run: Directory with results.json, or that file.
+      out: Where to; next to the results by default.
+      arms: Arms in the figures of a study, in this order; by default those that the study names, or all.
     """
-    file, results = read_results("run", path)
+    file, results = read_results("run", run)
     out = file.parent if out is None else out
-    report = study_report(results)
-    if report is not None:
-        from dsjax.figures.study import draw
+    report, console = study_report(results), terminal()
+    with waiting(console, "Drawing"):
+        if report is not None:
+            from dsjax.figures.study import draw
+            from proofs_check.theorems.t07_kl_tax.boundary import draw as draw_kl_tax
 
-        files = draw(report, out, shown, kl_tax)
-    else:
-        from dsjax.figures.style import draw_figures
+            files = draw(report, out, arms, draw_kl_tax)
+        else:
+            from dsjax.figures.style import draw_figures
 
-        require(not shown, "arms", shown, "nothing, for a run: all its arms are drawn")
-        missing = [name for name in RUN if not isinstance(results, Mapping) or name not in results]
-        allowed = f"the results of a finished run or study ({file.name} has no {', '.join(missing)})"
-        require(not missing, "run", str(path), allowed)
-        files = draw_figures(results, out)
+            require(not arms, "arms", arms, "nothing, for a run: all its arms are drawn")
+            missing = [name for name in RUN if not isinstance(results, Mapping) or name not in results]
+            allowed = f"the results of a finished run or study ({file.name} has no {', '.join(missing)})"
+            require(not missing, "run", str(run), allowed)
+            files = draw_figures(results, out)
     for written in files:
-        console.print(str(written), highlight=False)
+        console.print(str(written), soft_wrap=True)
     return 0

@@ -14,7 +14,6 @@ UNITS = {
     "length": "tokens of an answer",
     "rounds": "rounds of an episode",
     "width": "width of the network",
-    "seeds": "runs side by side",
     "devices": "devices",
 }
 NAMES = {"decode": "decode", "sft": "SFT step", "rl": "RL step"}

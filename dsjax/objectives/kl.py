@@ -1,4 +1,4 @@
-"""KL to a reference policy: estimators, and the places where they can stand (objectives.md, T6, T7)."""
+"""KL to a reference policy, and entropy: estimators, and the places where they can stand (objectives.md, T6, T7)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from dsjax.errors import require
-from dsjax.objectives.aggregation import SumCount, aggregate, masked
+from dsjax.objectives.aggregation import masked
 from dsjax.objectives.ratios import LOG_RATIO_LIMIT, ratio, recorded
 from dsjax.objectives.token_advantages import token_rewards
 from dsjax.trajectories import Trajectories
@@ -39,27 +39,19 @@ def estimate(log_ratio_BxS: jax.Array, estimator: str) -> jax.Array:
     return jnp.expm1(-x_BxS) + x_BxS
 
 
-def own_token_kl(
-    logp_BxS: jax.Array,
-    traj: Trajectories,
-    *,
-    estimator: str = "k2",
-    aggregation: str = "sequence_sum",
-    max_tokens: int | None = None,
-) -> SumCount:
-    """KL in the loss: each token is charged its own estimate and nothing later.
-
-    With x = log pi/pi_ref the coefficient is -1 for k1, -x for k2, -(1 - exp(-x)) for k3 and, on-policy, -x for
-    k3_ratio, over the normaliser. Expected gradient on-policy, per context: k1 zero (regularises nothing); k2 and
-    k3_ratio the reverse KL to the reference; k3 the forward KL. The law of the contexts is data: this is not the
-    gradient of KL(P || P_ref). Estimators: Schulman, "Approximating KL divergence" (2020).
-    """
+def token_kl(logp_BxS: jax.Array, traj: Trajectories, estimator: str) -> jax.Array:
+    """f[B, S]: the KL of each token in the loss, by one of `LOSS_ESTIMATORS`."""
     x_BxS = log_ratio(logp_BxS, traj)
     if estimator == "k3_ratio":
-        value_BxS = ratio(logp_BxS, traj, "token") * estimate(x_BxS, "k3")
-    else:
-        value_BxS = estimate(x_BxS, estimator)
-    return aggregate(value_BxS, traj, aggregation, max_tokens)
+        return ratio(logp_BxS, traj, "token") * estimate(x_BxS, "k3")
+    return estimate(x_BxS, estimator)
+
+
+def minus_entropy(logp_BxS: jax.Array, traj: Trajectories) -> jax.Array:
+    """f[B, S]: log pi of the drawn token, with the derivative log pi + 1 of its expectation (score-function form)."""
+    logp_BxS = masked(logp_BxS, traj.mask)
+    once_BxS = jnp.exp(logp_BxS - jax.lax.stop_gradient(logp_BxS))  # 1, with the derivative of a ratio
+    return once_BxS * logp_BxS
 
 
 def reward_with_kl(traj: Trajectories, beta: float | jax.Array) -> jax.Array:

@@ -15,6 +15,7 @@ from dsjax.errors import require
 from dsjax.numerics import divide
 from dsjax.objectives.aggregation import SumCount
 from dsjax.objectives.kl import log_ratio
+from dsjax.objectives.registry import register
 from dsjax.trajectories import Trajectories
 
 
@@ -33,6 +34,7 @@ def _pairwise(score_B: jax.Array, traj: Trajectories, loss: Callable[[jax.Array]
     return jnp.sum(weight_BxB * loss(gap_BxB)), jnp.sum(weight_BxB)
 
 
+@register("dpo", {"DPO": {}})
 def dpo(logp_BxS: jax.Array, traj: Trajectories, *, beta: float = 0.1) -> SumCount:
     """DPO: -log sigmoid(beta (D_w - D_l)), D = sum_t log pi/pi_ref, mean over pairs. Rafailov et al. (2023).
 
@@ -43,6 +45,7 @@ def dpo(logp_BxS: jax.Array, traj: Trajectories, *, beta: float = 0.1) -> SumCou
     return _pairwise(drift_B, traj, lambda gap: -jax.nn.log_sigmoid(beta * gap))
 
 
+@register("ipo", {"IPO": {}})
 def ipo(logp_BxS: jax.Array, traj: Trajectories, *, beta: float = 0.1) -> SumCount:
     """IPO: (gap of the per-token mean log-ratios - 1/(2 beta))^2, mean over pairs. Azar et al. (2023).
 

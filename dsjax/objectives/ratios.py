@@ -23,29 +23,14 @@ def recorded(traj: Trajectories, name: str) -> jax.Array:
     return jax.lax.stop_gradient(x)
 
 
-def capped_exp(x: jax.Array) -> jax.Array:
-    """exp(min(x, LOG_RATIO_LIMIT))."""
-    return jnp.exp(jnp.minimum(x, LOG_RATIO_LIMIT))
+def _summed(x_BxS: jax.Array) -> jax.Array:
+    return jnp.broadcast_to(jnp.sum(x_BxS, axis=-1, keepdims=True), x_BxS.shape)
 
 
-def _token(log_rho_BxS: jax.Array, traj: Trajectories) -> jax.Array:
-    del traj
-    return log_rho_BxS
-
-
-def _sequence(log_rho_BxS: jax.Array, traj: Trajectories) -> jax.Array:
-    del traj
-    return jnp.broadcast_to(jnp.sum(log_rho_BxS, axis=-1, keepdims=True), log_rho_BxS.shape)
-
-
-def _geometric(log_rho_BxS: jax.Array, traj: Trajectories) -> jax.Array:
-    return _sequence(log_rho_BxS, traj) / jnp.maximum(traj.num_tokens, 1.0)[:, None]
-
-
-RATIOS: dict[str, Callable[[jax.Array, Trajectories], jax.Array]] = {
-    "token": _token,  # rho_it = pi(y_it)/pi_old(y_it)
-    "sequence": _sequence,  # prod_t rho_it, on every token
-    "geometric": _geometric,  # (prod_t rho_it)^(1/T_i), on every token
+RATIOS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {  # log rho_BxS and T_Bx1 -> log of the ratio
+    "token": lambda log_rho, T: log_rho,  # rho_it = pi(y_it)/pi_old(y_it)
+    "sequence": lambda log_rho, T: _summed(log_rho),  # prod_t rho_it, on every token
+    "geometric": lambda log_rho, T: _summed(log_rho) / T,  # (prod_t rho_it)^(1/T_i), on every token
 }
 
 
@@ -57,28 +42,15 @@ def ratio(logp_BxS: jax.Array, traj: Trajectories, kind: str) -> jax.Array:
     """
     require(kind in RATIOS, "ratio", kind, ["none", *RATIOS])
     log_rho_BxS = masked(logp_BxS - recorded(traj, "old_logp"), traj.mask)
-    return capped_exp(RATIOS[kind](log_rho_BxS, traj))
+    log_ratio_BxS = RATIOS[kind](log_rho_BxS, jnp.maximum(traj.num_tokens, 1.0)[:, None])
+    return jnp.exp(jnp.minimum(log_ratio_BxS, LOG_RATIO_LIMIT))
 
 
-ClipRule = Callable[[jax.Array, jax.Array, jax.Array, float, float], jax.Array]
-
-
-def _unclipped(rho: jax.Array, A: jax.Array, logp: jax.Array, low: float, high: float) -> jax.Array:
-    del logp, low, high
-    return -rho * A
-
-
-def _ppo(rho: jax.Array, A: jax.Array, logp: jax.Array, low: float, high: float) -> jax.Array:
-    del logp
-    return -jnp.minimum(rho * A, jnp.clip(rho, low, high) * A)
-
-
-def _cispo(rho: jax.Array, A: jax.Array, logp: jax.Array, low: float, high: float) -> jax.Array:
-    return -jax.lax.stop_gradient(jnp.clip(rho, low, high)) * A * logp
-
-
-CLIP_RULES: dict[str, ClipRule] = {
-    "none": _unclipped,  # -rho A
-    "ppo": _ppo,  # -min(rho A, clip(rho) A): no gradient from a ratio that has moved too far the right way
-    "cispo": _cispo,  # -sg(clip(rho)) A log pi: every token keeps a gradient
+# Ratio, advantage, log-prob, lower and upper bound -> loss of each token.
+CLIP_RULES: dict[str, Callable[[jax.Array, jax.Array, jax.Array, float, float], jax.Array]] = {
+    "none": lambda rho, A, logp, low, high: -rho * A,
+    # No gradient from a ratio that has moved too far the right way.
+    "ppo": lambda rho, A, logp, low, high: -jnp.minimum(rho * A, jnp.clip(rho, low, high) * A),
+    # Every token keeps a gradient.
+    "cispo": lambda rho, A, logp, low, high: -jax.lax.stop_gradient(jnp.clip(rho, low, high)) * A * logp,
 }

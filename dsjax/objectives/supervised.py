@@ -7,9 +7,11 @@ import jax.numpy as jnp
 
 from dsjax.errors import require
 from dsjax.objectives.aggregation import SumCount, aggregate, masked
+from dsjax.objectives.registry import ROWS, Entry, register
 from dsjax.trajectories import Trajectories
 
 
+@register("sft", {"SFT": {}}, demonstrations=True)
 def sft(
     logp_BxS: jax.Array, traj: Trajectories, *, decision_weight: float = 1.0, aggregation: str = "token_mean"
 ) -> SumCount:
@@ -28,11 +30,16 @@ def sft(
     return total, count
 
 
+@register("sft_sequence_sum", {"SFT, sum": {}}, demonstrations=True)
 def sft_sequence_sum(logp_BxS: jax.Array, traj: Trajectories, *, decision_weight: float = 1.0) -> SumCount:
     """Cross-entropy, sum over tokens, mean over sequences: -sum_it m_it log pi(y_it) / B; c = m_it/B."""
     return sft(logp_BxS, traj, decision_weight=decision_weight, aggregation="sequence_sum")
 
 
+ROWS["SFT, weight 32"] = Entry("sft", {"decision_weight": 32.0}, demonstrations=True)
+
+
+@register("rft", {"RFT": {}})
 def rft(
     logp_BxS: jax.Array,
     traj: Trajectories,
@@ -52,6 +59,7 @@ def rft(
     return sft(logp_BxS, kept, decision_weight=decision_weight, aggregation=aggregation)
 
 
+@register("dft", {"DFT": {}}, demonstrations=True)
 def dft(logp_BxS: jax.Array, traj: Trajectories) -> SumCount:
     """Dynamic fine-tuning: -sg(pi(y_it)) log pi(y_it), token mean; c = pi(y_it)/N. Wu et al. (2025)."""
     logp_BxS = masked(logp_BxS, traj.mask)

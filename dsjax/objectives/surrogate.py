@@ -8,43 +8,25 @@ T_i loss tokens, N = sum_i T_i. With weights w_i in place of 1/B the same holds 
 
 from __future__ import annotations
 
-from typing import TypedDict, Unpack
+import inspect
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from dsjax.errors import require
 from dsjax.objectives import advantages
 from dsjax.objectives.aggregation import SumCount, aggregate
-from dsjax.objectives.entropy import entropy_bonus
-from dsjax.objectives.kl import is_zero, own_token_kl, reward_with_kl, token_rewards_with_kl
+from dsjax.objectives.kl import is_zero, minus_entropy, reward_with_kl, token_rewards_with_kl
+from dsjax.objectives.kl import token_kl as token_kl_of
 from dsjax.objectives.ratios import CLIP_RULES, RATIOS
 from dsjax.objectives.ratios import ratio as ratio_of
+from dsjax.objectives.registry import register
 from dsjax.trajectories import Trajectories
 
 
-class Options(TypedDict, total=False):
-    """What every reward objective takes, with the meaning given by `surrogate`; it changes the defaults only."""
-
-    advantage: str | jax.Array
-    ratio: str
-    clip_rule: str
-    clip: float
-    clip_high: float | None
-    aggregation: str
-    max_tokens: int | None
-    reward_kl: float | jax.Array
-    token_kl: float | jax.Array
-    kl_estimator: str
-    entropy: float | jax.Array
-    group_size: int | None
-    reward_support: tuple[float, ...] | None
-    epsilon: float | None
-    discount: float | None
-    gae_lambda: float | None
-    whiten: bool | None
-
-
+@register("surrogate")
 def surrogate(
     logp_BxS: jax.Array,
     traj: Trajectories,
@@ -126,177 +108,171 @@ def surrogate(
         value_BxS = CLIP_RULES[clip_rule](rho_BxS, A_BxS, logp_BxS, 1 - clip, 1 + high)
 
     total, count = aggregate(value_BxS, traj, aggregation, max_tokens)
-    reduction = {"aggregation": aggregation, "max_tokens": max_tokens}
     if not is_zero(token_kl):
-        total += token_kl * own_token_kl(logp_BxS, traj, estimator=kl_estimator, **reduction)[0]
+        kl_BxS = token_kl_of(logp_BxS, traj, kl_estimator)
+        total += token_kl * aggregate(kl_BxS, traj, aggregation, max_tokens)[0]
     if not is_zero(entropy):
-        total += entropy * entropy_bonus(logp_BxS, traj, **reduction)[0]
+        total += entropy * aggregate(minus_entropy(logp_BxS, traj), traj, aggregation, max_tokens)[0]
     return total, count
 
 
-def _with_defaults(logp: jax.Array, traj: Trajectories, given: Options, **defaults: Unpack[Options]) -> SumCount:
-    settings: Options = {**defaults, **given}
-    return surrogate(logp, traj, **settings)
+class Named(partial):
+    """An objective with other defaults, a name and words of its own; its options are those of `surrogate`."""
+
+    __name__: str
 
 
+def named(
+    name: str,
+    words: str,
+    atlas: Mapping[str, Mapping[str, Any]] | None = None,
+    like: Callable[..., SumCount] = surrogate,
+    **settings: Any,
+) -> Named:
+    """A registered objective that is a setting of `surrogate`.
+
+    Args:
+      name: of the objective.
+      words: its docstring: loss, coefficient c, source.
+      atlas: its rows in the atlas, {label: options}.
+      like: the objective from which it differs in the settings.
+      **settings: new defaults.
+
+    Raises:
+      TypeError: for a setting that `surrogate` does not have.
+    """
+    inspect.signature(like).bind(None, None, **settings)
+    objective = Named(like, **settings)
+    objective.__name__, objective.__doc__ = name, inspect.cleandoc(words)
+    register(name, atlas)(objective)
+    return objective
+
+
+@register("reinforce", {"REINFORCE": {}})
 def reinforce(
-    logp_BxS: jax.Array, traj: Trajectories, *, baseline: str | jax.Array = "none", **options: Unpack[Options]
+    logp_BxS: jax.Array, traj: Trajectories, *, baseline: str | jax.Array = "none", **options: Any
 ) -> SumCount:
     """REINFORCE: -A_i sum_t log pi(y_it), mean over sequences; c = A_i/B. Williams (1992).
 
-    `baseline` is the advantage of `surrogate`: `none`, `batch_mean`, `leave_one_out` or any other.
+    `baseline` is the advantage of `surrogate`: `none`, `batch_mean`, `leave_one_out` or any other. All other options
+    of `surrogate` are options here.
     """
-    require("advantage" not in options, "option of objective reinforce", "advantage", "baseline, its name here")
-    return _with_defaults(logp_BxS, traj, options, advantage=baseline)
+    return surrogate(logp_BxS, traj, advantage=baseline, **options)
 
 
-def rloo(logp_BxS: jax.Array, traj: Trajectories, **options: Unpack[Options]) -> SumCount:
-    """REINFORCE with the leave-one-out baseline; c = A_i/B, A = R - mean of the others. Ahmadian et al. (2024)."""
-    return _with_defaults(logp_BxS, traj, options, advantage="leave_one_out")
+_parameters = inspect.signature(surrogate).parameters.values()
+reinforce.__dict__["__signature__"] = inspect.Signature(
+    [p.replace(name="baseline") if p.name == "advantage" else p for p in _parameters]
+)
 
-
-def rloo_clipped(logp_BxS: jax.Array, traj: Trajectories, **options: Unpack[Options]) -> SumCount:
+rloo = named(
+    "rloo",
+    """REINFORCE with the leave-one-out baseline; c = A_i/B, A = R - mean of the others. Ahmadian et al. (2024).""",
+    {"RLOO": {}},
+    advantage="leave_one_out",
+)
+rloo_clipped = named(
+    "rloo_clipped",
     """RLOO as in TRL: -min(rho_i A_i, clip(rho_i) A_i), rho_i the whole sequence's ratio; c = A_i/B.
 
     Mean over sequences. One clip for all tokens of a sequence: where it binds, pi_sample and pi_d lose it together.
-    """
-    return _with_defaults(
-        logp_BxS,
-        traj,
-        options,
-        advantage="leave_one_out",
-        ratio="sequence",
-        clip_rule="ppo",
-        aggregation="sequence_mean",
-    )
-
-
-def grpo(logp_BxS: jax.Array, traj: Trajectories, **options: Unpack[Options]) -> SumCount:
+    """,
+    {"RLOO, clipped": {}},
+    rloo,
+    ratio="sequence",
+    clip_rule="ppo",
+    aggregation="sequence_mean",
+)
+grpo = named(
+    "grpo",
     """GRPO: token ratios clipped, mean over tokens, then over sequences; c = A_i/(B T_i). Shao et al. (2024).
 
     -min(rho A, clip(rho, 1 - clip, 1 + clip_high) A), rho = pi/pi_old, A = (R - mean)/(std + epsilon) of the group.
-    """
-    return _with_defaults(
-        logp_BxS,
-        traj,
-        options,
-        advantage="group_normalised",
-        ratio="token",
-        clip_rule="ppo",
-        aggregation="sequence_mean",
-        kl_estimator="k3",
-    )
-
-
-def gspo(logp_BxS: jax.Array, traj: Trajectories, **options: Unpack[Options]) -> SumCount:
+    """,
+    {"GRPO": {}},
+    advantage="group_normalised",
+    ratio="token",
+    clip_rule="ppo",
+    aggregation="sequence_mean",
+    kl_estimator="k3",
+)
+gspo = named(
+    "gspo",
     """GSPO: GRPO with one ratio per sequence, the geometric mean of its tokens'; c = A_i/(B T_i). Zheng et al. (2025).
 
     The clip is that of the article: a mean over tokens moves far less than a token.
-    """
-    return _with_defaults(
-        logp_BxS,
-        traj,
-        options,
-        advantage="group_normalised",
-        ratio="geometric",
-        clip_rule="ppo",
-        clip=3e-4,
-        clip_high=4e-4,
-        aggregation="sequence_mean",
-        kl_estimator="k3",
-    )
-
-
-def dapo(logp_BxS: jax.Array, traj: Trajectories, **options: Unpack[Options]) -> SumCount:
+    """,
+    {"GSPO": {}},
+    grpo,
+    ratio="geometric",
+    clip=3e-4,
+    clip_high=4e-4,
+)
+dapo = named(
+    "dapo",
     """DAPO's loss: GRPO's advantage, mean over the tokens of the batch, higher upper clip; c = A_i/N. Yu et al. (2025).
 
     Its sampling rules (drop degenerate groups, punish overlong answers) are not part of the loss.
-    """
-    return _with_defaults(
-        logp_BxS,
-        traj,
-        options,
-        advantage="group_normalised",
-        ratio="token",
-        clip_rule="ppo",
-        clip_high=0.28,
-        aggregation="token_mean",
-        kl_estimator="k3",
-    )
-
-
-def dr_grpo(logp_BxS: jax.Array, traj: Trajectories, **options: Unpack[Options]) -> SumCount:
+    """,
+    {"DAPO": {}},
+    grpo,
+    clip_high=0.28,
+    aggregation="token_mean",
+)
+dr_grpo = named(
+    "dr_grpo",
     """Dr.GRPO: A = R - group mean, tokens over a constant; c = A_i/(B Lmax). Liu et al. (2025).
 
     Lmax = `max_tokens`, by default the length of the token axis. On-policy (G - 1)/G of RLOO over Lmax.
-    """
-    return _with_defaults(
-        logp_BxS,
-        traj,
-        options,
-        advantage="group_mean",
-        ratio="token",
-        clip_rule="ppo",
-        aggregation="constant",
-        kl_estimator="k3",
-    )
-
-
-def cispo(logp_BxS: jax.Array, traj: Trajectories, **options: Unpack[Options]) -> SumCount:
+    """,
+    {"Dr.GRPO": {"max_tokens": 2 * (1024 + 1)}},  # two rounds of the atlas's longest answers
+    grpo,
+    advantage="group_mean",
+    aggregation="constant",
+)
+cispo = named(
+    "cispo",
     """CISPO: -sg(clip(rho)) A log pi, mean over tokens; c = clip(rho_it) A_i/N off-policy too. MiniMax (2025).
 
     No lower clip by default, as in the article (`clip` = 1), and weights up to 5, a common choice.
-    """
-    return _with_defaults(
-        logp_BxS,
-        traj,
-        options,
-        advantage="group_normalised",
-        ratio="token",
-        clip_rule="cispo",
-        clip=1.0,
-        clip_high=4.0,
-        aggregation="token_mean",
-        kl_estimator="k3",
-    )
-
-
-def ppo(logp_BxS: jax.Array, traj: Trajectories, **options: Unpack[Options]) -> SumCount:
+    """,
+    {"CISPO": {}},
+    grpo,
+    clip_rule="cispo",
+    clip=1.0,
+    clip_high=4.0,
+    aggregation="token_mean",
+)
+ppo = named(
+    "ppo",
     """PPO, clipped, with generalised advantages from `traj.values`; c = A_it/N. Schulman et al. (2017).
 
     `whiten=True` normalises the advantages over the batch, as verl and TRL do. The critic's loss: `critic.value_loss`.
-    """
-    return _with_defaults(
-        logp_BxS, traj, options, advantage="gae", ratio="token", clip_rule="ppo", aggregation="token_mean"
-    )
-
-
-def reinforce_plus_plus(logp_BxS: jax.Array, traj: Trajectories, **options: Unpack[Options]) -> SumCount:
+    """,
+    {"PPO, GAE 0.95": {"gae_lambda": 0.95}},
+    advantage="gae",
+    ratio="token",
+    clip_rule="ppo",
+    aggregation="token_mean",
+)
+reinforce_plus_plus = named(
+    "reinforce_plus_plus",
     """REINFORCE++: returns-to-go, whitened over all tokens of the batch, in PPO's loss; c = A_it/N. Hu et al. (2025).
 
     `reward_kl` charges each token. The mean over tokens is a baseline weighted by length: (sum_i T_i R_i)/N without
     KL and discount.
-    """
-    return _with_defaults(
-        logp_BxS,
-        traj,
-        options,
-        advantage="returns_to_go",
-        whiten=True,
-        ratio="token",
-        clip_rule="ppo",
-        aggregation="token_mean",
-    )
-
-
-def biased_per_turn(logp_BxS: jax.Array, traj: Trajectories, **options: Unpack[Options]) -> SumCount:
+    """,
+    {"REINFORCE++": {}},
+    ppo,
+    advantage="returns_to_go",
+    whiten=True,
+)
+biased_per_turn = named(
+    "biased_per_turn",
     """REINFORCE with a baseline per turn, summed over the turns to go: BIASED for pi_d, offered to show it; c = A_it/B.
 
     See `token_advantages.biased_per_turn` for what it ascends instead of E[R].
-    """
-    return _with_defaults(logp_BxS, traj, options, advantage="biased_per_turn")
-
-
-def trajectory_kl(logp_BxS: jax.Array, traj: Trajectories) -> SumCount:
-    """KL(P || P_ref) alone, as a loss: REINFORCE on the reward -log(P/P_ref); c = -Lam_i/B (T6)."""
-    return surrogate(logp_BxS, traj.replace(reward=jnp.zeros_like(traj.reward)), reward_kl=1.0)
+    """,
+    {"per-turn baseline": {}},
+    advantage="biased_per_turn",
+)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax.sharding import Mesh, PartitionSpec
 
-from dsjax.policies.base import History, Params, Pull, log_probs, vjp_again
+from dsjax.policies.base import Params, Pull, WrappedPolicy, log_probs
 from dsjax.trajectories import Trajectories
 
 DATA = "data"  # the mesh axis over which batches are split
@@ -26,69 +26,43 @@ def part_size(rows: int, most: int) -> int:
     return max(d for d in range(1, min(rows, most) + 1) if rows % d == 0)
 
 
-class InParts(struct.PyTreeNode):
-    """Any `Policy`, teacher-forced in parts of the batch; decoding is passed on unchanged.
+class InParts(WrappedPolicy):
+    """Any policy (`base`), teacher-forced in parts of the batch; decoding is passed on unchanged.
 
     Attributes:
-      policy: the policy.
       rows: sequences a device takes at a time, or the largest divisor of its share below; 0 is all of them, kept for
         the gradient instead of recomputed.
       mesh: devices with an axis `data` over which the batch is split; None leaves placement to JAX.
     """
 
-    policy: Any
     rows: int = struct.field(pytree_node=False)
     mesh: Mesh | None = struct.field(pytree_node=False, default=None)
 
-    @property
-    def length(self) -> int:
-        """L, tokens per answer."""
-        return self.policy.length
-
-    @property
-    def history(self) -> History:
-        """What a later round sees of earlier ones."""
-        return getattr(self.policy, "history", "none")
-
-    @property
-    def attempt_id(self) -> int:
-        """The token that opens a round."""
-        return getattr(self.policy, "attempt_id", 0)
-
-    @property
-    def critic(self) -> bool:
-        """Whether the policy estimates values too."""
-        return getattr(self.policy, "critic", False)
-
-    def init(self, key: jax.Array) -> Params:
-        """Random parameters."""
-        return self.policy.init(key)
-
     def log_dists(self, params: Params, prompt_BxP: jax.Array, answers_BxKxL: jax.Array) -> tuple[jax.Array, jax.Array]:
         """See `Policy.log_dists`."""
-        return self._in_parts(self.policy.log_dists, params, prompt_BxP, answers_BxKxL)
+        return self._in_parts(self.base.log_dists, params, prompt_BxP, answers_BxKxL)
 
     def values(self, params: Params, prompt_BxP: jax.Array, answers_BxKxL: jax.Array) -> jax.Array:
-        """See `TransformerPolicy.values`."""
-        return self._in_parts(self.policy.values, params, prompt_BxP, answers_BxKxL)
+        """See `Policy.values`."""
+        return self._in_parts(self.base.values, params, prompt_BxP, answers_BxKxL)
 
     def start(self, params: Params, prompt_BxP: jax.Array, rounds: int) -> Any:
-        """See `CachedPolicy.start`."""
-        return self.policy.start(params, prompt_BxP, rounds)
+        """See `Policy.start`."""
+        return self.base.start(params, prompt_BxP, rounds)
 
     def step(
         self, params: Params, state: Any, ids_Bxn: jax.Array, first_round: Any, offset: Any, rounds: int
     ) -> tuple[jax.Array, jax.Array, Any]:
-        """See `CachedPolicy.step`."""
-        return self.policy.step(params, state, ids_Bxn, first_round, offset, rounds)
+        """See `Policy.step`."""
+        return self.base.step(params, state, ids_Bxn, first_round, offset, rounds)
 
     def log_probs_vjp(self, params: Params, traj: Trajectories) -> tuple[jax.Array, Pull]:
-        """See `policies.base.log_probs_vjp`: a part's gradient is taken, and added up, as soon as it is computed."""
+        """See `Policy.log_probs_vjp`: a part's gradient is taken, and added up, as soon as it is computed."""
         if not self.rows or not self._splits(traj.tokens.shape[0]):
-            return vjp_again(lambda p: log_probs(self, p, traj), params)
+            return super().log_probs_vjp(params, traj)
 
         def one_part(params: Params, traj: Trajectories, cotangents: tuple[jax.Array, ...]) -> Any:
-            return vjp_again(lambda p: log_probs(self.policy, p, traj), params)[1](cotangents)
+            return self.base.log_probs_vjp(params, traj)[1](cotangents)
 
         def summed(params: Params, *xs: Any) -> Any:
             def add(total: Any, part: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,55 +15,13 @@ from dsjax.policies.base import Params, Policy, select
 from dsjax.trajectories import RESAMPLE, STOP, Trajectories
 
 
-@runtime_checkable
-class CachedPolicy(Protocol):
-    """A policy that decodes token by token; see `TransformerPolicy.start` and `.step`."""
-
-    def start(self, params: Params, prompt_BxP: jax.Array, rounds: int) -> Any:
-        """State after reading the prompt."""
-        ...
-
-    def step(
-        self, params: Params, state: Any, ids_Bxn: jax.Array, first_round: Any, offset: Any, rounds: int
-    ) -> tuple[jax.Array, jax.Array, Any]:
-        """Feed one token to each of n rounds."""
-        ...
-
-
-class Uncached(struct.PyTreeNode):
-    """`CachedPolicy` for any policy, by a full forward pass a token. Slow; the reference for the cached path."""
-
-    policy: Any
-
-    def start(self, params: Params, prompt_BxP: jax.Array, rounds: int) -> Any:
-        """The prompt and empty answers."""
-        del params
-        return prompt_BxP, jnp.zeros((prompt_BxP.shape[0], rounds, self.policy.length), jnp.int32)
-
-    def step(
-        self, params: Params, state: Any, ids_Bxn: jax.Array, first_round: Any, offset: Any, rounds: int
-    ) -> tuple[jax.Array, jax.Array, Any]:
-        """Write token `offset` of the given rounds, run everything, read the given rounds."""
-        del rounds
-        prompt_BxP, answers = state
-        L, n = self.policy.length, ids_Bxn.shape[1]
-        at = tuple(jnp.asarray(i, jnp.int32) for i in (0, first_round, jnp.maximum(offset - 1, 0)))
-        written = jax.lax.dynamic_update_slice(answers, ids_Bxn[..., None].astype(jnp.int32), at)
-        answers = jnp.where(offset > 0, written, answers)
-        log_s, log_d = self.policy.log_dists(params, prompt_BxP, answers)
-        log_s = jax.lax.dynamic_slice_in_dim(log_s, first_round, n, axis=1)
-        log_d = jax.lax.dynamic_slice_in_dim(log_d, first_round, n, axis=1)
-        here = jax.lax.dynamic_index_in_dim(log_s, jnp.minimum(offset, L - 1), axis=2, keepdims=False)
-        return here, log_d, (prompt_BxP, answers)
-
-
-class Attempts(struct.PyTreeNode):
+class Rounds(struct.PyTreeNode):
     """T rounds for each of B prompts, as if every decision before had been RESAMPLE."""
 
     answers: jax.Array  # i32[B, T, L]
     decisions: jax.Array  # i32[B, T] STOP or RESAMPLE; the last one is drawn too, but has no effect
     logp_answers: jax.Array  # f[B, T, L] nats
-    log_decide: jax.Array  # f[B, T, 2] nats: both decisions
+    log_decision: jax.Array  # f[B, T, 2] nats: both decisions
 
     @property
     def stop_round(self) -> jax.Array:
@@ -73,7 +31,7 @@ class Attempts(struct.PyTreeNode):
 
 
 @partial(jax.jit, static_argnames=("rounds", "stop_early"))
-def sample_attempts(
+def sample(
     policy: Policy,
     params: Params,
     prompt_BxP: jax.Array,
@@ -82,14 +40,14 @@ def sample_attempts(
     rounds: int,
     temperature: float | jax.Array = 1.0,
     stop_early: bool = False,
-) -> Attempts:
-    """Draw T attempts a prompt, with the log-probs of both components.
+) -> Rounds:
+    """Draw T rounds a prompt, with the log-probs of both components.
 
-    With history `none` the attempts of an episode are drawn side by side, otherwise one after the other. Log-probs are
+    With history `none` the rounds of an episode are drawn side by side, otherwise one after the other. Log-probs are
     those of the law that drew the tokens: the policy's logits divided by `temperature`.
 
     Args:
-      policy: any `Policy`; cached decoding is used where it offers `start` and `step`.
+      policy: any `Policy`; it decodes by its `start` and `step`.
       params: parameters.
       prompt_BxP: i32[B, P].
       key: PRNG key.
@@ -99,16 +57,14 @@ def sample_attempts(
         without history are drawn side by side, so nothing is saved there.
     """
     require(rounds >= 1, "rounds", rounds, "T >= 1")
-    decoder = policy if isinstance(policy, CachedPolicy) else Uncached(policy)
-    memoryless = getattr(policy, "history", "none") == "none"
+    memoryless = policy.history == "none"
     L, B = policy.length, prompt_BxP.shape[0]
     n = rounds if memoryless else 1
-    attempt = getattr(policy, "attempt_id", 0)
 
     def token(carry: tuple[Any, jax.Array], xs: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[Any, Any]:
         state, ids_Bxn = carry
         first_round, offset, step_key = xs
-        log_s, log_d, state = decoder.step(params, state, ids_Bxn, first_round, offset, rounds)
+        log_s, log_d, state = policy.step(params, state, ids_Bxn, first_round, offset, rounds)
         log_s = jax.nn.log_softmax(log_s / temperature)
         log_d = jax.nn.log_softmax(log_d / temperature)
         answer_key, decision_key = jax.random.split(step_key)
@@ -116,43 +72,43 @@ def sample_attempts(
         decision_Bxn = jax.random.categorical(decision_key, log_d).astype(jnp.int32)
         return (state, ids_Bxn), (ids_Bxn, select(log_s, ids_Bxn), decision_Bxn, log_d)
 
-    def attempt_round(state: Any, first_round: Any, round_key: jax.Array) -> tuple[Any, Any]:
+    def one_round(state: Any, first_round: Any, round_key: jax.Array) -> tuple[Any, Any]:
         offsets = jnp.arange(L + 1, dtype=jnp.int32)
         firsts = jnp.full((L + 1,), first_round, jnp.int32)
-        opening = jnp.full((B, n), attempt, jnp.int32)
+        opening = jnp.full((B, n), policy.attempt_id, jnp.int32)
         (state, _), drawn = jax.lax.scan(token, (state, opening), (firsts, offsets, jax.random.split(round_key, L + 1)))
         ids, logp, decision, log_d = drawn
         # Slot j of a round is drawn from the output at offset j; decisions come from the last one.
         return state, (ids[:L], logp[:L], decision[L], log_d[L])
 
-    state = decoder.start(params, prompt_BxP, rounds)
+    state = policy.start(params, prompt_BxP, rounds)
     steps = 1 if memoryless else rounds
     keys = jax.random.split(key, steps)
     if stop_early and steps > 1:
-        drawn = _rounds_while_needed(attempt_round, state, keys, B)
+        drawn = _rounds_while_needed(one_round, state, keys, B)
     else:
         xs = (jnp.arange(steps, dtype=jnp.int32), keys)
-        _, drawn = jax.lax.scan(lambda state, x: attempt_round(state, *x), state, xs)
+        _, drawn = jax.lax.scan(lambda state, x: one_round(state, *x), state, xs)
     ids, logp, decision, log_d = drawn
 
     def rounds_first(x_RxLxBxn: jax.Array) -> jax.Array:
         return x_RxLxBxn.transpose(2, 0, 3, 1).reshape(B, rounds, L)
 
-    return Attempts(
+    return Rounds(
         answers=rounds_first(ids),
         decisions=decision.transpose(1, 0, 2).reshape(B, rounds),
         logp_answers=rounds_first(logp),
-        log_decide=log_d.transpose(1, 0, 2, 3).reshape(B, rounds, 2),
+        log_decision=log_d.transpose(1, 0, 2, 3).reshape(B, rounds, 2),
     )
 
 
 def _rounds_while_needed(
-    attempt_round: Callable[[Any, Any, jax.Array], tuple[Any, Any]], state: Any, keys_R: jax.Array, batch: int
+    draw_round: Callable[[Any, Any, jax.Array], tuple[Any, Any]], state: Any, keys_R: jax.Array, batch: int
 ) -> Any:
     """What a scan over the rounds gives, up to the round in which the last episode stops; zeros after it."""
     rounds = keys_R.shape[0]
-    one_round = jax.eval_shape(attempt_round, state, jnp.zeros((), jnp.int32), keys_R[0])[1]
-    nothing = jax.tree.map(lambda x: jnp.zeros((rounds, *x.shape), x.dtype), one_round)
+    shapes = jax.eval_shape(draw_round, state, jnp.zeros((), jnp.int32), keys_R[0])[1]
+    nothing = jax.tree.map(lambda x: jnp.zeros((rounds, *x.shape), x.dtype), shapes)
 
     def needed(carry: tuple[jax.Array, Any, Any, jax.Array]) -> jax.Array:
         t, _, _, stopped_B = carry
@@ -160,7 +116,7 @@ def _rounds_while_needed(
 
     def one(carry: tuple[jax.Array, Any, Any, jax.Array]) -> tuple[jax.Array, Any, Any, jax.Array]:
         t, state, drawn, stopped_B = carry
-        state, new = attempt_round(state, t, keys_R[t])
+        state, new = draw_round(state, t, keys_R[t])
         drawn = jax.tree.map(lambda x, y: jax.lax.dynamic_update_index_in_dim(x, y, t, 0), drawn, new)
         return t + 1, state, drawn, stopped_B | (new[2][:, 0] == STOP)
 
@@ -176,7 +132,7 @@ def require_temperature(temperature: float) -> None:
 
 def to_trajectories(
     prompt_BxP: jax.Array,
-    attempts: Attempts,
+    drawn: Rounds,
     score_BxT: jax.Array,
     *,
     cost: float = 0.0,
@@ -184,13 +140,13 @@ def to_trajectories(
     num_groups: int = 1,
 ) -> Trajectories:
     """Level-3 trajectories: stop at the first STOP, R = score of that round - cost x (tau - 1), weight 1/B."""
-    B, T, L = attempts.answers.shape
-    stop_B = attempts.stop_round
+    B, T, L = drawn.answers.shape
+    stop_B = drawn.stop_round
     stopped = jax.nn.one_hot(stop_B, T, dtype=score_BxT.dtype)
     reward_B = jnp.sum(stopped * score_BxT, axis=-1) - cost * stop_B.astype(score_BxT.dtype)
     traj = Trajectories.from_rounds(
         prompt=prompt_BxP,
-        answers=attempts.answers,
+        answers=drawn.answers,
         stop_round=stop_B,
         horizon=T,
         reward=reward_B,
@@ -199,5 +155,5 @@ def to_trajectories(
         num_groups=num_groups,
     )
     decided = jnp.where(jnp.arange(T, dtype=jnp.int32)[None] < stop_B[:, None], RESAMPLE, STOP)
-    logp = jnp.concatenate([attempts.logp_answers, select(attempts.log_decide, decided)[..., None]], axis=-1)
+    logp = jnp.concatenate([drawn.logp_answers, select(drawn.log_decision, decided)[..., None]], axis=-1)
     return traj.replace(old_logp=jnp.where(traj.mask, logp.reshape(B, T * (L + 1)), 0.0))

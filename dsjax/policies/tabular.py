@@ -10,7 +10,7 @@ from flax import struct
 from jax.flatten_util import ravel_pytree
 
 from dsjax.errors import require
-from dsjax.policies.base import History, Params
+from dsjax.policies.base import History, Params, Policy, WrappedPolicy
 
 if TYPE_CHECKING:
     from dsjax.process import DecisionSamplingProcess
@@ -30,11 +30,11 @@ def _prefix_codes(answers_BxKxL: jax.Array, vocabulary: int) -> jax.Array:
     return jnp.stack(codes, axis=-1)
 
 
-class SaturatedPolicy(struct.PyTreeNode):
+class SaturatedPolicy(Policy):
     """One free softmax per context: the policy class in which T3 holds with equality.
 
     Sampler context: (prompt, history, tokens of the answer so far); decider context: (prompt, history, answer).
-    params = {"sample": f[Q, H_s, C, V], "decide": f[Q, H_d, A, 2]} logits, with C = 1 + V + .. + V^(L-1) prefixes
+    params = {"sample": f[Q, H_s, C, V], "decision": f[Q, H_d, A, 2]} logits, with C = 1 + V + .. + V^(L-1) prefixes
     and, for history `full`, H_s = 1 + A + .. + A^(T-1) and H_d = 1 + A + .. + A^(T-2) histories (both 1 for `none`).
     """
 
@@ -58,7 +58,7 @@ class SaturatedPolicy(struct.PyTreeNode):
         prefixes = _geometric(self.vocabulary, self.length)
         return {
             "sample": (self.num_prompts, histories, prefixes, self.vocabulary),
-            "decide": (self.num_prompts, decided, A, 2),
+            "decision": (self.num_prompts, decided, A, 2),
         }
 
     def init(self, key: jax.Array, scale: float = 1.0) -> Params:
@@ -87,15 +87,15 @@ class SaturatedPolicy(struct.PyTreeNode):
         context_BxKxL = codes_BxKxL1[..., :L] + first_L[None, None, :]
         logits_s = params["sample"][prompt_Bx1[..., None], history_BxK[..., None], context_BxKxL]
         # The forced stop of the last round has no context of its own; whatever is read there is masked out.
-        decided_BxK = jnp.minimum(history_BxK, params["decide"].shape[1] - 1)
-        logits_d = params["decide"][prompt_Bx1, decided_BxK, answer_BxK]
+        decided_BxK = jnp.minimum(history_BxK, params["decision"].shape[1] - 1)
+        logits_d = params["decision"][prompt_Bx1, decided_BxK, answer_BxK]
         return jax.nn.log_softmax(logits_s), jax.nn.log_softmax(logits_d)
 
 
-class PositionwisePolicy(struct.PyTreeNode):
+class PositionwisePolicy(Policy):
     """Answer tokens independent given prompt and position; the decider reads the first `reads` tokens only.
 
-    Small at any length: params = {"sample": f[Q, L, V], "decide": f[Q, V^reads, 2]} logits. Memoryless.
+    Small at any length: params = {"sample": f[Q, L, V], "decision": f[Q, V^reads, 2]} logits. Memoryless.
     """
 
     num_prompts: int = struct.field(pytree_node=False)
@@ -110,7 +110,7 @@ class PositionwisePolicy(struct.PyTreeNode):
         Q, V = self.num_prompts, self.vocabulary
         return {
             "sample": scale * jax.random.normal(sample_key, (Q, self.length, V)),
-            "decide": scale * jax.random.normal(decide_key, (Q, V**self.reads, 2)),
+            "decision": scale * jax.random.normal(decide_key, (Q, V**self.reads, 2)),
         }
 
     def log_dists(self, params: Params, prompt_BxP: jax.Array, answers_BxKxL: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -118,23 +118,17 @@ class PositionwisePolicy(struct.PyTreeNode):
         prompt_B, (B, K, L) = prompt_BxP[:, 0], answers_BxKxL.shape
         read_BxK = _prefix_codes(answers_BxKxL, self.vocabulary)[..., self.reads]
         logits_s = jnp.broadcast_to(params["sample"][prompt_B][:, None], (B, K, L, self.vocabulary))
-        logits_d = params["decide"][prompt_B[:, None], read_BxK]
+        logits_d = params["decision"][prompt_B[:, None], read_BxK]
         return jax.nn.log_softmax(logits_s), jax.nn.log_softmax(logits_d)
 
 
-class SharedPolicy(struct.PyTreeNode):
+class SharedPolicy(WrappedPolicy):
     """Both components read one parameter vector: logits of `base` = features @ theta.
 
     The simplest policy that is neither saturated nor separable, as in a network with a shared trunk.
     """
 
-    base: SaturatedPolicy
-    features: jax.Array  # f[N, K]: N logits of the base policy in `ravel_pytree` order, K shared parameters
-
-    @property
-    def length(self) -> int:
-        """L, tokens per answer."""
-        return self.base.length
+    features: jax.Array  # f[N, K]: N logits of the base, a `SaturatedPolicy`, in `ravel_pytree` order; K parameters
 
     @classmethod
     def random(cls, base: SaturatedPolicy, num_params: int, key: jax.Array) -> SharedPolicy:

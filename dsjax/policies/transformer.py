@@ -11,7 +11,6 @@ with history `full`, all earlier rounds.
 
 from __future__ import annotations
 
-import functools
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -21,7 +20,8 @@ import numpy as np
 from flax import struct
 
 from dsjax.errors import require
-from dsjax.policies.base import History, Params
+from dsjax.policies.base import History, Params, Policy
+from dsjax.policies.products import Dense, embed, product, widened
 from dsjax.tasks.base import Task
 
 Dtype = Literal["float32", "bfloat16"]
@@ -41,78 +41,6 @@ def _visible(
     return visible
 
 
-def embed(ids: jax.Array, table: jax.Array) -> jax.Array:
-    """Rows of the table, 0 for an id outside of it.
-
-    By a one-hot product: the transpose of a gather is a scatter, which is slow on every backend.
-    """
-    return jax.nn.one_hot(ids, table.shape[0], dtype=table.dtype) @ table
-
-
-def _widened(x: jax.Array) -> jax.Array:
-    """In at least float32."""
-    return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
-
-
-def product(x: jax.Array, kernel: jax.Array, *_: Any, **__: Any) -> jax.Array:
-    """x W of the last axis, f[.., N] x f[N, M] to f[.., M]; a `dot_general` for Flax's Dense.
-
-    As one product of matrices, whose gradient XLA computes fastest on processors: with several axes of rows it copies
-    the cotangent transposed, and of the two transposed factors of W's gradient the narrower one should come first.
-    """
-    rows = x.reshape(-1, x.shape[-1])
-    if x.dtype == kernel.dtype == jnp.bfloat16:
-        y = low_product(rows, kernel)
-    elif kernel.shape[0] > kernel.shape[1]:
-        turned = jax.lax.optimization_barrier(kernel.T)
-        y = jax.lax.dot_general(rows, turned, (((1,), (1,)), ((), ())))
-    else:
-        y = rows @ kernel
-    return y.reshape(*x.shape[:-1], kernel.shape[1])
-
-
-@jax.custom_vjp
-def low_product(rows: jax.Array, kernel: jax.Array) -> jax.Array:
-    """bf16[R, N] x bf16[N, M] to bf16[R, M], summed in float32.
-
-    Its gradient is written out because JAX's own would multiply a float32 cotangent by a bfloat16 factor, for which no
-    backend has a fast product.
-    """
-    return _low_dot(rows, kernel, 1, 0)
-
-
-def _low_dot(a: jax.Array, b: jax.Array, axis_a: int, axis_b: int) -> jax.Array:
-    """Contract an axis of each, summed in float32.
-
-    On processors the product is written in float32 and rounded after that: XLA uses their matrix units for no other
-    product, and multiplies float32 copies of the factors instead.
-    """
-    axes = (((axis_a,), (axis_b,)), ((), ()))
-
-    def wide(a: jax.Array, b: jax.Array) -> jax.Array:
-        return jax.lax.dot_general(a, b, axes, preferred_element_type=jnp.float32).astype(a.dtype)
-
-    def narrow(a: jax.Array, b: jax.Array) -> jax.Array:
-        return jax.lax.dot_general(a, b, axes)
-
-    return jax.lax.platform_dependent(a, b, cpu=wide, default=narrow)
-
-
-def _low_product_forward(rows: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return low_product(rows, kernel), (rows, kernel)
-
-
-def _low_product_backward(factors: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
-    rows, kernel = factors
-    return _low_dot(cotangent, kernel, 1, 1), _low_dot(rows, cotangent, 0, 0)
-
-
-low_product.defvjp(_low_product_forward, _low_product_backward)
-
-
-Dense = functools.partial(nn.Dense, dot_general=product)
-
-
 class RMSNorm(nn.Module):
     """x / sqrt(mean(x^2) + epsilon) x scale, with the mean in at least float32.
 
@@ -125,7 +53,7 @@ class RMSNorm(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Normalise the last axis."""
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
-        wide = _widened(x)
+        wide = widened(x)
         mean_square = jnp.mean(wide * wide, axis=-1, keepdims=True)
         factor = jax.lax.rsqrt(mean_square + jnp.asarray(self.epsilon, wide.dtype))
         scale = jnp.expand_dims(scale.astype(wide.dtype), tuple(range(x.ndim - 1)))
@@ -206,10 +134,8 @@ class Network(nn.Module):
 
     def setup(self) -> None:
         """Name the parts; parameters are grouped by them."""
-        if self.policy.separate_trunks:
-            self.trunks = {"sample": Trunk(self.policy), "decide": Trunk(self.policy)}
-        else:
-            self.trunks = {"shared": Trunk(self.policy)}
+        # `decide` stays in these names: Flax draws initial parameters by name, so with others every run would differ.
+        self.trunks = {name: Trunk(self.policy) for name in self.policy.trunks}
         self.sample_head = Dense(self.policy.vocabulary)
         self.decide_head = Dense(2)
         if self.policy.critic:
@@ -224,13 +150,12 @@ class Network(nn.Module):
         for name, trunk in self.trunks.items():
             layer_caches = None if cache is None else cache[name]
             hidden[name], caches[name] = trunk(ids_BxN, round_N, offset_N, layer_caches, start)
-        sample, decide = ("sample", "decide") if self.policy.separate_trunks else ("shared", "shared")
-        return hidden[sample], hidden[decide], caches
+        return hidden[self.policy.trunks[0]], hidden[self.policy.trunks[-1]], caches
 
-    def heads(self, sample_hidden: jax.Array, decide_hidden: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def heads(self, h_sample: jax.Array, h_decision: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Log-softmax of the two heads, in at least float32."""
-        sample, decide = self.sample_head(_widened(sample_hidden)), self.decide_head(_widened(decide_hidden))
-        return jax.nn.log_softmax(sample), jax.nn.log_softmax(decide)
+        sample, decision = self.sample_head(widened(h_sample)), self.decide_head(widened(h_decision))
+        return jax.nn.log_softmax(sample), jax.nn.log_softmax(decision)
 
     def teacher_forced(self, ids_BxN: jax.Array, round_N: Any, offset_N: Any) -> tuple[jax.Array, jax.Array]:
         """(log pi_sample f[B, K, L, V], log pi_d f[B, K, 2]) from a row of prompt and rounds."""
@@ -239,20 +164,20 @@ class Network(nn.Module):
     def factors(self, ids_BxN: jax.Array, round_N: Any, offset_N: Any) -> tuple[jax.Array, jax.Array]:
         """Hidden states that the factors are predicted from: (answer tokens f[B, K, L, D], decisions f[B, K, D])."""
         c = self.policy
-        sample_hidden, decide_hidden, _ = self(ids_BxN, round_N, offset_N)
+        h_sample, h_decision, _ = self(ids_BxN, round_N, offset_N)
 
         def rounds(h_BxNxD: jax.Array) -> jax.Array:
             return h_BxNxD[:, c.prompt_length :].reshape(h_BxNxD.shape[0], -1, c.length + 1, c.width)
 
-        return rounds(sample_hidden)[:, :, : c.length], rounds(decide_hidden)[:, :, c.length]
+        return rounds(h_sample)[:, :, : c.length], rounds(h_decision)[:, :, c.length]
 
     def values(self, ids_BxN: jax.Array, round_N: Any, offset_N: Any) -> jax.Array:
         """f[B, K, L + 1]: output k of the value head on the factors of round k."""
-        sample_BxKxLxD, decide_BxKxD = self.factors(ids_BxN, round_N, offset_N)
-        hidden = jnp.concatenate([sample_BxKxLxD, decide_BxKxD[:, :, None]], axis=2)
+        sample_BxKxLxD, decision_BxKxD = self.factors(ids_BxN, round_N, offset_N)
+        hidden = jnp.concatenate([sample_BxKxLxD, decision_BxKxD[:, :, None]], axis=2)
         if self.policy.critic_detached:
             hidden = jax.lax.stop_gradient(hidden)
-        by_round = self.value_head(_widened(hidden))
+        by_round = self.value_head(widened(hidden))
         own_KxT = jnp.eye(hidden.shape[1], self.policy.rounds, dtype=bool)
         return jnp.sum(jnp.where(own_KxT[None, :, None], by_round, 0.0), axis=-1)
 
@@ -260,11 +185,11 @@ class Network(nn.Module):
         self, ids_BxN: jax.Array, round_N: Any, offset_N: Any, cache: Params, start: Any
     ) -> tuple[jax.Array, jax.Array, Params]:
         """Both heads at the given tokens, and the cache with them written at `start`."""
-        sample_hidden, decide_hidden, cache = self(ids_BxN, round_N, offset_N, cache, start)
-        return *self.heads(sample_hidden, decide_hidden), cache
+        h_sample, h_decision, cache = self(ids_BxN, round_N, offset_N, cache, start)
+        return *self.heads(h_sample, h_decision), cache
 
 
-class TransformerPolicy(struct.PyTreeNode):
+class TransformerPolicy(Policy):
     """Configuration of the network and the `Policy` interface on it; all fields are static.
 
     Answers use token ids 0..vocabulary-1; prompts 0..prompt_vocabulary-1, with the same meaning where both exist.
@@ -299,6 +224,11 @@ class TransformerPolicy(struct.PyTreeNode):
     def num_ids(self) -> int:
         """Rows of the embedding table."""
         return self.attempt_id + 1
+
+    @property
+    def trunks(self) -> tuple[str, ...]:
+        """Names of the trunks: of `pi_sample` and of `pi_d`, or of the one for both."""
+        return ("sample", "decide") if self.separate_trunks else ("shared",)
 
     @property
     def network(self) -> Network:
@@ -348,7 +278,7 @@ class TransformerPolicy(struct.PyTreeNode):
         return self._apply(params, *self._row(prompt_BxP, answers_BxKxL), method="teacher_forced")
 
     def values(self, params: Params, prompt_BxP: jax.Array, answers_BxKxL: jax.Array) -> jax.Array:
-        """f[B, K, L + 1]: estimates of E[R | all before the factor]: before each answer token, and before the decision.
+        """See `Policy.values`.
 
         Teacher-forced, from the hidden state that the factor itself is predicted from: compiled with `log_dists`, both
         share one forward pass.
@@ -374,8 +304,7 @@ class TransformerPolicy(struct.PyTreeNode):
         slots = P + rounds * (self.length + 1)
         dtype = params["sample_head"]["kernel"].dtype if self.dtype == "float32" else jnp.dtype(self.dtype)
         empty = jnp.zeros((B, self.heads, slots, self.width // self.heads), dtype)
-        names = ("sample", "decide") if self.separate_trunks else ("shared",)
-        cache = {name: tuple((empty, empty) for _ in range(self.layers)) for name in names}
+        cache = {name: ((empty, empty),) * self.layers for name in self.trunks}
         offset_P = np.arange(P, dtype=np.int32)
         _, _, cache = self._apply(params, prompt_BxP, np.full(P, PROMPT, np.int32), offset_P, cache, 0)
         return cache
@@ -383,19 +312,7 @@ class TransformerPolicy(struct.PyTreeNode):
     def step(
         self, params: Params, state: Params, ids_Bxn: jax.Array, first_round: Any, offset: Any, rounds: int
     ) -> tuple[jax.Array, jax.Array, Params]:
-        """Feed one token to each of n consecutive rounds at `offset`.
-
-        Args:
-          params: parameters.
-          state: from `start` or the last step.
-          ids_Bxn: the tokens at `offset` of rounds first_round .. first_round + n - 1 (ATTEMPT at offset 0).
-          first_round: may be traced.
-          offset: may be traced.
-          rounds: the `rounds` given to `start` (static).
-
-        Returns:
-          (log pi_sample f[B, n, V], log pi_d f[B, n, 2], state).
-        """
+        """See `Policy.step`; the state is the cache."""
         n = ids_Bxn.shape[1]
         round_n = jnp.arange(n, dtype=jnp.int32) + first_round
         offset_n = jnp.full((n,), offset, jnp.int32)

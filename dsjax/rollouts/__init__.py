@@ -1,1 +1,5 @@
-"""Rollouts of any framework: reading and attributing them."""
+"""Rollouts of any framework: their file format, and what an objective does to them."""
+
+from dsjax.rollouts.diagnosis import Diagnosis, attribute_rollouts
+
+__all__ = ["Diagnosis", "attribute_rollouts"]

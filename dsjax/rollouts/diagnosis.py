@@ -1,40 +1,34 @@
 """Attribution of a run of any framework, from log-probs, masks and rewards: what they can tell and what they cannot.
 
-With `c_it` the ascent coefficient of token t of trajectory i, `w_i` its weight (1/B) and `k_it = c_it/w_i`:
-
-    (i)   per factor   mean over answers of |mean of k over the answer's tokens|, and mean of |k| over decisions
-    (ii)  per token    sum |c| / sum w over the tokens of a component
-    (iii) block share  sum |c| over decisions / sum |c| over all tokens
-    (iv)  the expected gradient: not a function of log-probs; only with gradients in the file
-
-Shares of (i) and (ii) are `decision / (sampling + decision)`: 1/2 means even. In logit space, where every prefix has a
-softmax of its own, one trajectory's gradient has squared length `sum_t k_t^2 |score_t|^2`, since its tokens stand in
-different prefixes; `|score|^2 = 2 (1 - p)^2` for a two-way softmax, with bounds for a V-way one (`square_bounds`).
+Conventions (i) to (iii) of docs/theory.md are functions of coefficients, so log-probs determine them; (iv) needs the
+gradients themselves. In logit space, where every prefix has a softmax of its own, one trajectory's gradient has squared
+length `sum_t k_t^2 |score_t|^2`, since its tokens stand in different prefixes; `|score|^2 = 2 (1 - p)^2` for a two-way
+softmax, with bounds for a V-way one (`square_bounds`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
+from dsjax.attribution import by_answer, coefficients, loss_of, per_factor, per_token, share
 from dsjax.errors import InputError, require
 from dsjax.numerics import divide, exact
 from dsjax.objectives import Objective, resolve
+from dsjax.objectives.registry import name_of
 from dsjax.rollouts.format import Rollouts, check, square_bounds
 from dsjax.rollouts.words import availability, reading
-from dsjax.statistics import RESAMPLES, bootstrap_weights, interval, ratio_of_sums
+from dsjax.statistics import RESAMPLES, Bootstrap, Estimate, Statistic, ratio_of_sums
 from dsjax.trajectories import DECISION_NAMES
 
-Estimate = dict[str, float | None]
-Statistic = Callable[[np.ndarray], np.ndarray]
+Estimates = dict[str, dict[str, Estimate]]
 
 # Coefficients are a handful of float64 operations on the same advantage: equal up to some tens of eps.
 EQUAL = 1e-12
-BOOTSTRAP_CHUNK = 2**22  # weights in memory at a time
 
 
 @dataclass(frozen=True)
@@ -46,7 +40,7 @@ class Diagnosis:
     loss: float
     coefficients: np.ndarray  # f[B, S] c_it, ascent direction, 0 outside of the masks
     rollouts: dict[str, Any]  # counts of trajectories, groups, tokens, answers and decisions
-    conventions: dict[str, dict[str, Estimate]]  # (i), (ii), (iii) by name
+    conventions: Estimates  # (i), (ii), (iii): `factor`, `token`, `block`
     balance: dict[str, Any]  # is there one coefficient per trajectory
     decisions: dict[str, dict[str, Any]]  # by type, STOP and RESAMPLE
     outcome: dict[str, Any]  # do the signs of the decision coefficients agree with the outcome
@@ -57,11 +51,17 @@ class Diagnosis:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, without the coefficients of single tokens."""
+
+        def plain(x: Any) -> Any:
+            if isinstance(x, dict):
+                return {name: plain(value) for name, value in x.items()}
+            return x.to_json() if isinstance(x, Estimate) else x
+
         names = [name for name in self.__dataclass_fields__ if name != "coefficients"]
-        return {"format": 1, **{name: getattr(self, name) for name in names}}
+        return {"format": 1, **{name: plain(getattr(self, name)) for name in names}}
 
 
-def from_rollouts(
+def attribute_rollouts(
     objective: str | Objective = "reinforce",
     options: Mapping[str, Any] | None = None,
     *,
@@ -76,32 +76,35 @@ def from_rollouts(
 
     Args:
       objective: a name of the registry, `module:function`, or a function `(logp_BxS, traj) -> (sum, count)`.
-      options: options of a named objective.
+      options: of the objective.
       success: returns from here on count as success; midway between the smallest and the largest by default.
       resamples: of the bootstrap, over groups if given, else over trajectories.
       seed: of the bootstrap.
-      **arrays: `logp`, `sample_mask`, `decision_mask`, `reward` and any of `rollouts_file.OPTIONAL`.
+      **arrays: `logp`, `sample_mask`, `decision_mask`, `reward` and any of `rollouts.format.OPTIONAL`.
 
     Raises:
       InputError: for arrays that do not fit together, or that this objective needs and did not get.
     """
     require(resamples >= 1, "resamples", resamples, "at least 1")
     require(success is None or bool(np.isfinite(success)), "success", success, "a finite return")
-    options = dict(options or {})
-    if isinstance(objective, str):
-        name, function = objective, resolve(objective, options)
-    else:
-        require(not options, "options", options, "none with a function; bind them with functools.partial")
-        name, function = getattr(objective, "__name__", repr(objective)), objective
-    data = check(arrays)
-    loss, c_BxS = _evaluate(function, name, data)
-    return _diagnose(name, options, data, loss, c_BxS, success, _Bootstrap(data, resamples, seed))
+    options, name, data = dict(options or {}), name_of(objective), check(arrays)
+    loss, c_BxS = _evaluate(resolve(objective, options), name, data)
+    k_BxS, bootstrap = divide(c_BxS, data.weight[:, None]), _Bootstrap(data, resamples, seed)
+    parts: dict[str, Any] = {
+        "rollouts": _counts(data),
+        "conventions": _conventions(data, c_BxS, bootstrap),
+        "balance": _balance(data, k_BxS),
+        "decisions": _decisions(data, k_BxS),
+        "outcome": _outcome(data, k_BxS, success, bootstrap),
+        "logit_space": _logit_space(data, k_BxS, bootstrap),
+        "gradients": _gradients(data, bootstrap),
+    }
+    words = {"availability": availability(data, parts), "reading": reading(name, parts)}
+    return Diagnosis(objective=name, options=options, loss=loss, coefficients=c_BxS, **parts, **words)
 
 
 def _evaluate(function: Objective, name: str, data: Rollouts) -> tuple[float, np.ndarray]:
     """Loss and c_BxS in float64; not jitted, so that the library's own checks see the values."""
-    from dsjax.attribution import coefficients, loss_of  # which in turn offers `from_rollouts`
-
     with exact():
         logp, traj = jnp.asarray(data.logp), data.trajectories()
         try:
@@ -130,64 +133,19 @@ class _Bootstrap:
         """Ratio of two sums over trajectories, as a function of group weights."""
         return ratio_of_sums(*(np.bincount(self.cluster, x, self.number) for x in (numerator_B, denominator_B)))
 
-    def estimates(self, statistics: Mapping[str, Statistic], number: int | None = None) -> dict[str, Estimate]:
-        """{name: {"value", "low", "high"}}, all from the same resamples; no interval for a single unit."""
+    def estimates(self, rows: Mapping[str, Mapping[str, Statistic]], number: int | None = None) -> Estimates:
+        """{row: {column: estimate}}, all from the same resamples; no interval for a single unit."""
         number = self.number if number is None else number
-        values = {name: float(f(np.ones((1, number)))[0]) for name, f in statistics.items()}
-        samples: dict[str, list[np.ndarray]] = {name: [] for name in statistics}
-        if number > 1:
-            rows = max(1, BOOTSTRAP_CHUNK // number)
-            for i, first in enumerate(range(0, self.resamples, rows)):
-                weights = bootstrap_weights(number, min(rows, self.resamples - first), self.seed + i)
-                for name, f in statistics.items():
-                    samples[name].append(f(weights))
-        out = {}
-        for name, value in values.items():
-            low, high = interval(np.concatenate(samples[name])) if samples[name] else (np.nan, np.nan)
-            triple = {"value": value, "low": low, "high": high}
-            out[name] = {k: float(x) if np.isfinite(x) else None for k, x in triple.items()}
+        flat = {(row, column): f for row, columns in rows.items() for column, f in columns.items()}
+        found = Bootstrap(number, self.resamples if number > 1 else 0, self.seed).estimates(flat)
+        out: Estimates = {row: {} for row in rows}
+        for (row, column), e in found.items():
+            out[row][column] = e
         return out
 
 
 def _share(part: Statistic, other: Statistic) -> Statistic:
-    """part / (part + other); NaN where neither is positive."""
-
-    def statistic(weights: np.ndarray) -> np.ndarray:
-        a, b = part(weights), other(weights)
-        return divide(a, a + b, np.nan)
-
-    return statistic
-
-
-def _diagnose(
-    name: str,
-    options: dict[str, Any],
-    data: Rollouts,
-    loss: float,
-    c_BxS: np.ndarray,
-    success: float | None,
-    bootstrap: _Bootstrap,
-) -> Diagnosis:
-    w_Bx1 = data.weight[:, None]
-    k_BxS = divide(c_BxS, w_Bx1)
-    parts: dict[str, Any] = {
-        "rollouts": _counts(data),
-        "conventions": _conventions(data, c_BxS, k_BxS, bootstrap),
-        "balance": _balance(data, k_BxS),
-        "decisions": _decisions(data, k_BxS),
-        "outcome": _outcome(data, k_BxS, success, bootstrap),
-        "logit_space": _logit_space(data, k_BxS, bootstrap),
-        "gradients": _gradients(data, bootstrap),
-    }
-    return Diagnosis(
-        objective=name,
-        options=options,
-        loss=loss,
-        coefficients=c_BxS,
-        availability=availability(data, parts),
-        reading=reading(name, parts),
-        **parts,
-    )
+    return lambda weights: share(part(weights), other(weights))
 
 
 def _mean(x: np.ndarray, weight: np.ndarray) -> float | None:
@@ -196,15 +154,8 @@ def _mean(x: np.ndarray, weight: np.ndarray) -> float | None:
     return float((weight * x).sum()) / total if total > 0 else None
 
 
-def _answers(data: Rollouts, x_BxS: np.ndarray) -> np.ndarray:
-    """f[B, S]: the sum of x over the sampling tokens of each round; column = round."""
-    B, S = x_BxS.shape
-    place = np.arange(B)[:, None] * S + data.round
-    return np.bincount(place.ravel(), np.where(data.sample_mask, x_BxS, 0.0).ravel(), B * S).reshape(B, S)
-
-
 def _counts(data: Rollouts) -> dict[str, Any]:
-    length_BxS = _answers(data, np.ones_like(data.logp)).astype(int)
+    length_BxS = by_answer(np.ones_like(data.logp), data).astype(int)
     lengths, decisions = length_BxS[length_BxS > 0], data.decision_mask.sum(-1)
     S = data.logp.shape[1]
     last = S - 1 - np.argmax(data.mask[:, ::-1], axis=1)  # the last drawn token of a row
@@ -231,51 +182,29 @@ def _counts(data: Rollouts) -> dict[str, Any]:
     }
 
 
-def _conventions(
-    data: Rollouts, c_BxS: np.ndarray, k_BxS: np.ndarray, bootstrap: _Bootstrap
-) -> dict[str, dict[str, Estimate]]:
-    def total(x_BxS: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        return np.sum(np.where(mask, x_BxS, 0.0), -1)
-
-    one_BxS = np.broadcast_to(data.weight[:, None], c_BxS.shape)
-    length_BxS = _answers(data, np.ones_like(c_BxS))
-    mean_BxS = divide(_answers(data, k_BxS), length_BxS)
-    decision, sample = data.decision_mask, data.sample_mask
-    is_answer = length_BxS > 0
-    numerators = {  # (of the sampler, of the decider)
-        "factor": (data.weight * total(abs(mean_BxS), is_answer), total(abs(c_BxS), decision)),
-        "factor, signed": (data.weight * total(mean_BxS, is_answer), total(c_BxS, decision)),
-        "token": (total(abs(c_BxS), sample), total(abs(c_BxS), decision)),
-        "token, signed": (total(c_BxS, sample), total(c_BxS, decision)),
-    }
-    counts = {
-        "factor": (total(one_BxS, is_answer), total(one_BxS, decision)),
-        "token": (total(one_BxS, sample), total(one_BxS, decision)),
-    }
-    statistics: dict[str, Statistic] = {}
-    for unit, (n_s, n_d) in counts.items():
-        a, b = (bootstrap.of(x, n) for x, n in zip(numerators[unit], (n_s, n_d), strict=True))
-        signed = numerators[f"{unit}, signed"]
-        statistics |= {f"{unit}|sample": a, f"{unit}|decision": b, f"{unit}|share": _share(b, a)}
-        statistics |= {
-            f"{unit}|signed_sample": bootstrap.of(signed[0], n_s),
-            f"{unit}|signed_decision": bootstrap.of(signed[1], n_d),
+def _conventions(data: Rollouts, c_BxS: np.ndarray, bootstrap: _Bootstrap) -> Estimates:
+    rows: dict[str, dict[str, Statistic]] = {}
+    token = per_token(c_BxS, data)
+    for unit, (s, d) in {"factor": per_factor(c_BxS, data), "token": token}.items():
+        sample, decision = (bootstrap.of(tally.absolute, tally.count) for tally in (s, d))
+        rows[unit] = {
+            "sample": sample,
+            "decision": decision,
+            "share": _share(decision, sample),
+            "signed_sample": bootstrap.of(s.signed, s.count),
+            "signed_decision": bootstrap.of(d.signed, d.count),
         }
-    (abs_s, abs_d), (net_s, net_d) = numerators["token"], numerators["token, signed"]
-    statistics |= {  # per trajectory; the signed share is of the net push, which may cancel: see `one_sided`
-        "block|sample": bootstrap.of(abs_s, data.weight),
-        "block|decision": bootstrap.of(abs_d, data.weight),
-        "block|share": bootstrap.of(abs_d, abs_s + abs_d),
-        "block|signed_sample": bootstrap.of(net_s, data.weight),
-        "block|signed_decision": bootstrap.of(net_d, data.weight),
-        "block|one_sided_sample": bootstrap.of(net_s, abs_s),
-        "block|one_sided_decision": bootstrap.of(net_d, abs_d),
+    s, d = token
+    rows["block"] = {  # per trajectory; a net push may cancel, which signed over absolute tells
+        "sample": bootstrap.of(s.absolute, data.weight),
+        "decision": bootstrap.of(d.absolute, data.weight),
+        "share": bootstrap.of(d.absolute, s.absolute + d.absolute),
+        "signed_sample": bootstrap.of(s.signed, data.weight),
+        "signed_decision": bootstrap.of(d.signed, data.weight),
+        "one_sided_sample": bootstrap.of(s.signed, s.absolute),
+        "one_sided_decision": bootstrap.of(d.signed, d.absolute),
     }
-    out: dict[str, dict[str, Estimate]] = {"factor": {}, "token": {}, "block": {}}
-    for key, e in bootstrap.estimates(statistics).items():
-        unit, column = key.split("|")
-        out[unit][column] = e
-    return out
+    return bootstrap.estimates(rows)
 
 
 def _balance(data: Rollouts, k_BxS: np.ndarray) -> dict[str, Any]:
@@ -320,64 +249,46 @@ def _decisions(data: Rollouts, k_BxS: np.ndarray) -> dict[str, dict[str, Any]]:
 def _outcome(data: Rollouts, k_BxS: np.ndarray, success: float | None, bootstrap: _Bootstrap) -> dict[str, Any]:
     """Drawn decisions of successful trajectories that are pushed up, and of failed ones that are pushed down."""
     low, high = float(data.reward.min()), float(data.reward.max())
+    if success is None and high == low:
+        return {"success_from": None, "success_rate": None}
     threshold = low + (high - low) / 2 if success is None else float(success)
     right_B = data.reward >= threshold
-    known = success is not None or high > low
     toward = np.where(right_B[:, None], k_BxS, -k_BxS)
-    statistics = {}
-    for i, name in (*enumerate(DECISION_NAMES), (None, "all")):
-        mask = data.decision_mask & (True if i is None else data.decision == i)
-        count = data.weight * mask.sum(-1)
-        pushes = {"agrees": toward > 0, "disagrees": toward < 0, "no push": toward == 0}
-        for word, x in pushes.items():
-            statistics[f"{name}|{word}"] = bootstrap.of(data.weight * (mask & x).sum(-1), count)
-    out: dict[str, Any] = {
-        "success_from": threshold if known else None,
-        "success_rate": _mean(right_B.astype(float), data.weight) if known else None,
+    pushes = {"agrees": toward > 0, "disagrees": toward < 0, "no push": toward == 0}
+    masks = {name: data.decision_mask & (data.decision == i) for i, name in enumerate(DECISION_NAMES)}
+    rows = {
+        name: {
+            word: bootstrap.of(data.weight * (mask & x).sum(-1), data.weight * mask.sum(-1))
+            for word, x in pushes.items()
+        }
+        for name, mask in {**masks, "all": data.decision_mask}.items()
     }
-    if known:
-        for key, e in bootstrap.estimates(statistics).items():
-            name, word = key.split("|")
-            out.setdefault(name, {})[word] = e
-    return out
+    rate = _mean(right_B.astype(float), data.weight)
+    return {"success_from": threshold, "success_rate": rate, **bootstrap.estimates(rows)}
 
 
 def _logit_space(data: Rollouts, k_BxS: np.ndarray, bootstrap: _Bootstrap) -> dict[str, Any]:
     """M_c = E[sum over the tokens of c of k^2 |score|^2], each softmax in its own logits: exact values or bounds."""
-    squares: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    parts = (("sample", data.sample_mask, data.vocabulary), ("decision", data.decision_mask, data.decision_choices))
-    for component, mask, choices in parts:
-        if data.score_norm is not None:
-            bounds = (data.score_norm**2, data.score_norm**2)
-        else:
-            bounds = square_bounds(data.logp, choices)
-        low, high = (data.weight * np.sum(np.where(mask, k_BxS**2 * b, 0.0), -1) for b in bounds)
-        squares[component] = low, high
-    (s_low, s_high), (d_low, d_high) = squares["sample"], squares["decision"]
-    exact = {
-        "sample": data.score_norm is not None or data.vocabulary == 2,
-        "decision": data.score_norm is not None or data.decision_choices == 2,
-    }
-    statistics = {
-        "sample|lower": bootstrap.of(s_low, data.weight),
-        "sample|upper": bootstrap.of(s_high, data.weight),
-        "decision|lower": bootstrap.of(d_low, data.weight),
-        "decision|upper": bootstrap.of(d_high, data.weight),
+    norm = data.score_norm
+
+    def squares(mask: np.ndarray, choices: int | None) -> tuple[np.ndarray, ...]:
+        bounds = square_bounds(data.logp, choices) if norm is None else (norm**2, norm**2)
+        return tuple(data.weight * np.sum(np.where(mask, k_BxS**2 * b, 0.0), -1) for b in bounds)
+
+    s_low, s_high = squares(data.sample_mask, data.vocabulary)
+    d_low, d_high = squares(data.decision_mask, data.decision_choices)
+    rows = {
+        "sample": {"lower": bootstrap.of(s_low, data.weight), "upper": bootstrap.of(s_high, data.weight)},
+        "decision": {"lower": bootstrap.of(d_low, data.weight), "upper": bootstrap.of(d_high, data.weight)},
         # The share rises with the decision's part and falls with the sampler's.
-        "share|lower": bootstrap.of(d_low, d_low + s_high),
-        "share|upper": bootstrap.of(d_high, d_high + s_low),
+        "share": {"lower": bootstrap.of(d_low, d_low + s_high), "upper": bootstrap.of(d_high, d_high + s_low)},
     }
-    out: dict[str, Any] = {"sample": {}, "decision": {}, "share": {}}
-    for key, e in bootstrap.estimates(statistics).items():
-        quantity, side = key.split("|")
-        out[quantity][side] = e
-    for quantity in out:
-        out[quantity]["status"] = _status(all(exact.values()) if quantity == "share" else exact[quantity])
-    return out
-
-
-def _status(exact: bool) -> str:
-    return "available" if exact else "bound"
+    two_way = {"sample": data.vocabulary == 2, "decision": data.decision_choices == 2}
+    two_way["share"] = all(two_way.values())
+    return {
+        name: {**row, "status": "available" if norm is not None or two_way[name] else "bound"}
+        for name, row in bootstrap.estimates(rows).items()
+    }
 
 
 def _gradients(data: Rollouts, bootstrap: _Bootstrap) -> dict[str, Any] | None:
@@ -421,4 +332,4 @@ def _gradients(data: Rollouts, bootstrap: _Bootstrap) -> dict[str, Any] | None:
         "noise_decision": lambda w: moment["decision"](w) - signal["decision"](w),
         "cosine_of_means": cosine,
     }
-    return {"estimates": number, **bootstrap.estimates(statistics, number)}
+    return {"estimates": number, **bootstrap.estimates({"": statistics}, number)[""]}

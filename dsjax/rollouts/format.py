@@ -42,7 +42,6 @@ OPTIONAL = {
     "gradient_decision": "f[N, P] N independent estimates of the decider's part of your gradient",
 }
 ARRAYS = {**REQUIRED, **OPTIONAL}
-LOG_PROBS = ("logp", "old_logp", "ref_logp")
 
 
 @dataclass(frozen=True)
@@ -136,15 +135,21 @@ def _require_known(names: Any) -> None:
         require(name in ARRAYS, "array", name, ARRAYS)
 
 
-def _where(bad_BxS: np.ndarray, x_BxS: np.ndarray) -> str:
+def _where(bad: np.ndarray, x: np.ndarray) -> str:
     """`nan at [3, 17] (and 5 more)`."""
-    places = np.argwhere(bad_BxS)
+    places = np.argwhere(bad)
     more = f" (and {len(places) - 1} more)" if len(places) > 1 else ""
-    return f"{x_BxS[tuple(places[0])]} at {places[0].tolist()}{more}"
+    return f"{x[tuple(places[0])]} at {places[0].tolist()}{more}"
+
+
+def _refuse(bad: np.ndarray, name: str, x: np.ndarray, allowed: str, what: str = "") -> None:
+    """Raise `InputError` that names the first bad entry of an array."""
+    if bad.any():
+        raise InputError(name, what + _where(bad, x), allowed)
 
 
 class _Reader:
-    """Takes the arrays one by one, in float64, with the checks that all of them share."""
+    """Takes the arrays one by one, with dtype and shape as `ARRAYS` says, and the checks that all of them share."""
 
     def __init__(self, arrays: Mapping[str, Any]):
         _require_known(arrays)
@@ -154,71 +159,65 @@ class _Reader:
         logp = self.arrays["logp"]
         require(logp.ndim == 2 and logp.size > 0, "logp.shape", logp.shape, "[B, S], at least [1, 1]")
         self.shape = (int(logp.shape[0]), int(logp.shape[1]))
+        self.axes = dict(zip("BS", self.shape, strict=True))  # lengths that are known; others are free
         self.mask = np.ones(self.shape, bool)
 
-    def of(self, name: str, kind: type[np.generic], shape: tuple[int, ...]) -> np.ndarray | None:
+    def take(self, name: str) -> np.ndarray | None:
+        """The array as it is; None if it was not given."""
         x = self.arrays.get(name)
         if x is None:
             return None
-        require(x.shape == shape, f"{name}.shape", x.shape, f"{shape}: {ARRAYS[name]}, and logp is {self.shape}")
-        words = {np.floating: "floating", np.integer: "integer"}[kind]
-        fits = np.issubdtype(x.dtype, kind) or (kind is np.floating and np.issubdtype(x.dtype, np.integer))
-        require(bool(fits), f"{name}.dtype", str(x.dtype), f"a {words} dtype: {ARRAYS[name]}")
+        kind, _, axes = ARRAYS[name].partition("]")[0].partition("[")
+        expected = [self.axes.get(axis, axis) for axis in axes.split(", ") if axis]
+        fits = x.ndim == len(expected) and all(n in (m, str(n)) for n, m in zip(expected, x.shape, strict=True))
+        shape = f"({', '.join(map(str, expected))}{',' if len(expected) == 1 else ''})"
+        require(fits, f"{name}.shape", x.shape, f"{shape}: {ARRAYS[name]}, and logp is {self.shape}")
+        integer = np.issubdtype(x.dtype, np.integer)
+        if kind == "bool":
+            whole = integer and bool(((x == 0) | (x == 1)).all())
+            require(x.dtype == bool or whole, name, f"dtype {x.dtype}", "bool, or integers 0 and 1")
+        else:
+            fits = integer or (kind == "f" and np.issubdtype(x.dtype, np.floating))
+            words = {"f": "floating", "i": "integer"}[kind]
+            require(bool(fits), f"{name}.dtype", str(x.dtype), f"a {words} dtype: {ARRAYS[name]}")
         return x
 
-    def boolean(self, name: str) -> np.ndarray:
-        x = self.arrays[name]
-        require(x.shape == self.shape, f"{name}.shape", x.shape, f"{self.shape}, as logp")
-        whole = np.issubdtype(x.dtype, np.integer) and bool(((x == 0) | (x == 1)).all())
-        require(x.dtype == bool or whole, name, f"dtype {x.dtype}", "bool, or integers 0 and 1")
-        return x.astype(bool)
-
-    def per_token(self, name: str) -> np.ndarray | None:
-        """f[B, S]: finite where a token was drawn, 0 elsewhere."""
-        x = self.of(name, np.floating, self.shape)
+    def floats(self, name: str) -> np.ndarray | None:
+        """float64; finite, for an array per token where one was drawn, and 0 elsewhere."""
+        x = self.take(name)
         if x is None:
             return None
-        bad = self.mask & ~np.isfinite(x)
-        require(not bad.any(), name, _where(bad, x) if bad.any() else None, "finite at every token of a mask")
-        return np.where(self.mask, x, 0.0).astype(np.float64)
+        per_token = ARRAYS[name].startswith("f[B, S]")
+        counts = self.mask if per_token else np.ones(x.shape, bool)
+        words = "finite at every token of a mask" if per_token else "finite numbers"
+        _refuse(counts & ~np.isfinite(x), name, x, words)
+        return np.where(counts, x, 0.0).astype(np.float64)
 
     def log_prob(self, name: str) -> np.ndarray | None:
-        """As `per_token`, <= 0. Rounding in the array's own precision, up to 64 eps, is read as log 1 = 0."""
-        x = self.per_token(name)
+        """As `floats`, <= 0. Rounding in the array's own precision, up to 64 eps, is read as log 1 = 0."""
+        x = self.floats(name)
         if x is None:
             return None
         # A log-softmax is a difference of two logits of some tens, each with a relative error of eps.
-        bad = x > 64 * self.eps(name)
-        require(not bad.any(), name, _where(bad, x) if bad.any() else None, "log-probabilities in nats, <= 0")
+        _refuse(x > 64 * self.eps(name), name, x, "log-probabilities in nats, <= 0")
         return np.minimum(x, 0.0)
 
     def eps(self, name: str) -> float:
         dtype = self.arrays[name].dtype
         return float(np.finfo(dtype).eps) if np.issubdtype(dtype, np.floating) else 0.0
 
-    def per_trajectory(self, name: str, kind: type[np.generic] = np.floating) -> np.ndarray | None:
-        x = self.of(name, kind, self.shape[:1])
-        if x is not None and kind is np.floating:
-            bad = ~np.isfinite(x)
-            require(not bad.any(), name, _where(bad, x) if bad.any() else None, "finite numbers")
-            x = x.astype(np.float64)
-        return x
-
-    def ids(self, name: str, shape: tuple[int, ...]) -> np.ndarray | None:
-        x = self.of(name, np.integer, shape)
+    def ids(self, name: str) -> np.ndarray | None:
+        x = self.take(name)
         if x is None:
             return None
         limit = np.iinfo(np.int32)
-        bad = (x < limit.min) | (x > limit.max)
-        require(not bad.any(), name, _where(bad, x) if bad.any() else None, "integers of 32 bits")
+        _refuse((x < limit.min) | (x > limit.max), name, x, "integers of 32 bits")
         return x.astype(np.int32)
 
     def count(self, name: str) -> int | None:
-        x = self.of(name, np.integer, ())
-        if x is None:
-            return None
-        require(int(x) >= 2, name, int(x), "at least 2 choices")
-        return int(x)
+        x = self.take(name)
+        require(x is None or int(x) >= 2, name, x if x is None else int(x), "at least 2 choices")
+        return None if x is None else int(x)
 
 
 def check(arrays: Mapping[str, Any]) -> Rollouts:
@@ -228,11 +227,10 @@ def check(arrays: Mapping[str, Any]) -> Rollouts:
       InputError: naming the array, what it received and what is allowed.
     """
     reader = _Reader(arrays)
-    B, S = reader.shape
-    sample, decision = reader.boolean("sample_mask"), reader.boolean("decision_mask")
+    sample, decision = (np.asarray(reader.take(name), bool) for name in ("sample_mask", "decision_mask"))
     both = sample & decision
-    overlap = f"{int(both.sum())} tokens of both, first at {np.argwhere(both)[0].tolist()}" if both.any() else None
-    require(not both.any(), "sample_mask & decision_mask", overlap, "disjoint masks")
+    tokens = f"{int(both.sum())} tokens of both, first at {np.argwhere(both)[0].tolist()}" if both.any() else None
+    require(not both.any(), "sample_mask & decision_mask", tokens, "disjoint masks")
     reader.mask = sample | decision
     require(bool(reader.mask.any()), "sample_mask | decision_mask", "no token", "at least one drawn token")
     beside = decision[:, :-1] & decision[:, 1:]
@@ -240,22 +238,16 @@ def check(arrays: Mapping[str, Any]) -> Rollouts:
     allowed = "one token a decision (if it is spelt with several, keep one slot with the sum of their log-probs)"
     require(not beside.any(), "decision_mask", place, allowed)
 
-    reward = reader.per_trajectory("reward")
-    assert reward is not None
-    weight = reader.per_trajectory("weight")
+    reward, weight = reader.floats("reward"), reader.floats("weight")
     if weight is None:
-        weight = np.ones(B)
+        weight = np.ones(len(sample))
     require(bool((weight >= 0).all() and weight.sum() > 0), "weight", float(weight.min()), ">= 0, not all of them 0")
-    log_probs = {name: reader.log_prob(name) for name in LOG_PROBS}
-    logp = log_probs.pop("logp")
+    logp, old_logp, ref_logp = (reader.log_prob(name) for name in ("logp", "old_logp", "ref_logp"))
     assert logp is not None
-    group = reader.per_trajectory("group", np.integer)
-    label = np.arange(B) if group is None else np.unique(group, return_inverse=True)[1]
-    prompt = reader.arrays.get("prompt")
-    if prompt is not None:
-        require(prompt.ndim == 2 and len(prompt) == B, "prompt.shape", prompt.shape, f"({B}, P)")
-        prompt = reader.ids("prompt", prompt.shape)
-    gradients = _gradients(reader)
+    assert reward is not None
+    group = reader.take("group")
+    label = np.arange(len(sample)) if group is None else np.unique(group, return_inverse=True)[1]
+    prompt, gradients = reader.ids("prompt"), _gradients(reader)
     vocabulary, choices = reader.count("vocabulary"), reader.count("decision_choices") or 2
     return Rollouts(
         logp=logp,
@@ -266,52 +258,47 @@ def check(arrays: Mapping[str, Any]) -> Rollouts:
         group=label.astype(np.int32),
         round=_rounds(reader, decision),
         decision=_decisions(reader, decision),
-        values=reader.per_token("values"),
-        tokens=reader.ids("tokens", (B, S)),
+        old_logp=old_logp,
+        ref_logp=ref_logp,
+        values=reader.floats("values"),
+        tokens=reader.ids("tokens"),
         prompt=prompt,
-        score_norm=_score_norm(reader, logp, sample, decision, vocabulary, choices),
+        score_norm=_score_norm(reader, logp, ((sample, vocabulary), (decision, choices))),
         vocabulary=vocabulary,
         decision_choices=choices,
         gradient_sample=gradients[0],
         gradient_decision=gradients[1],
         given=tuple(name for name in ARRAYS if name in reader.arrays),
-        **log_probs,
     )
 
 
 def _rounds(reader: _Reader, decision_mask: np.ndarray) -> np.ndarray:
     """i32[B, S]: the number of decisions before the token, unless the file says otherwise."""
     S = decision_mask.shape[1]
-    derived = np.cumsum(decision_mask, axis=1) - decision_mask
-    given = reader.ids("round", reader.shape)
+    given = reader.ids("round")
     if given is None:
-        return derived.astype(np.int32)
-    bad = reader.mask & ((given < 0) | (given >= S))
-    require(not bad.any(), "round", _where(bad, given) if bad.any() else None, f"0..{S - 1}")
+        return (np.cumsum(decision_mask, axis=1) - decision_mask).astype(np.int32)
+    _refuse(reader.mask & ((given < 0) | (given >= S)), "round", given, f"0..{S - 1}")
     # The largest round so far: it must never exceed that of a drawn token.
     highest = np.maximum.accumulate(np.where(reader.mask, given, 0), axis=1)
-    bad = reader.mask & (given < highest)
-    require(not bad.any(), "round", _where(bad, given) if bad.any() else None, "rounds that never go back along a row")
+    _refuse(reader.mask & (given < highest), "round", given, "rounds that never go back along a row")
     # A round is over with its decision: later tokens belong to later rounds.
     closed = np.maximum.accumulate(np.where(decision_mask, given, -1), axis=1)
     before = np.concatenate([np.full((len(closed), 1), -1), closed[:, :-1]], axis=1)
-    bad = reader.mask & (given <= before)
-    require(not bad.any(), "round", _where(bad, given) if bad.any() else None, "a new round after every decision")
+    _refuse(reader.mask & (given <= before), "round", given, "a new round after every decision")
     return np.where(reader.mask, given, highest).astype(np.int32)
 
 
 def _decisions(reader: _Reader, decision_mask: np.ndarray) -> np.ndarray:
     """i32[B, S]: STOP for a decision that is the last drawn token of its row, RESAMPLE for others, unless given."""
     drawn_after = np.cumsum(reader.mask[:, ::-1], axis=1)[:, ::-1] - reader.mask > 0
-    given = reader.ids("decision", reader.shape)
+    given = reader.ids("decision")
     if given is None:
         return np.where(drawn_after, RESAMPLE, STOP).astype(np.int32)
-    bad = decision_mask & (given != STOP) & (given != RESAMPLE)
     allowed = f"{STOP} (STOP) or {RESAMPLE} (RESAMPLE) at every decision token"
-    require(not bad.any(), "decision", _where(bad, given) if bad.any() else None, allowed)
-    bad = decision_mask & (given == STOP) & drawn_after
-    allowed = "STOP only at the last drawn token of a trajectory"
-    require(not bad.any(), "decision", f"STOP = {_where(bad, given)}" if bad.any() else None, allowed)
+    _refuse(decision_mask & (given != STOP) & (given != RESAMPLE), "decision", given, allowed)
+    early = decision_mask & (given == STOP) & drawn_after
+    _refuse(early, "decision", given, "STOP only at the last drawn token of a trajectory", "STOP = ")
     return np.where(decision_mask, given, STOP).astype(np.int32)
 
 
@@ -330,42 +317,30 @@ def square_bounds(logp: np.ndarray, choices: int | None) -> tuple[np.ndarray, np
 
 
 def _score_norm(
-    reader: _Reader,
-    logp: np.ndarray,
-    sample: np.ndarray,
-    decision: np.ndarray,
-    vocabulary: int | None,
-    choices: int,
+    reader: _Reader, logp: np.ndarray, parts: tuple[tuple[np.ndarray, int | None], ...]
 ) -> np.ndarray | None:
-    x = reader.per_token("score_norm")
+    """f[B, S], within its bounds; `parts` are the (mask, choices) of both components."""
+    x = reader.floats("score_norm")
     if x is None:
         return None
     # The root of 1 - 2 p + sum pi^2: where p is near 1 the terms cancel and leave an error of sqrt(eps).
     slack = 4 * max(reader.eps("logp"), reader.eps("score_norm")) ** 0.5
-    for mask, number in ((sample, vocabulary), (decision, choices)):
-        low, high = (bound**0.5 for bound in square_bounds(logp, number))
-        bad = mask & ((x < low - slack) | (x > high + slack))
+    for mask, choices in parts:
+        low, high = (bound**0.5 for bound in square_bounds(logp, choices))
         allowed = "between (1 - p) sqrt(1 + 1/(V-1)) and (1 - p) sqrt(2), p = exp(logp): the norm in the token's logits"
-        require(not bad.any(), "score_norm", _where(bad, x) if bad.any() else None, allowed)
+        _refuse(mask & ((x < low - slack) | (x > high + slack)), "score_norm", x, allowed)
     return x
 
 
 def _gradients(reader: _Reader) -> tuple[np.ndarray | None, np.ndarray | None]:
     names = ("gradient_sample", "gradient_decision")
-    found = [reader.arrays.get(name) for name in names]
-    if all(x is None for x in found):
+    if not any(name in reader.arrays for name in names):
         return None, None
-    shape: tuple[int, ...] = ()
-    out = []
-    for name, x in zip(names, found, strict=True):
-        if x is None:
+    for name in names:
+        if name not in reader.arrays:
             raise InputError(name, "no such array", "both gradient_sample and gradient_decision, or neither")
-        require(x.ndim == 2 and x.shape[0] >= 2 and x.size > 0, f"{name}.shape", x.shape, "[N, P], N >= 2 estimates")
-        shape = shape or x.shape
-        require(x.shape == shape, f"{name}.shape", x.shape, f"{shape}, as gradient_sample")
-        checked = reader.of(name, np.floating, shape)
-        assert checked is not None
-        bad = ~np.isfinite(checked)
-        require(not bad.any(), name, _where(bad, checked) if bad.any() else None, "finite numbers")
-        out.append(checked.astype(np.float64))
-    return out[0], out[1]
+    shape = reader.arrays[names[0]].shape
+    allowed = "[N, P], N >= 2 estimates"
+    require(len(shape) == 2 and shape[0] >= 2 and shape[1] > 0, "gradient_sample.shape", shape, allowed)
+    reader.axes |= dict(zip("NP", shape, strict=True))
+    return reader.floats(names[0]), reader.floats(names[1])

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dsjax.rollouts.format import Rollouts
-from dsjax.statistics import LEVEL
+from dsjax.statistics import LEVEL, Estimate
 
 
 def availability(data: Rollouts, parts: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -52,13 +52,8 @@ def availability(data: Rollouts, parts: Mapping[str, Any]) -> list[dict[str, str
     return [dict(zip(("quantity", "status", "why"), row, strict=True)) for row in rows]
 
 
-def _words(e: Mapping[str, float | None], percent: bool = False) -> str:
-    """`0.123 [0.101, 0.152]`, or `12.3 % [10.1, 15.2]`."""
-    if e["value"] is None:
-        return "undefined"
-    scale, unit = (100, " %") if percent else (1, "")
-    value, low, high = (None if x is None else format(scale * x, ".3g") for x in (e["value"], e["low"], e["high"]))
-    return f"{value}{unit}" + ("" if low is None else f" [{low}, {high}]")
+def _words(e: Estimate) -> str:
+    return f"{e:.3g}" if e else "undefined"
 
 
 def reading(name: str, parts: Mapping[str, Any]) -> str:
@@ -82,15 +77,15 @@ def reading(name: str, parts: Mapping[str, Any]) -> str:
         else:
             spread = balance["largest_spread"]
             text.append(f"Tokens of one trajectory differ in their coefficient (by up to {spread:.3g} of the largest).")
-        text.append(f"By tokens, decisions hold {_words(share, True)} of the total absolute coefficient.")
+        text.append(f"By tokens, decisions hold {_words(share)} of the total absolute coefficient.")
         text.extend(_decision_words(parts))
         logit = parts["logit_space"]["share"]
         if logit["status"] == "available":
-            text.append(f"In logit space they hold {_words(logit['lower'], True)} of a trajectory's squared gradient.")
-        elif logit["lower"]["value"] is not None:
-            low, high = (100 * logit[side]["value"] for side in ("lower", "upper"))
+            text.append(f"In logit space they hold {_words(logit['lower'])} of a trajectory's squared gradient.")
+        elif logit["lower"]:
+            low, high = (logit[side].value for side in ("lower", "upper"))
             text.append(
-                f"In logit space they hold between {low:.3g} % and {high:.3g} % of a trajectory's squared gradient "
+                f"In logit space they hold between {low:.3g} and {high:.3g} of a trajectory's squared gradient "
                 "(bounds: the drawn token's probability is not its whole softmax)."
             )
     if parts["gradients"] is None:
@@ -101,7 +96,7 @@ def reading(name: str, parts: Mapping[str, Any]) -> str:
     else:
         found = parts["gradients"]
         text.append(
-            f"In the {found['estimates']} gradients of the file, decisions hold {_words(found['signal_share'], True)} "
+            f"In the {found['estimates']} gradients of the file, decisions hold {_words(found['signal_share'])} "
             "of the squared length of the expected gradient (noise removed; Euclidean, and for the objective that the "
             "gradients were taken of)."
         )
@@ -112,13 +107,13 @@ def _decision_words(parts: Mapping[str, Any]) -> list[str]:
     text = []
     for name, d in parts["decisions"].items():
         if d["pushed_up"] is not None:
-            up, down = 100 * d["pushed_up"], 100 * d["pushed_down"]
-            text.append(f"Of {d['count']} drawn {name}, {up:.0f} % are pushed up and {down:.0f} % down.")
+            up, down = d["pushed_up"], d["pushed_down"]
+            text.append(f"Of {d['count']} drawn {name}, {up:.0%} are pushed up and {down:.0%} down.")
     outcome = parts["outcome"]
-    if "all" in outcome and outcome["all"]["agrees"]["value"] is not None:
-        agrees, against = (100 * outcome["all"][word]["value"] for word in ("agrees", "disagrees"))
+    if "all" in outcome and outcome["all"]["agrees"]:
+        agrees, against = (outcome["all"][word].value for word in ("agrees", "disagrees"))
         text.append(
-            f"The sign agrees with the outcome (return >= {outcome['success_from']:.3g}) for {agrees:.0f} % of the "
-            f"decisions and goes against it for {against:.0f} %."
+            f"The sign agrees with the outcome (return >= {outcome['success_from']:.3g}) for {agrees:.0%} of the "
+            f"decisions and goes against it for {against:.0%}."
         )
     return text

@@ -1,26 +1,26 @@
-"""What runs the jobs of a study: this process, or workers that Dask starts on many machines.
+"""What runs the jobs of a study: this process, or workers of a Dask cluster.
 
-An engine only starts workers and hands out names. Claims, results and failures are files of the study, so any number
-of engines may work on one study at the same time.
+Here one job is done after the other, in the order of the list. On a cluster Dask gets the whole graph of jobs, each
+with its needs as futures, and decides which worker does which job when. Results and failures are files of the study,
+so whatever ends a run, the next one continues.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import signal
 import time
-import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from dsjax.errors import InputError, require
-from dsjax.study.jobs import FAILED, RUNNING, Study
+from dsjax.study.jobs import DONE, FAILED, RUNNING, WAITING, Study
 
-_PAUSE = 0.5  # seconds between two looks at jobs that others hold
+_PAUSE = 0.5  # seconds between two looks at how far the jobs on a cluster are
+_SECONDS_TO_SEE = 60.0  # a file system of several machines may show the files of others that late
 
 Notice = Callable[[str, str, float], None]
 
@@ -29,52 +29,134 @@ def _ignore(name: str, state: str, fraction: float) -> None:
     del name, state, fraction
 
 
-def _unfinished(study: Study, before: Mapping[str, int]) -> bool:
-    """Whether anything is left that could still be done: neither failed in this run nor behind such a failure."""
-    lost: set[str] = set()
-    left = [name for name in study.jobs if not study.done(name)]
-    lost.update(name for name in left if study.attempts(name) > before.get(name, 0))
-    size = -1
-    while len(lost) != size:
-        size = len(lost)
-        lost.update(name for name in left if not lost.isdisjoint(study.jobs[name].needs))
-    return not lost.issuperset(left)
-
-
-def run_here(study: Study, notice: Notice = _ignore, wait: bool = True) -> None:
+def run_here(study: Study, notice: Notice = _ignore) -> None:
     """Do every job that can be done, one at a time, in this process.
 
     Args:
-      study: a started study.
+      study: to be run.
       notice: called with (job, state, fraction) as work goes on.
-      wait: when other processes hold all jobs that are left: wait for them and what comes after them, or return.
+
+    Raises:
+      InputError: see `Study.held`.
     """
-    before = study.failures()
-    while True:
-        for name in study.ready(before):
-            outcome = study.attempt(name, before.get(name, 0), lambda x, name=name: notice(name, RUNNING, x))
-            if outcome is not None:
-                notice(name, outcome, study.fraction(name))
-                break
-        else:
-            if not wait or not _unfinished(study, before):
-                return
-            time.sleep(_PAUSE)
+    with study.held():
+        for name in study.left():
+            if all(study.done(need) for need in study.jobs[name].needs):
+                state = study.do(name, lambda fraction, name=name: notice(name, RUNNING, fraction))
+                notice(name, state, study.fraction(name))
 
 
-def _attempt(path: str, name: str, before: int) -> tuple[str | None, tuple[str, str, str] | None]:
-    """What a worker does: the outcome, or the parts of an `InputError`, which pickle cannot rebuild."""
+def run_on_dask(
+    study: Study, cluster: Any, resources: Mapping[str, float] | None = None, notice: Notice = _ignore
+) -> None:
+    """Do every job that can be done on the workers of a Dask cluster, one at a time on each.
+
+    Args:
+      study: to be run, on a path that the workers see too.
+      cluster: a number of worker processes to start here; the address or scheduler file of a running scheduler; a
+        Dask cluster, e.g. `dask_jobqueue.SLURMCluster`; or a `distributed.Client`.
+      resources: what a job takes of the resources that workers were started with, e.g. {"GPU": 1}.
+      notice: called with (job, state, fraction) as work goes on.
+
+    Raises:
+      InputError: if Dask is not installed or the cluster cannot be used; see also `Study.held`.
+    """
+    distributed = _distributed()
+    with study.held(), _client(cluster, resources) as client, _lost_connection(distributed, cluster):
+        left = study.left()
+        while left:
+            states = _round(distributed, client, study, left, resources, notice)
+            # Else the same jobs would be submitted again and again.
+            ended = set(states.values()) - {None}
+            require(bool(ended), "cluster", str(cluster), "workers that live long enough to begin a job")
+            left = [name for name in left if states[name] is None]
+
+
+def _round(
+    distributed: Any,
+    client: Any,
+    study: Study,
+    names: Sequence[str],
+    resources: Mapping[str, float] | None,
+    notice: Notice,
+) -> dict[str, str | None]:
+    """Submit these jobs, needs first, and wait for them; the state of each, None if only deaths of workers kept it."""
+    _require_one_job_at_a_time(client, resources)
+    path, futures = str(study.path.resolve()), {}
+    for name in names:
+        needs = {need: futures[need] for need in study.jobs[name].needs if need in futures}
+        futures[name] = client.submit(_work, path, name, needs, pure=False, resources=resources or None)
+    states: dict[str, str | None] = {}
     try:
-        return Study.load(path).attempt(name, before, lambda fraction: None), None
-    except InputError as error:
-        return None, (error.field, str(error.received), error.allowed)
+        while futures:
+            _require_one_job_at_a_time(client, resources)  # workers may come late
+            with suppress(TimeoutError):
+                distributed.wait(list(futures.values()), timeout=_PAUSE, return_when="FIRST_COMPLETED")
+            for name in list(futures):
+                if futures[name].done():
+                    states[name] = state = _state(distributed, study, name, futures.pop(name))
+                    if state in (DONE, FAILED):
+                        notice(name, state, study.fraction(name))
+                elif study.begun(name):
+                    notice(name, RUNNING, study.fraction(name))
+    finally:
+        with suppress(Exception):  # whatever ended the run matters more
+            client.cancel(list(futures.values()))
+    for name in names:
+        if any(states.get(need, DONE) in (FAILED, WAITING) for need in study.jobs[name].needs):
+            states[name] = WAITING
+    return states
+
+
+def _work(path: str, name: str, needs: Mapping[str, str]) -> str:
+    """What a worker does, given the states of those needs that this run does too; returns the state of the job."""
+    study = Study.load(path)
+    if study.done(name):  # Dask computes again what a worker that died had computed
+        return DONE
+    if set(needs.values()) - {DONE}:
+        return WAITING
+    end = time.monotonic() + _SECONDS_TO_SEE
+    while not all(map(study.done, needs)) and time.monotonic() < end:
+        time.sleep(_PAUSE)
+    return study.do(name)
+
+
+def _state(distributed: Any, study: Study, name: str, future: Any) -> str | None:
+    try:
+        return future.result()
+    except distributed.KilledWorker as error:
+        # Dask blames every job that the worker was to do, and all that need one of these.
+        if not study.begun(name):
+            return None
+        study.fail(name, error)
+        return FAILED
+    except (InputError, distributed.comm.CommClosedError, CancelledError):
+        raise
+    except Exception as error:
+        allowed = f"workers that can import dsjax and see the study ({type(error).__name__}: {error})"
+        raise InputError("cluster", name, allowed) from error
+
+
+def _require_one_job_at_a_time(client: Any, resources: Mapping[str, float] | None) -> None:
+    for worker, number in () if resources else client.nthreads().items():
+        allowed = "workers with --nthreads 1, or resources that allow one job at a time, e.g. GPU=1"
+        require(number == 1, f"threads of worker {worker}", number, allowed)
+
+
+@contextmanager
+def _lost_connection(distributed: Any, cluster: Any) -> Iterator[None]:
+    try:
+        yield
+    except (distributed.comm.CommClosedError, CancelledError) as error:
+        allowed = f"a scheduler that stays up; run the same command to continue ({error})"
+        raise InputError("address", str(cluster), allowed) from error
 
 
 def _distributed() -> Any:
     try:
         import distributed
     except ImportError as error:
-        raise InputError("engine", "dask", "here, or dask after pip install 'dsjax[cluster]'") from error
+        raise InputError("workers", "of Dask", "none, or after pip install 'dsjax[cluster]'") from error
     return distributed
 
 
@@ -105,9 +187,8 @@ def _client(cluster: Any, resources: Mapping[str, float] | None) -> Iterator[Any
             yield client
     else:
         file = str(cluster).endswith(".json")
-        require(
-            not file or Path(cluster).exists(), "address", cluster, "a scheduler file that exists"
-        )  # no endless wait
+        # Dask would wait for the file for ever.
+        require(not file or Path(cluster).exists(), "address", cluster, "a scheduler file that exists")
         where = {"scheduler_file": cluster} if file else {"address": cluster}
         try:
             client = distributed.Client(**where)
@@ -116,105 +197,3 @@ def _client(cluster: Any, resources: Mapping[str, float] | None) -> Iterator[Any
             raise InputError("address", str(cluster), allowed) from error
         with client:
             yield client
-
-
-def _require_one_job_at_a_time(threads: Mapping[str, int]) -> None:
-    for worker, number in threads.items():
-        allowed = "workers with --nthreads 1, or resources that allow one job at a time, e.g. GPU=1"
-        require(number == 1, f"threads of worker {worker}", number, allowed)
-
-
-def run_on_dask(
-    study: Study,
-    cluster: Any,
-    resources: Mapping[str, float] | None = None,
-    notice: Notice = _ignore,
-    wait: bool = True,
-) -> None:
-    """Do every job that can be done on the workers of a Dask cluster, one at a time on each.
-
-    Args:
-      study: a started study, on a path that the workers see too.
-      cluster: a number of worker processes to start here; the address or scheduler file of a running scheduler; a
-        Dask cluster, e.g. `dask_jobqueue.SLURMCluster`; or a `distributed.Client`.
-      resources: what a job takes of the resources that workers were started with, e.g. {"GPU": 1}.
-      notice: called with (job, state, fraction) as work goes on.
-      wait: as for `run_here`.
-
-    Raises:
-      InputError: if Dask is not installed or the cluster cannot be used.
-    """
-    distributed = _distributed()
-    before = study.failures()
-    running: dict[str, Any] = {}
-    resting: dict[str, float] = {}  # held by other processes: when to ask again
-    with _client(cluster, resources) as client, _lost_connection(distributed, cluster):
-        try:
-            while True:
-                threads = client.nthreads()
-                if not resources:
-                    _require_one_job_at_a_time(threads)
-                now = time.monotonic()
-                for name in study.ready(before):
-                    # No queue on the workers: when one dies, Dask blames all jobs that it was to do.
-                    room = len(running) < max(1, sum(threads.values()))
-                    if room and name not in running and resting.get(name, now) <= now:
-                        running[name] = _submit(client, study, name, before, resources)
-                if not running and not (wait and _unfinished(study, before)):
-                    return
-                for name in _finished(distributed, running):
-                    outcome = _outcome(distributed, study, name, running.pop(name))
-                    if outcome is None:
-                        resting[name] = time.monotonic() + _PAUSE if wait else math.inf
-                    else:
-                        notice(name, outcome, study.fraction(name))
-                for name in running:
-                    notice(name, RUNNING, study.fraction(name))
-        finally:
-            with suppress(Exception):  # whatever ended the run matters more
-                client.cancel(list(running.values()))
-
-
-@contextmanager
-def _lost_connection(distributed: Any, cluster: Any) -> Iterator[None]:
-    try:
-        yield
-    except (distributed.comm.CommClosedError, CancelledError) as error:
-        allowed = f"a scheduler that stays up; run the same command to continue ({error})"
-        raise InputError("address", str(cluster), allowed) from error
-
-
-def _submit(
-    client: Any, study: Study, name: str, before: Mapping[str, int], resources: Mapping[str, float] | None
-) -> Any:
-    path = str(study.path.resolve())
-    key = f"{name}-{uuid.uuid4().hex}"
-    return client.submit(
-        _attempt, path, name, before.get(name, 0), key=key, pure=False, resources=dict(resources) if resources else None
-    )
-
-
-def _finished(distributed: Any, running: Mapping[str, Any]) -> list[str]:
-    """Names whose worker has answered, after a pause at most."""
-    if not running:
-        time.sleep(_PAUSE)
-        return []
-    with suppress(TimeoutError):
-        distributed.wait(list(running.values()), timeout=_PAUSE, return_when="FIRST_COMPLETED")
-    return [name for name, future in running.items() if future.done()]
-
-
-def _outcome(distributed: Any, study: Study, name: str, future: Any) -> str | None:
-    try:
-        outcome, refusal = future.result()
-    except distributed.KilledWorker as error:
-        study.fail(name, error)
-        return FAILED
-    except (distributed.comm.CommClosedError, CancelledError):
-        raise
-    except Exception as error:
-        allowed = f"workers that can import dsjax and see the study ({type(error).__name__}: {error})"
-        raise InputError("cluster", name, allowed) from error
-    if refusal is not None:
-        raise InputError(*refusal)
-    return outcome

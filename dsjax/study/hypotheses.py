@@ -1,4 +1,4 @@
-"""What trainings say about predeclared hypotheses: Student's t tests, corrected by Holm over all of them."""
+"""What seeds say about predeclared hypotheses: Student's t tests, corrected by Holm over all of them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dsjax.statistics import holm, t_test
+from dsjax.statistics import Estimate, holm, t_test
 
 LEVEL = 0.05
 DIRECTIONS = {"positive": 1, "negative": -1}
@@ -15,7 +15,7 @@ EXPECTED = (*DIRECTIONS, "equivalent")
 
 
 def tested(hypothesis: Mapping[str, Any], values: np.ndarray) -> float | None:
-    """p of a hypothesis from one value a training; None where it does not exist.
+    """p of a hypothesis from one value a seed; None where it does not exist.
 
     Two-sided for a mean of 0; for `equivalent` the larger of the two one-sided tests that it is beyond +- `margin`.
     """
@@ -33,7 +33,7 @@ def _beyond(values: np.ndarray, margin: float, sign: int) -> float:
 
 
 def decide(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The same rows {"expect", "margin", "estimate", "p"} with "p_holm", over all of them, and "verdict".
+    """The same rows {"expect", "margin", "estimate": Estimate, "p"} with "p_holm", over all of them, and "verdict".
 
     A hypothesis that expects `positive` or `negative` is supported if Holm's p is at most 5 % and the sign is that one,
     contradicted if the sign is the other one, else open. One that expects `equivalent` is supported if Holm's p is at
@@ -45,13 +45,13 @@ def decide(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _verdict(row: Mapping[str, Any]) -> str:
-    value, p, expect = row["estimate"]["value"], row["p_holm"], row["expect"]
-    if value is None or p is None:
+    estimate: Estimate = row["estimate"]
+    p, expect = row["p_holm"], row["expect"]
+    if not estimate or p is None:
         return "not defined"
     if expect == "equivalent":
-        low, high = row["estimate"]["t_low"], row["estimate"]["t_high"]
-        apart = low is not None and (low > row["margin"] or high < -row["margin"])
+        apart = estimate.t_low > row["margin"] or estimate.t_high < -row["margin"]
         return "supported" if p <= LEVEL else "contradicted" if apart else "open"
     if p > LEVEL:
         return "open"
-    return "supported" if value * DIRECTIONS[expect] > 0 else "contradicted"
+    return "supported" if estimate.value * DIRECTIONS[expect] > 0 else "contradicted"

@@ -1,15 +1,17 @@
-"""Studies: lists of independent jobs on a directory, claimed by a lock, resumable, merged from files.
+"""Studies: lists of jobs on a directory, each done once, resumable, merged from files.
 
 Layout of a study's directory:
 
+    .lock                       held by the one run that works on it, freed by the system when that run ends
     config.json                 which study and preset; another one is refused
     jobs.json                   the list of jobs
     jobs/NAME/config.json       what the job is; another one under the same name is refused
-    jobs/NAME/.lock             held by the process that works on it, freed by the system when that process ends
-    jobs/NAME/stages/..         what the job keeps for itself (`dsjax.training.run_directory.RunDirectory`)
+    jobs/NAME/running           a worker has begun it; stays if that worker is killed, until it is begun again
     jobs/NAME/progress.json     {"fraction", "seconds"}
-    jobs/NAME/error.json        the last attempt failed; tried again by the next run
-    jobs/NAME/result.json       {"result", "seconds", "provenance"}; its presence means that the job is done
+    jobs/NAME/error.json        the last try failed; the next run tries again
+    jobs/NAME/result.json       {"result", "seconds", "provenance"}, written last: where it is whole, the job is done
+
+What else a job keeps in its folder is its own business, and is there when it is begun again.
 """
 
 from __future__ import annotations
@@ -18,24 +20,30 @@ import json
 import re
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
+from dsjax.config import import_function
 from dsjax.errors import InputError, require
 from dsjax.io import read_json, write_json
-from dsjax.objectives import import_function
-from dsjax.training.run_directory import RunDirectory, opened, provenance
+from dsjax.training.run_directory import RunDirectory, in_use, opened, provenance
 
 FORMAT = 1
 DONE, RUNNING, FAILED, WAITING, TODO = "done", "running", "failed", "waiting", "todo"
-_NAME = re.compile(r"[\w=+-][\w.=+-]*(/[\w=+-][\w.=+-]*)*", re.ASCII)
+_PART = re.compile(r"[\w=+-][\w.=+-]*", re.ASCII)
+_ALPHABET = "letters, digits and _.=+-, not starting with a dot"
 _SECONDS_BETWEEN_WRITES = 1.0
-_SECONDS_TO_START = 30.0
 
 Progress = Callable[[float, float], None]
+
+
+def _require_name(field: str, value: Any) -> None:
+    """Refuse what could name a file outside of the folder that it belongs to."""
+    require(isinstance(value, str) and _PART.fullmatch(value) is not None, field, value, _ALPHABET)
 
 
 def _plain(name: str, value: Any) -> Any:
@@ -53,8 +61,8 @@ class Job:
     Attributes:
       name: parts of letters, digits and `_.=+-`, joined by `/`, e.g. `rloo/seed-0`; its folder below `jobs/`.
       kind: the work, as `module:function`; called as `function(options, directory, needs, progress)` with the options,
-        the job's own opened `RunDirectory`, `{name: Done}` of its needs, and a hook `(done, total)`; returns plain
-        JSON data. It may be called again after a kill: whatever it keeps as stages of the directory is then there.
+        the job's own `RunDirectory`, `{name: Done}` of its needs, and a hook `(done, total)`; returns plain
+        JSON data. It may be called again after a kill: whatever it keeps in the directory is then there.
       options: plain JSON data.
       needs: names of jobs whose results it reads.
       work: amount of work in any unit, for progress bars only.
@@ -67,8 +75,8 @@ class Job:
     work: float = 1.0
 
     def __post_init__(self) -> None:
-        ok = isinstance(self.name, str) and _NAME.fullmatch(self.name) is not None
-        require(ok, "job name", self.name, "parts of letters, digits and _.=+-, none starting with a dot, joined by /")
+        ok = isinstance(self.name, str) and all(map(_PART.fullmatch, self.name.split("/")))
+        require(ok, "job name", self.name, f"parts joined by /, each of {_ALPHABET}")
         require(isinstance(self.options, Mapping), f"options of job {self.name}", self.options, "named values")
         require(self.work > 0, f"work of job {self.name}", self.work, "> 0")
         object.__setattr__(self, "options", _plain(f"options of job {self.name}", dict(self.options)))
@@ -85,7 +93,7 @@ class Done:
 
 @dataclass(frozen=True)
 class Status:
-    """How far a job is; `seconds` counts every process that worked on it, `fraction` is 0..1."""
+    """How far a job is; `seconds` counts all tries, `fraction` is 0..1."""
 
     job: Job
     state: str
@@ -117,60 +125,42 @@ def _require_list(jobs: Sequence[Job]) -> dict[str, Job]:
     return named
 
 
-def _in_use(error: InputError) -> bool:
-    return isinstance(error.__cause__, BlockingIOError)
-
-
-def _claim(directory: RunDirectory, tries: int = 2) -> bool:
-    """Whether this process holds the directory now; False if another does."""
-    for left in reversed(range(tries)):
-        try:
-            directory.open()
-            return True
-        except InputError as error:
-            if not _in_use(error):
-                raise
-        if left:  # whoever asks for the state of a job holds it for an instant
-            time.sleep(0.05)
-    return False
-
-
 class Study:
-    """A list of jobs on a directory that any number of processes may work on at the same time."""
+    """A list of jobs on a directory that one run at a time works on."""
 
     def __init__(self, path: str | Path, name: str, preset: str, jobs: Sequence[Job]):
         """Describe it; nothing is written.
 
         Raises:
-          InputError: for an empty list, a duplicate or nested name, an unknown need, or needs in a circle.
+          InputError: for a name that is none, an empty list, a duplicate or nested job, an unknown need, or needs in a
+            circle.
         """
+        _require_name("name of the study", name)
+        _require_name("preset", preset)
         self.path = Path(path)
         self.name = name
         self.preset = preset
         self.jobs = _require_list(jobs)
 
-    def start(self) -> None:
-        """Create its directory, or check that the one there holds this study; jobs may be added to it later.
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold its directory for a run, create it or check that it holds this study; jobs may be added to it later.
 
         Raises:
-          InputError: if the directory holds something else, or results of a job with other options.
+          InputError: if another run holds it, or it holds something else, or results of a job with other options.
         """
-        directory = RunDirectory(self.path, "study", {"study": self.name, "preset": self.preset})
-        end = time.monotonic() + _SECONDS_TO_START
-        while True:
-            try:
-                with opened(directory):
-                    for name in self.jobs:
-                        own = self._directory(name)
-                        if _claim(own):
-                            own.close()
-                    data = {"format": FORMAT, "study": self.name, "preset": self.preset}
-                    write_json(self.path / "jobs.json", {**data, "jobs": [asdict(j) for j in self.jobs.values()]})
-                return
-            except InputError as error:
-                if not _in_use(error) or time.monotonic() >= end:
-                    raise
-                time.sleep(0.05)  # another process is just starting it
+        with opened(RunDirectory(self.path, "study", {"study": self.name, "preset": self.preset})):
+            for name in self.jobs:
+                self._directory(name).settle()
+                self._mark(name).unlink(missing_ok=True)  # of a run that was killed
+            data = {"format": FORMAT, "study": self.name, "preset": self.preset}
+            write_json(self.path / "jobs.json", {**data, "jobs": [asdict(job) for job in self.jobs.values()]})
+            yield
+
+    def start(self) -> None:
+        """`held` for a moment: afterwards the directory is there, for `load` and `status`."""
+        with self.held():
+            pass
 
     @classmethod
     def load(cls, path: str | Path) -> Study:
@@ -179,31 +169,41 @@ class Study:
         Raises:
           InputError: if it holds none.
         """
-        data = read_json(Path(path) / "jobs.json", "study directory", "one that `dsjax study run` has made")
+        allowed = "one that `dsjax study run` has made"
+        data = read_json(Path(path) / "jobs.json", "study directory", allowed)
         try:
             require(data["format"] == FORMAT, "study directory", str(path), f"format {FORMAT}")
             return cls(path, data["study"], data["preset"], [Job(**job) for job in data["jobs"]])
-        except InputError:
-            raise
         except (KeyError, TypeError) as error:
-            raise InputError("study directory", str(path), f"one that `dsjax study run` has made ({error})") from error
+            raise InputError("study directory", str(path), f"{allowed} ({error})") from error
 
     def folder(self, name: str) -> Path:
         """Folder of a job."""
         return self.path / "jobs" / name
+
+    def _mark(self, name: str) -> Path:
+        return self.folder(name) / "running"
 
     def _directory(self, name: str) -> RunDirectory:
         job = self.jobs[name]
         config = {"kind": job.kind, "options": job.options, "needs": list(job.needs)}
         return RunDirectory(self.folder(name), "job", config)
 
-    def _read(self, name: str, file: str) -> dict[str, Any] | None:
-        path = self.folder(name) / file
-        return read_json(path, f"job {name}") if path.exists() else None
+    def _read(self, name: str, file: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """A file that the engine wrote, or `fields` where it is not there or not whole."""
+        try:
+            data = read_json(self.folder(name) / file)
+        except InputError:
+            return dict(fields)
+        return data if isinstance(data, dict) and data.keys() >= fields.keys() else dict(fields)
+
+    def _progress(self, name: str) -> dict[str, float]:
+        return self._read(name, "progress.json", {"fraction": 0.0, "seconds": 0.0})
 
     def done(self, name: str) -> bool:
-        """Whether a job is complete."""
-        return (self.folder(name) / "result.json").exists()
+        """Whether a job is complete: its result is there and whole."""
+        fields = {"result": None, "seconds": None, "provenance": None}
+        return self._read(name, "result.json", fields)["provenance"] is not None
 
     def record(self, name: str) -> dict[str, Any]:
         """`{"result", "seconds", "provenance"}` of a complete job."""
@@ -211,48 +211,30 @@ class Study:
 
     def fraction(self, name: str) -> float:
         """Part of a job that is done, as it last reported it, 0..1."""
-        return 1.0 if self.done(name) else (self._read(name, "progress.json") or {"fraction": 0.0})["fraction"]
+        return 1.0 if self.done(name) else self._progress(name)["fraction"]
 
-    def attempts(self, name: str) -> int:
-        """How often the job has failed since it was last done."""
-        return (self._read(name, "error.json") or {"attempt": 0})["attempt"]
+    def left(self) -> list[str]:
+        """Jobs that are not done, each after those that it needs; else in the order of the list."""
+        out: list[str] = []
+        waiting = {name: set(job.needs) for name, job in self.jobs.items() if not self.done(name)}
+        while waiting:
+            out.append(next(name for name, needs in waiting.items() if needs.isdisjoint(waiting)))
+            del waiting[out[-1]]
+        return out
 
-    def failures(self) -> dict[str, int]:
-        """`attempts` of all jobs: a run keeps it from its start, to try every earlier failure once."""
-        return {name: self.attempts(name) for name in self.jobs}
+    def begun(self, name: str) -> bool:
+        """Whether a worker of this run works on it, or died while it did."""
+        return self._mark(name).exists()
 
-    def ready(self, before: Mapping[str, int]) -> list[str]:
-        """Jobs that are not done, have what they need, and have not failed since `before`."""
-        done = {name for name in self.jobs if self.done(name)}
-        open_jobs = [job for job in self.jobs.values() if job.name not in done and done.issuperset(job.needs)]
-        return [job.name for job in open_jobs if self.attempts(job.name) <= before.get(job.name, 0)]
-
-    def attempt(self, name: str, before: int, progress: Callable[[float], None]) -> str | None:
-        """Claim a job and do it.
+    def do(self, name: str, progress: Callable[[float], None] = lambda fraction: None) -> str:
+        """Do a job whose needs are done, for the run that holds the study; returns DONE or FAILED.
 
         Args:
-          name: of the job; its needs are done.
-          before: failures that do not count: it is not tried again if there are more.
+          name: of the job.
           progress: called with the fraction that is done.
-
-        Returns:
-          DONE or FAILED, also if another process got there first; None if another process holds it.
         """
-        directory = self._directory(name)
-        if not _claim(directory):
-            return None
-        try:
-            if self.done(name):
-                return DONE
-            if self.attempts(name) > before:
-                return FAILED
-            return self._do(self.jobs[name], directory, progress)
-        finally:
-            directory.close()
-
-    def _do(self, job: Job, directory: RunDirectory, progress: Callable[[float], None]) -> str:
-        folder = self.folder(job.name)
-        earlier = (self._read(job.name, "progress.json") or {"seconds": 0.0})["seconds"]
+        job, folder = self.jobs[name], self.folder(name)
+        earlier = self._progress(name)["seconds"]
         start = written = time.perf_counter()
 
         def seconds() -> float:
@@ -266,56 +248,44 @@ class Study:
                 written = time.perf_counter()
                 write_json(folder / "progress.json", {"fraction": round(fraction, 4), "seconds": seconds()})
 
+        self._mark(name).touch()
         try:
-            function: Work = import_function(f"kind of job {job.name}", job.kind)
+            function: Work = import_function(f"kind of job {name}", job.kind)
             needs = {need: Done(self.record(need)["result"], self.folder(need)) for need in job.needs}
-            result = function(dict(job.options), directory, needs, report)
+            result = function(dict(job.options), self._directory(name), needs, report)
             data = {"result": result, "seconds": seconds(), "provenance": provenance()}
             write_json(folder / "result.json", data)
         except Exception as error:
-            self._fail(job.name, error, "".join(traceback.format_exception(error)), seconds())
+            self.fail(name, error, seconds())
             return FAILED
+        finally:
+            self._mark(name).unlink(missing_ok=True)
         (folder / "error.json").unlink(missing_ok=True)
         return DONE
 
-    def _fail(self, name: str, error: Exception, text: str, seconds: float) -> None:
-        data = {"attempt": self.attempts(name) + 1, "error": type(error).__name__, "message": str(error)}
-        write_json(self.folder(name) / "error.json", {**data, "traceback": text, "seconds": seconds})
-
-    def fail(self, name: str, error: Exception) -> None:
-        """Note that whoever worked on a job died of it, if nobody works on it now."""
-        directory = self._directory(name)
-        if _claim(directory):
-            try:
-                self._fail(name, error, "", (self._read(name, "progress.json") or {"seconds": 0.0})["seconds"])
-            finally:
-                directory.close()
+    def fail(self, name: str, error: Exception, seconds: float | None = None) -> None:
+        """Note what ended a job, after how many seconds in all; None: as it last reported."""
+        seconds = self._progress(name)["seconds"] if seconds is None else seconds
+        data = {"error": type(error).__name__, "message": str(error), "seconds": seconds}
+        write_json(self.folder(name) / "error.json", {**data, "traceback": "".join(traceback.format_exception(error))})
 
     def status(self) -> list[Status]:
         """The state of every job, in the order of the list."""
-        return [self._status(job) for job in self.jobs.values()]
+        held = in_use(self.path)
+        return [self._status(job, held) for job in self.jobs.values()]
 
-    def _status(self, job: Job) -> Status:
+    def _status(self, job: Job, held: bool) -> Status:
         if self.done(job.name):
             return Status(job, DONE, 1.0, self.record(job.name)["seconds"])
-        progress = self._read(job.name, "progress.json") or {"fraction": 0.0, "seconds": 0.0}
-        error = self._read(job.name, "error.json")
-        if self._held(job.name):
+        progress = self._progress(job.name)
+        error = self._read(job.name, "error.json", {"error": None, "message": None, "seconds": 0.0})
+        if held and self.begun(job.name):
             return Status(job, RUNNING, progress["fraction"], progress["seconds"])
-        if error is not None:
+        if error["error"] is not None:
             message = f"{error['error']}: {error['message']}"
             return Status(job, FAILED, progress["fraction"], error["seconds"], message)
         state = TODO if all(self.done(need) for need in job.needs) else WAITING
         return Status(job, state, progress["fraction"], progress["seconds"])
-
-    def _held(self, name: str) -> bool:
-        directory = self._directory(name)
-        try:
-            directory.open()
-        except InputError as error:
-            return _in_use(error)
-        directory.close()
-        return False
 
 
 def merge(study: Study) -> dict[str, Any]:
@@ -375,11 +345,13 @@ class Definition:
         file = Path(folder) / "study.json"
         data = read_json(file, "study", "a folder with a readable study.json")
         require(isinstance(data, dict), "study.json", data, "an object with named fields")
-        for name in ("name", "jobs"):
-            require(isinstance(data.get(name), str), f"{name} in {file}", data.get(name), "a text")
+        require(isinstance(data.get("jobs"), str), f"jobs in {file}", data.get("jobs"), "a text")
+        _require_name(f"name in {file}", data.get("name"))
         presets = data.get("presets")
         ok = isinstance(presets, dict) and presets and all(isinstance(p, dict) for p in presets.values())
         require(bool(ok), f"presets in {file}", presets, "at least one preset: an object with named settings")
+        for preset in presets:
+            _require_name(f"preset in {file}", preset)
         hypotheses = tuple(data.get("hypotheses", ()))
         known = ("name", "jobs", "presets", "hypotheses", "report")
         settings = {name: value for name, value in data.items() if name not in known}

@@ -1,39 +1,24 @@
-"""Measures of one history and split over all trainings, resampled once and then compared in pairs."""
+"""Measures of one history and split over all seeds, resampled once and then compared in pairs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dsjax.evaluation.components import (
-    accounting_statistics,
-    attempts_that_count,
-    component_statistics,
-    expected_accuracy,
-    log_odds_statistic,
-)
-from dsjax.evaluation.deciders import accuracy_at_rate, at_equal_cost, brier_score, rules
-from dsjax.statistics import (
-    ANY,
-    DIFFERENCE,
-    PROBABILITY,
-    Replicated,
-    Statistic,
-    auroc,
-    bootstrap_weights,
-    ratio_of_sums,
-)
+from dsjax.evaluation import accounting
+from dsjax.evaluation.components import component_statistics, rates, samples_that_count
+from dsjax.evaluation.deciders import Use, accuracy_at_rate, at_equal_cost, brier_score, rules
+from dsjax.statistics import ANY, DIFFERENCE, PROBABILITY, Bootstrap, Range, Resampled, Statistic, auroc
 from dsjax.training.config import BASE
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluated:
-    """One training of all models on one split; see `dsjax.study.trainings.evaluate` for the arrays."""
+    """The models of one seed on one split; see `dsjax.study.trainings.evaluate` for the arrays."""
 
     models: tuple[str, ...]
     right: np.ndarray  # bool[M, N, K]
@@ -57,130 +42,137 @@ class Evaluated:
         """N."""
         return self.right.shape[1]
 
-    def index(self, model: str) -> int:
-        """Of a model in the arrays."""
-        return self.models.index(model)
-
-    def rights(self) -> dict[str, np.ndarray]:
-        """bool[N, T] by sampler."""
-        return {name: self.right[i, :, : self.rounds] for i, name in enumerate(self.models)}
-
-    def verdict(self, sampler: str, decider: str) -> np.ndarray:
-        """log pi_d(STOP), f[N, T]."""
-        return self.log_stop[self.index(sampler), self.index(decider)]
+    def right_of(self, sampler: str) -> np.ndarray:
+        """Verdicts on the samples of the T rounds, bool[N, T]."""
+        return self.right[self.models.index(sampler), :, : self.rounds]
 
     def stop(self, sampler: str, decider: str) -> np.ndarray:
         """P(STOP), f[N, T]."""
-        return np.exp(self.verdict(sampler, decider).astype(float))
+        return accounting.probability(self.log_stop[self.models.index(sampler), self.models.index(decider)])
+
+    def rules(self, model: str) -> dict[str, list[Use]]:
+        """`deciders.rules` of a model, on all K samples."""
+        i = self.models.index(model)
+        return rules(self.answers[i], self.right[i], accounting.probability(self.own[i]))
 
 
 class Measures:
     """All measures of one history and split; each is resampled when first asked for, with common weights."""
 
-    def __init__(self, trainings: Sequence[Evaluated], history: str, resamples: int):
-        self.trainings = trainings
+    def __init__(self, seeds: Sequence[Evaluated], history: str, resamples: int):
+        self.seeds = seeds
         self.history = history
-        self.models = trainings[0].models
-        self._weights = bootstrap_weights(trainings[0].problems, resamples)
-        self._kept: dict[tuple[str, ...], Replicated] = {}
-        self._used: dict[str, list[dict[str, list[dict[str, np.ndarray]]]]] = {}
+        self.models = seeds[0].models
+        self._bootstrap = Bootstrap(seeds[0].problems, resamples)
+        self._resampled: dict[tuple[str, ...], Resampled] = {}
+        self._used: dict[str, list[dict[str, list[Use]]]] = {}
 
-    def _of(
-        self, key: tuple[str, ...], statistic: Callable[[Evaluated], Statistic], within: tuple[float, float]
-    ) -> Replicated:
-        if key not in self._kept:
-            self._kept[key] = Replicated.of([statistic(t) for t in self.trainings], self._weights, within)
-        return self._kept[key]
+    def _of(self, key: tuple[str, ...], statistic: Callable[[Evaluated], Statistic], within: Range) -> Resampled:
+        if key not in self._resampled:
+            self._resampled[key] = self._bootstrap.of(*map(statistic, self.seeds), within=within)
+        return self._resampled[key]
 
-    @cached_property
-    def base_rate(self) -> list[float]:
-        """Part of its decisions in which the base says RESAMPLE, by training."""
-        decided = (attempts_that_count(self.history, t.stop(BASE, BASE))[0] for t in self.trainings)
-        return [float(1 - stop.mean()) for stop in decided]
+    def _counted(self, e: Evaluated, sampler: str, decider: str) -> list[np.ndarray]:
+        """Verdicts and P(STOP) of the samples that count."""
+        return samples_that_count(self.history, e.right_of(sampler), e.stop(sampler, decider))
 
-    def of_model(self, measure: str, model: str) -> Replicated:
+    def of_model(self, measure: str, model: str) -> Resampled:
         """A measure of one model: one of `component_statistics`, or one of four more.
 
         brier; log_odds of the final accuracy; accuracy_at_base_rate, of its ranking with the base's resample rate;
         auroc_on_base, of its decider on the base's answers.
         """
+        if measure in ("accuracy", "log_odds", "rounds"):
+            return self.swapped(model, model, measure)
 
-        def statistic(t: Evaluated) -> Statistic:
-            right, stop = t.rights()[model], t.stop(model, model)
-            counted, decided = attempts_that_count(self.history, right, stop)
+        def statistic(e: Evaluated) -> Statistic:
+            right, stop = self._counted(e, model, model)
             if measure == "brier":
-                return brier_score(decided, counted)
-            if measure == "log_odds":
-                return log_odds_statistic(right, t.verdict(model, model))
+                return brier_score(stop, right)
             if measure == "accuracy_at_base_rate":
-                return accuracy_at_rate(right, stop, self.base_rate[self.trainings.index(t)])
+                rate = float(1 - self._counted(e, BASE, BASE)[1].mean())
+                return accuracy_at_rate(e.right_of(model), e.stop(model, model), rate)
             if measure == "auroc_on_base":
-                return auroc(*attempts_that_count(self.history, t.stop(BASE, model), t.rights()[BASE]))
-            return component_statistics(right, stop, self.history)[measure]
+                right, stop = self._counted(e, BASE, model)
+                return auroc(stop, right)
+            return component_statistics(e.right_of(model), e.stop(model, model), self.history)[measure]
 
-        other = {"log_odds": ANY, "youden": DIFFERENCE, "gain": DIFFERENCE, "rounds": (1.0, self.trainings[0].rounds)}
-        return self._of((measure, model), statistic, other.get(measure, PROBABILITY))
+        return self._of((measure, model), statistic, DIFFERENCE if measure in ("youden", "gain") else PROBABILITY)
 
-    def swapped(self, sampler: str, decider: str) -> Replicated:
-        """Final accuracy of a sampler with a decider."""
+    def swapped(self, sampler: str, decider: str, measure: str = "accuracy") -> Resampled:
+        """Final accuracy of a sampler with a decider, its log_odds, or rounds: `accounting.measures`."""
 
-        def statistic(t: Evaluated) -> Statistic:
-            kept = expected_accuracy(t.rights()[sampler], t.stop(sampler, decider))
-            return ratio_of_sums(kept, np.ones(len(kept)))
+        def statistic(e: Evaluated) -> Statistic:
+            return accounting.measures(e.right_of(sampler), e.stop(sampler, decider))[measure]
 
-        return self._of(("swapped", sampler, decider), statistic, PROBABILITY)
+        within = {"log_odds": ANY, "rounds": (1.0, self.seeds[0].rounds)}.get(measure, PROBABILITY)
+        return self._of((measure, sampler, decider), statistic, within)
 
-    def part(self, scale: str, part: str, arm: str, against: str) -> Replicated:
-        """`accounting_statistics` of arm - against: scale log_odds or accuracy, part sampler, decider or total."""
+    def part(self, scale: str, part: str, arm: str, against: str) -> Resampled:
+        """What `sampler` or `decider` brings to the difference arm - against, or their `total`.
 
-        def statistic(t: Evaluated) -> Statistic:
-            verdicts = {(s, d): t.verdict(s, d) for s in (arm, against) for d in (arm, against)}
-            return accounting_statistics(t.rights(), verdicts, arm, against)[scale][part]
+        On the scales `log_odds` and `accuracy` the Shapley parts of swapping one component at a time; on the scale
+        `limit` those of T10's limit at pooled p, a, b, whose distance from `log_odds` holds finite T and what problems
+        differ in.
+        """
+        if scale == "limit":
+            return self._limit(part, arm) - self._limit(part, against)
 
-        return self._of((scale, part, arm, against), statistic, ANY if scale == "log_odds" else DIFFERENCE)
+        def value(sampler: str, decider: str) -> Resampled:
+            return self.swapped(sampler, decider, scale)
 
-    def _rules(self, model: str) -> list[dict[str, list[dict[str, np.ndarray]]]]:
-        """`deciders.rules` of a model in each training; worked out once."""
+        if part == "total":
+            return value(arm, arm) - value(against, against)
+        return getattr(accounting.shapley(value, (against, against), (arm, arm)), part)
+
+    def _limit(self, part: str, model: str) -> Resampled:
+        if part == "total":
+            return self._limit("sampler", model) + self._limit("decider", model)
+
+        def statistic(e: Evaluated) -> Statistic:
+            found = rates(*self._counted(e, model, model))
+            return lambda weights: getattr(accounting.limit_parts(*(found[k](weights) for k in "pab")), part)
+
+        return self._of(("limit", part, model), statistic, ANY)
+
+    def _rules(self, model: str) -> list[dict[str, list[Use]]]:
+        """Of each seed; worked out once."""
         if model not in self._used:
-            indexed = [(t, t.index(model)) for t in self.trainings]
-            self._used[model] = [rules(t.answers[i], t.right[i], np.exp(t.own[i].astype(float))) for t, i in indexed]
+            self._used[model] = [e.rules(model) for e in self.seeds]
         return self._used[model]
 
-    def against_rule(self, rule: str, model: str) -> Replicated:
+    def against_rule(self, rule: str, model: str) -> Resampled:
         """Final accuracy at T less that of a rule of `deciders.rules` at equal cost; history `none`."""
 
-        def statistic(t: Evaluated) -> Statistic:
-            used = self._rules(model)[self.trainings.index(t)]
-            return at_equal_cost(used[rule], used["decider"][t.rounds - 1])
+        def statistic(e: Evaluated) -> Statistic:
+            used = self._rules(model)[self.seeds.index(e)]
+            return at_equal_cost(used[rule], used["decider"][e.rounds - 1])
 
         return self._of(("against", rule, model), statistic, DIFFERENCE)
 
     def curves(self, model: str) -> dict[str, list[dict[str, float]]]:
-        """Mean accuracy and attempts of each rule of `deciders.rules` for k = 1..K; history `none`."""
+        """Mean accuracy and samples ("attempts") of each rule of `deciders.rules` for k = 1..K; history `none`."""
         found = self._rules(model)
-        return {
-            rule: [
-                {
-                    "accuracy": float(np.mean([f[rule][k]["right"].mean() for f in found])),
-                    "attempts": float(np.mean([f[rule][k]["attempts"].mean() for f in found])),
-                }
-                for k in range(len(found[0][rule]))
-            ]
-            for rule in found[0]
-        }
+
+        def point(uses: Sequence[Use]) -> dict[str, float]:
+            names = {"accuracy": "right", "attempts": "samples"}
+            return {name: float(np.mean([getattr(use, of).mean() for use in uses])) for name, of in names.items()}
+
+        return {rule: [point(uses) for uses in zip(*(f[rule] for f in found), strict=True)] for rule in found[0]}
 
     def pooled(self, model: str) -> tuple[np.ndarray, np.ndarray]:
-        """P(STOP) and verdicts of all trainings together, of the attempts that count."""
-        pairs = [attempts_that_count(self.history, t.stop(model, model), t.rights()[model]) for t in self.trainings]
-        stop, right = (np.concatenate(x) for x in zip(*pairs, strict=True))
+        """P(STOP) and verdicts of all seeds together, of the samples that count."""
+        right, stop = (
+            np.concatenate(x) for x in zip(*(self._counted(e, model, model) for e in self.seeds), strict=True)
+        )
         return stop, right
 
-    def named(self, data: Mapping[str, Any]) -> Replicated:
+    def named(self, data: Mapping[str, Any]) -> Resampled:
         """What a hypothesis is about.
 
         `{"measure", "arm", "against"}`: difference of a measure of two models, or with `part` (sampler, decider, total)
-        of `log_odds` or `accuracy` the part of that difference; with `rule` instead of `against`, over that rule at
-        equal cost; with `less` the part named by it taken off: decider part minus sampler part.
+        of `log_odds`, `accuracy` or `limit` the part of that difference; with `rule` instead of `against`, over that
+        rule at equal cost; with `less` the part named by it taken off: decider part minus sampler part.
         """
         arm = data["arm"]
         if "rule" in data:

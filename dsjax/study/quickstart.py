@@ -6,7 +6,7 @@ Every stage is done once and kept, so a second call continues where the first st
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,21 +17,16 @@ import numpy as np
 from dsjax.atlas.rows import share_against_length
 from dsjax.config import require_int, require_positive, to_dict
 from dsjax.errors import require
-from dsjax.evaluation.components import (
-    component_estimates,
-    cross_swap,
-    draw_pool,
-    evaluation_sets,
-    gain_accounting,
-    judge,
-    quick_measures,
-)
+from dsjax.evaluation.components import measure
+from dsjax.evaluation.samples import draw_samples, evaluation_sets, judge
 from dsjax.io import write_atomically, write_json
 from dsjax.objectives import resolve
 from dsjax.policies.base import Params
 from dsjax.policies.rollout import require_temperature
 from dsjax.policies.transformer import TransformerPolicy
-from dsjax.tasks import AdditionTask
+from dsjax.statistics import Resampled, roc_curve
+from dsjax.study.measures import Evaluated, Measures
+from dsjax.tasks import Addition
 from dsjax.training.arms import Arm, arm_of
 from dsjax.training.checkpoints import load_params, save_params
 from dsjax.training.config import purpose_key
@@ -142,9 +137,9 @@ class QuickstartConfig:
         self.task  # noqa: B018  the task checks digits and width
 
     @property
-    def task(self) -> AdditionTask:
+    def task(self) -> Addition:
         """The task."""
-        return AdditionTask(self.digits, self.width)
+        return Addition(self.digits, self.width)
 
     @property
     def policy(self) -> TransformerPolicy:
@@ -249,8 +244,8 @@ def _curve(config: QuickstartConfig, sets: dict[str, Any], params: Params) -> li
     rows = []
     for split, problems in sets.items():
         some = jax.tree.map(lambda x: x[: config.curve_problems], problems)
-        pool, log_stop = draw_pool(config.policy, params, config.task, some, config.key("curve"), config.rounds)
-        rows.append({"split": split, **quick_measures(np.asarray(pool.right), np.asarray(log_stop))})
+        found = measure(config.policy, params, config.task, some, config.key("curve"), config.rounds)
+        rows.append({"split": split, **{name: e.to_json()["value"] for name, e in found.items()}})
     return rows
 
 
@@ -340,22 +335,55 @@ def _evaluate(
     done = 0
     total = float(len(models) * len(sets))
     for split, problems in sets.items():
-        pools, verdicts = {}, {}
-        estimates = result["evaluation"][split] = {}
+        right, own, verdicts = [], [], []
         for sampler in models:
-            pool, own = draw_pool(
+            samples, log_stop = draw_samples(
                 config.policy, params[sampler], config.task, problems, config.key("evaluation"), config.rounds
             )
-            pools[sampler] = pool
-            for decider in models:
-                log_stop = own if decider == sampler else judge(config.policy, params[decider], pool)
-                verdicts[sampler, decider] = np.asarray(log_stop)
-            estimates[sampler] = component_estimates(np.asarray(pool.right), np.asarray(own), config.resamples)
+            right.append(np.asarray(samples.right))
+            own.append(np.asarray(log_stop))
+            judged = (
+                log_stop if decider == sampler else judge(config.policy, params[decider], samples) for decider in models
+            )
+            verdicts.append(np.stack([np.asarray(x) for x in judged]))
             done += 1
             advance("evaluation", done, total)
-        result["swap"][split] = cross_swap(pools, verdicts, config.resamples)
-        result["accounting"][split] = {
-            arm: gain_accounting(pools, verdicts, arm, BASE, config.resamples) for arm in config.arms
-        }
-        result["improvement"][split] = {arm: result["accounting"][split][arm]["total_accuracy"] for arm in config.arms}
+        drawn = Evaluated(models, np.stack(right), np.empty(0), np.stack(own), np.stack(verdicts))
+        for name, found in _measured(Measures([drawn], "none", config.resamples), config.arms).items():
+            result[name][split] = found
     return result
+
+
+def _measured(measures: Measures, arms: tuple[str, ...]) -> dict[str, Any]:
+    """Estimates of every model, the swap of components, and what each brings to the change over the base."""
+
+    def plain(found: Resampled) -> dict[str, Any]:
+        return replace(found.estimate(), seeds=()).to_json()
+
+    def accounting(arm: str) -> dict[str, Any]:
+        parts = {
+            scale: {part: plain(measures.part(scale, part, arm, BASE)) for part in ("sampler", "decider")}
+            for scale in ("log_odds", "accuracy", "limit")
+        }
+        limit = {part: e["value"] for part, e in parts.pop("limit").items()}
+        return {
+            **{
+                f"{k}_log_odds": plain(measures.of_model("log_odds", m))["value"]
+                for k, m in (("base", BASE), ("arm", arm))
+            },
+            **parts,
+            "total_accuracy": plain(measures.part("accuracy", "total", arm, BASE)),
+            "limit_identity": None if None in limit.values() else limit,
+        }
+
+    found = {arm: accounting(arm) for arm in arms}
+    names = ("p", "a", "b", "youden", "auroc", "accuracy", "gain", "rounds")
+    return {
+        "evaluation": {
+            m: {**{k: plain(measures.of_model(k, m)) for k in names}, "roc": roc_curve(*measures.pooled(m))}
+            for m in measures.models
+        },
+        "improvement": {arm: found[arm]["total_accuracy"] for arm in arms},
+        "swap": {s: {d: plain(measures.swapped(s, d)) for d in measures.models} for s in measures.models},
+        "accounting": found,
+    }

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,12 @@ import numpy as np
 from dsjax.config import from_dict
 from dsjax.errors import InputError, require
 from dsjax.evaluation.deciders import reliability
-from dsjax.statistics import ANY, PROBABILITY, Replicated, roc_curve
+from dsjax.statistics import ANY, PROBABILITY, Estimate, Resampled, roc_curve
 from dsjax.study.hypotheses import EXPECTED, decide, tested
 from dsjax.study.jobs import Definition
 from dsjax.study.measures import Evaluated, Measures
 from dsjax.study.tables import tables
-from dsjax.study.trainings import CHOICE, RUN, rows_of
+from dsjax.study.trainings import CHOICE, RUN, arm_job, rows_of
 from dsjax.training.arms import arm_of
 from dsjax.training.config import BASE, TrainConfig
 
@@ -34,7 +36,7 @@ CURVES = ("evaluation", "gradient")  # rows of each chunk, which no figure draws
 TRAINING = "training"  # the "split" of a hypothesis about gradients along the training
 
 Rows = list[dict[str, Any]]
-Find = Callable[[Mapping[str, Any]], Replicated]
+Find = Callable[[Mapping[str, Any]], Resampled]
 
 
 def report(merged: Mapping[str, Any], directory: Path, definition: Definition) -> dict[str, Any]:
@@ -70,7 +72,9 @@ def report(merged: Mapping[str, Any], directory: Path, definition: Definition) -
 
 
 def rounded(data: Any) -> Any:
-    """The same with numbers of `DIGITS` significant digits: more would be rounding, and make the file twice as long."""
+    """As plain data with `DIGITS` significant digits: more would be rounding, and make the file twice as long."""
+    if isinstance(data, Estimate):
+        data = data.to_json()
     if isinstance(data, float):
         return float(f"{data:.{DIGITS}g}")
     if isinstance(data, Mapping):
@@ -93,19 +97,19 @@ def _of_history(
     """All numbers of one history; `find` gets what hypotheses about it are looked up with."""
     first = done[f"{parents[0]}/evaluation"]["result"]
     models = first["models"]
-    jobs = {m: [f"{p}/{BASE}" if m == BASE else f"{p}/arms/{m}" for p in parents] for m in models}
+    jobs = {m: [f"{p}/{BASE}" if m == BASE else arm_job(p, m) for p in parents] for m in models}
     rows = {m: [rows_of(folder / name / RUN) for name in jobs[m]] for m in models}
     gradients = partial(_of_gradients, {m: [_gradients(r) for r in rows[m]] for m in models})
     find[history, TRAINING] = gradients
     splits = {}
     for split in first["splits"]:
-        trainings = [Evaluated.read(folder / p / "evaluation" / f"{split}.npz", models) for p in parents]
-        measures = Measures(trainings, history, RESAMPLES)
+        seeds = [Evaluated.read(folder / p / "evaluation" / f"{split}.npz", models) for p in parents]
+        measures = Measures(seeds, history, RESAMPLES)
         find[history, split] = measures.named
         splits[split] = _of_split(measures, models, pairs)
     return {
         "config": first["config"],
-        "split_names": dict(from_dict(TrainConfig, first["config"]).task.split_names),
+        "split_names": dict(from_dict(TrainConfig, first["config"]).task_of.split_names),
         "seeds": [_seed(p) for p in parents],
         "models": models,
         "trainings": {m: [_training(done[name]["result"]) for name in jobs[m]] for m in models},
@@ -133,13 +137,12 @@ def _gradients(rows: Rows) -> dict[str, float]:
     return out
 
 
-def _of_gradients(found: Mapping[str, Sequence[Mapping[str, float]]], data: Mapping[str, Any]) -> Replicated:
+def _of_gradients(found: Mapping[str, Sequence[Mapping[str, float]]], data: Mapping[str, Any]) -> Resampled:
     """A measure of the gradient of one arm, or of that of one arm less that of another; no problems to resample."""
 
-    def of(arm: str) -> Replicated:
-        values = np.array([training[data["measure"]] for training in found[arm]])
+    def of(arm: str) -> Resampled:
         within = PROBABILITY if data["measure"] == "share" else ANY
-        return Replicated(values, np.repeat(values[:, None], RESAMPLES, axis=1), within)
+        return Resampled.of_seeds([means[data["measure"]] for means in found[arm]], within, RESAMPLES)
 
     return of(data["arm"]) - of(data["against"]) if "against" in data else of(data["arm"])
 
@@ -157,7 +160,7 @@ def _of_split(measures: Measures, models: Sequence[str], pairs: Iterable[Sequenc
         "measures": {m: {k: measures.of_model(k, m).estimate() for k in (*MEASURES, "log_odds")} for m in models},
         "roc": {m: roc_curve(*measures.pooled(m)) for m in models},
         "reliability": {m: reliability(*measures.pooled(m)) for m in models},
-        "swap": {s: {d: _short(measures.swapped(s, d).estimate()) for d in models} for s in models},
+        "swap": {s: {d: replace(measures.swapped(s, d).estimate(), seeds=()) for d in models} for s in models},
         "accounting": {
             f"{arm} - {against}": {
                 scale: {part: measures.part(scale, part, arm, against).estimate() for part in PARTS} for scale in SCALES
@@ -177,17 +180,11 @@ def _of_split(measures: Measures, models: Sequence[str], pairs: Iterable[Sequenc
     return found
 
 
-def _short(estimate: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: estimate[name] for name in ("value", "low", "high")}
-
-
-def _curves(trainings: Sequence[Rows]) -> dict[str, Rows]:
-    """Rows of evaluations and gradients along the training; each number as [mean, least, greatest] of the trainings."""
+def _curves(seeds: Sequence[Rows]) -> dict[str, Rows]:
+    """Rows of evaluations and gradients along the training; each number as [mean, least, greatest] of the seeds."""
     grouped: dict[tuple[str, str, int], Rows] = {}
-    for rows in trainings:
-        for row in rows:
-            if row["kind"] not in CURVES:
-                continue
+    for row in chain.from_iterable(seeds):
+        if row["kind"] in CURVES:
             grouped.setdefault((row["kind"], row.get("split", ""), row["step"]), []).append(row)
     out: dict[str, Rows] = {}
     for (kind, split, step), found in grouped.items():
@@ -203,9 +200,9 @@ def _curves(trainings: Sequence[Rows]) -> dict[str, Rows]:
 def judged(
     hypotheses: Iterable[Any], find: Mapping[tuple[str, str], Find], models: Mapping[str, Collection[str]]
 ) -> list[dict[str, Any]]:
-    """Each predeclared hypothesis with its estimate, its p-value of Student's t test over trainings, and Holm's.
+    """Each predeclared hypothesis with its estimate, its p-value of Student's t test over seeds, and Holm's.
 
-    What p and verdict mean: `verdicts.tested` and `verdicts.decide`.
+    What p and verdict mean: `hypotheses.tested` and `hypotheses.decide`.
 
     Args:
       hypotheses: as the study has them.

@@ -110,7 +110,7 @@ class Settings:
         require(self.attempts >= rounds, "attempts", self.attempts, f"at least rounds = {rounds}")
 
     def seeds_for(self, history: str) -> range:
-        """The seeds of a history's trainings."""
+        """The seeds of a history."""
         return range(self.first_seed, self.first_seed + self.seeds_of.get(history, self.seeds))
 
     def config(self, arm: str, history: str, seed: int, where: str = "settings", **fields: Any) -> TrainConfig:

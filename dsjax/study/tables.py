@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
+from dsjax.statistics import Estimate
+
 COLUMNS = ("p", "a", "b", "auroc", "auroc_on_base", "accuracy", "rounds")
-SIGNED = "{value:+.3f} [{low:+.3f}, {high:+.3f}]"
-PLAIN = "{value:.3f}"
-WITH_INTERVAL = "{value:.3f} [{low:.3f}, {high:.3f}]"
 
 Table = dict[str, Any]  # {"title", "columns": [text], "rows": [[text]]}
 
 
-def spelled(estimate: Mapping[str, Any], form: str = SIGNED) -> str:
-    """An estimate with its bootstrap interval; `-` where it does not exist."""
-    return "-" if any(estimate[k] is None for k in ("value", "low", "high")) else form.format(**estimate)
+def by_student(e: Estimate) -> str:
+    """Student's interval over seeds alone; `-` for one seed."""
+    return f"[{e.t_low:+.3f}, {e.t_high:+.3f}]" if math.isfinite(e.t_low) else "-"
 
 
-def by_student(estimate: Mapping[str, Any]) -> str:
-    """Student's interval over trainings alone; `-` for one training."""
-    return "-" if estimate["t_low"] is None else "[{t_low:+.3f}, {t_high:+.3f}]".format(**estimate)
-
-
-def with_student(estimate: Mapping[str, Any]) -> str:
+def with_student(e: Estimate) -> str:
     """An estimate with Student's interval; `-` where it does not exist."""
-    return "-" if estimate["value"] is None else f"{estimate['value']:+.3f} {by_student(estimate)}"
+    return f"{e.value:+.3f} {by_student(e)}" if e else "-"
 
 
 def p_value(p: float | None) -> str:
@@ -38,26 +33,18 @@ def tables(report: Mapping[str, Any]) -> list[Table]:
     out = [_hypotheses(report["hypotheses"])] if report["hypotheses"] else []
     for history, entry in report["histories"].items():
         for split, found in entry["splits"].items():
-            rows = [
-                [m, *(spelled(of[c], WITH_INTERVAL if c == "accuracy" else PLAIN) for c in COLUMNS)]
-                for m, of in found["measures"].items()
-            ]
+            rows = [[m, *(_cell(c, Estimate.from_json(of[c])) for c in COLUMNS)] for m, of in found["measures"].items()]
             title = f"history {history}, {entry['split_names'].get(split, split)}; {len(entry['seeds'])} trainings"
             out.append({"title": title, "columns": ["", *COLUMNS], "rows": rows})
     return out
 
 
+def _cell(measure: str, e: Estimate) -> str:
+    return f"{e if measure == 'accuracy' else Estimate(e.value):.3f}"
+
+
 def _hypotheses(hypotheses: list[Mapping[str, Any]]) -> Table:
-    rows = [
-        [
-            h["id"],
-            h["text"],
-            spelled(h["estimate"]),
-            by_student(h["estimate"]),
-            p_value(h["p_holm"]),
-            h["verdict"],
-        ]
-        for h in hypotheses
-    ]
+    found = [(h, Estimate.from_json(h["estimate"])) for h in hypotheses]
+    rows = [[h["id"], h["text"], f"{e:+.3f}", by_student(e), p_value(h["p_holm"]), h["verdict"]] for h, e in found]
     columns = ["", "hypothesis", "estimate [bootstrap]", "Student", "p (Holm)", "verdict"]
     return {"title": "Hypotheses, written down before the runs", "columns": columns, "rows": rows}

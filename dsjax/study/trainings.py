@@ -5,7 +5,7 @@ sweep/base, sweep/FAMILY/..   the trainings that step size and problems an updat
 sweep/choice                  what they chose, on fresh in-distribution problems
 HISTORY/seed-S/base           a base
 HISTORY/seed-S/arms/ARM       an arm from it
-HISTORY/seed-S/evaluation     attempts of all of these models, and what each decider thinks of each
+HISTORY/seed-S/evaluation     samples of all of these models, and what each decider thinks of each
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-import jax
 import numpy as np
 
 from dsjax.config import from_dict, to_dict
-from dsjax.evaluation.components import draw_pool, evaluation_sets, judge, quick_measures
+from dsjax.evaluation.components import measure
+from dsjax.evaluation.samples import draw_samples, evaluation_sets, judge
 from dsjax.io import read_rows, write_arrays
 from dsjax.policies.base import Params
 from dsjax.study.jobs import Done, Job, Progress
@@ -49,7 +49,7 @@ def jobs(settings: Mapping[str, Any]) -> list[Job]:
             folder = f"{history}/seed-{seed}"
             base = _training(f"{folder}/{BASE}", asked.config(BASE, history, seed), ())
             arms = [
-                _training(f"{folder}/arms/{arm}", asked.config(arm, history, seed), (base.name, CHOICE))
+                _training(arm_job(folder, arm), asked.config(arm, history, seed), (base.name, CHOICE))
                 for arm in asked.arms
             ]
             options = {
@@ -60,6 +60,11 @@ def jobs(settings: Mapping[str, Any]) -> list[Job]:
             names = tuple(job.name for job in (base, *arms))
             out += [base, *arms, Job(f"{folder}/evaluation", f"{HERE}:evaluate", options, names, _work(base) / 8)]
     return out
+
+
+def arm_job(folder: str, arm: str) -> str:
+    """The name of an arm's job; a user's own is `module:name`, and a job is a folder."""
+    return f"{folder}/arms/{arm.replace(':', '.')}"
 
 
 def _work(job: Job) -> float:
@@ -107,10 +112,7 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
 def _tokens(config: TrainConfig, folder: Path) -> dict[str, int]:
     """Tokens that the loss saw, and tokens sampled to make its data, in the whole training."""
     trained = sum(row["tokens_trained"] for row in rows_of(folder) if row["kind"] == "train") * config.chunk
-    source = config.objective_of.source
-    attempts = {"base-answers": 1, "own-answers": 1}.get(source, config.rounds if "policy" in source else 0)
-    sampled = config.updates * config.prompts * config.group * attempts * config.task.length
-    return {"tokens_trained": round(trained), "tokens_sampled": sampled}
+    return {"tokens_trained": round(trained), "tokens_sampled": config.tokens_sampled}
 
 
 def _params(config: TrainConfig, need: Done) -> Params:
@@ -128,10 +130,10 @@ def choose(options: Mapping[str, Any], directory: RunDirectory, needs: Mapping[s
     table = []
     for done, need in enumerate(needs.values()):
         config = from_dict(TrainConfig, need.result["config"])
-        problems = config.task.training_problems(config.key("validation"), options["problems"])
+        problems = config.task_of.training_problems(config.key("validation"), options["problems"])
         key = config.key("validation attempts")
-        pool, log_stop = draw_pool(config.policy, _params(config, need), config.task, problems, key, config.rounds)
-        measures = quick_measures(np.asarray(pool.right), np.asarray(log_stop), config.history)
+        found = measure(config.policy, _params(config, need), config.task_of, problems, key, config.rounds)
+        measures = {name: e.to_json()["value"] for name, e in found.items()}
         row = {"family": config.objective_of.family, "arm": config.arm, "learning_rate": config.learning_rate}
         table.append({**row, "prompts": config.prompts, **measures})
         progress(done + 1, len(needs))
@@ -154,14 +156,14 @@ def chosen_of(table: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def evaluate(options: Mapping[str, Any], directory: RunDirectory, needs: Mapping[str, Done], progress: Progress) -> Any:
-    """Attempts of every model and the verdict of every decider on them, as one file SPLIT.npz a split.
+    """Samples of every model and the verdict of every decider on them, as one file SPLIT.npz a split.
 
     `right` bool[M, N, K] and `answers` i8[M, N, K, L] of the samplers; `own` f32[M, N, K] log pi_d(STOP) of each model
-    on its own attempts; `log_stop` f32[M, M, N, T] of (sampler, decider) on the first T. N problems, K attempts.
+    on its own samples; `log_stop` f32[M, M, N, T] of (sampler, decider) on the first T. N problems, K samples each.
     """
     models = dict(zip(options["models"], needs.values(), strict=True))
     config = from_dict(TrainConfig, next(iter(models.values())).result["config"])
-    policy, task, key = config.policy, config.task, config.key("evaluation")
+    policy, task, key = config.policy, config.task_of, config.key("evaluation")
     attempts = options["attempts"] or config.rounds
     params = {name: _params(config, need) for name, need in models.items()}
     sets = evaluation_sets(task, task.splits, options["problems"])
@@ -169,13 +171,13 @@ def evaluate(options: Mapping[str, Any], directory: RunDirectory, needs: Mapping
     for split, problems in sets.items():
         arrays: dict[str, list[Any]] = {"right": [], "answers": [], "own": [], "log_stop": []}
         for name in models:
-            pool, own = draw_pool(policy, params[name], task, problems, key, attempts)
-            first = jax.tree.map(lambda x: x[:, : config.rounds], pool).replace(prompt=pool.prompt)
+            samples, own = draw_samples(policy, params[name], task, problems, key, attempts)
+            first = samples.replace(**{k: getattr(samples, k)[:, : config.rounds] for k in ("answers", "right")})
             verdicts = [
                 own[:, : config.rounds] if other == name else judge(policy, params[other], first) for other in models
             ]
-            arrays["right"].append(np.asarray(pool.right))
-            arrays["answers"].append(np.asarray(pool.answers, np.int8))
+            arrays["right"].append(np.asarray(samples.right))
+            arrays["answers"].append(np.asarray(samples.answers, np.int8))
             arrays["own"].append(np.asarray(own))
             arrays["log_stop"].append(np.stack([np.asarray(v) for v in verdicts]))
             done += 1

@@ -40,7 +40,7 @@ def add_digits(a_nxW: jax.Array, b_nxW: jax.Array) -> tuple[jax.Array, jax.Array
 
 
 @dataclass(frozen=True)
-class AdditionTask(TwoNumbers):
+class Addition(TwoNumbers):
     """The task; hashable, so that it can be a static argument.
 
     Splits, each uniform: `in` = longest carry chain <= 2; `carry` = chain >= 3 (needs D >= 3); `longer` = both operands
@@ -64,23 +64,25 @@ class AdditionTask(TwoNumbers):
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """The splits that exist at this size, in distribution first."""
+        """Those that exist at this size."""
         exists = {"in": True, "carry": self.digits >= LONG_CHAIN, "longer": self.width > self.digits}
         return tuple(s for s in SPLITS if exists[s])
 
     def _answer(self, a_nxW: jax.Array, b_nxW: jax.Array) -> jax.Array:
         return add_digits(a_nxW, b_nxW)[0]
 
-    def _belongs(self, operands_nx2xW: jax.Array, split: str) -> jax.Array:
-        _, chain = add_digits(operands_nx2xW[:, 0], operands_nx2xW[:, 1])
+    def belongs(self, question: jax.Array, split: str) -> jax.Array:
+        """By length and carry chain."""
+        _, chain = add_digits(question[:, 0], question[:, 1])
         used = self.digits + (split == "longer")
         lead = self.width - used
-        fits = jnp.all(operands_nx2xW[:, :, :lead] == 0, axis=(1, 2))
+        fits = jnp.all(question[:, :, :lead] == 0, axis=(1, 2))
         if split == "longer":
-            fits &= jnp.all(operands_nx2xW[:, :, lead] > 0, axis=1)
+            fits &= jnp.all(question[:, :, lead] > 0, axis=1)
         return fits & ((chain >= LONG_CHAIN) if split == "carry" else (chain < LONG_CHAIN))
 
-    def _draw(self, key: jax.Array, n: int, split: str) -> jax.Array:
+    def draw(self, key: jax.Array, n: int, split: str) -> jax.Array:
+        """Uniform digits."""
         used = self.digits + (split == "longer")
         digits = jax.random.randint(key, (n, 2, used), 0, 10, dtype=jnp.int32)
         return jnp.pad(digits, ((0, 0), (0, 0), (self.width - used, 0)))

@@ -12,7 +12,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from dsjax.tasks.base import HELD_OUT_ONE_IN, TwoNumbers, digit_hash
+from dsjax.tasks.base import HELD_OUT_ONE_IN, TwoNumbers, hashed
 
 SPLITS = {
     "in": "in distribution (all lengths trained on)",
@@ -48,7 +48,7 @@ def lengths(operands_nx2xW: jax.Array) -> jax.Array:
 
 
 @dataclass(frozen=True)
-class MultiplicationTask(TwoNumbers):
+class Multiplication(TwoNumbers):
     """The task; hashable, so that it can be a static argument.
 
     A split is a set of pairs of lengths (digits without leading zeros): `in` = both at most D; `hard` = both exactly D,
@@ -75,29 +75,31 @@ class MultiplicationTask(TwoNumbers):
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """The splits that exist at this size, in distribution first."""
+        """Those that exist at this size."""
         exists = {"in": True, "hard": self.digits >= 2, "longer": self.width > self.digits}
         return tuple(s for s in SPLITS if exists[s])
 
-    def is_held_out(self, operands_nx2xW: jax.Array) -> jax.Array:
+    def is_held_out(self, question: jax.Array) -> jax.Array:
         """bool[n]: whether a problem is kept for evaluation; a * b and b * a are kept together.
 
         Otherwise training on one order could give the other one away.
         """
-        in_both_orders = digit_hash(operands_nx2xW), digit_hash(operands_nx2xW[:, ::-1])
+        in_both_orders = hashed(question), hashed(question[:, ::-1])
         return jnp.maximum(*in_both_orders) % HELD_OUT_ONE_IN == 0
 
     def _answer(self, a_nxW: jax.Array, b_nxW: jax.Array) -> jax.Array:
         return multiply_digits(a_nxW, b_nxW)
 
-    def _belongs(self, operands_nx2xW: jax.Array, split: str) -> jax.Array:
-        length = lengths(operands_nx2xW)
+    def belongs(self, question: jax.Array, split: str) -> jax.Array:
+        """By the lengths of both."""
+        length = lengths(question)
         if split == "hard":
             return jnp.all(length == self.digits, axis=1)
         longest = jnp.max(length, axis=1)
         return longest == self.digits + 1 if split == "longer" else longest <= self.digits
 
-    def _draw(self, key: jax.Array, n: int, split: str) -> jax.Array:
+    def draw(self, key: jax.Array, n: int, split: str) -> jax.Array:
+        """Uniform lengths, then uniform numbers of each."""
         length_key, lead_key, digits_key = jax.random.split(key, 3)
         least, most = (self.digits if split == "hard" else 1), self.digits + (split == "longer")
         length = jax.random.randint(length_key, (n, 2, 1), least, most + 1, dtype=jnp.int32)

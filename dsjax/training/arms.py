@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from dsjax.attribution import COMPONENTS
+from dsjax.config import import_name
 from dsjax.errors import require
 from dsjax.objectives import resolve
 from dsjax.training.sources import SOURCES
@@ -91,10 +92,17 @@ ARMS: dict[str, Arm] = {
 
 
 def arm_of(name: str) -> Arm:
-    """The arm of that name.
+    """The arm of that name: of `ARMS`, or a user's own `module:name`.
+
+    That is an `Arm`, or an objective `(logp_BxS, trajectories) -> (sum, count)`, which then learns from episodes of the
+    current policy, with the step size of reward arms.
 
     Raises:
-      InputError: for an unknown name.
+      InputError: for a name that is neither.
     """
-    require(name in ARMS, "arm", name, ARMS)
-    return ARMS[name]
+    if ":" not in name:
+        require(name in ARMS, "arm", name, [*ARMS, "module:name"])
+        return ARMS[name]
+    found = import_name("arm", name)
+    require(isinstance(found, Arm) or callable(found), "arm", name, "module:name of an Arm or of an objective")
+    return found if isinstance(found, Arm) else Arm("on-policy", name, "reward")

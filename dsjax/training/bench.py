@@ -14,17 +14,17 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dsjax.config import require_int, to_dict
+from dsjax.config import require_int, require_types, to_dict
 from dsjax.errors import require
 from dsjax.objectives import resolve
 from dsjax.policies.base import History
-from dsjax.policies.rollout import sample_attempts
+from dsjax.policies.rollout import sample
 from dsjax.policies.transformer import Dtype, TransformerPolicy
 from dsjax.tasks import Problems
 from dsjax.training.arms import Family
@@ -33,7 +33,7 @@ from dsjax.training.loop import adam
 from dsjax.training.run_directory import provenance
 from dsjax.training.sharding import Layout, ParameterSharding, data_mesh
 from dsjax.training.sources import SOURCES, Setting
-from dsjax.training.step import TrainState, computed, make_train_steps, stack
+from dsjax.training.step import TrainState, computed, make_train_steps
 
 FORMAT = 1
 SIZES = {"nano": (2, 64, 4), "1M": (5, 128, 4), "4M": (5, 256, 4), "16M": (5, 512, 8)}  # layers, width, heads
@@ -42,7 +42,6 @@ SWEEPS: dict[str, tuple[int, ...]] = {
     "length": (5, 10, 21, 42),
     "rounds": (1, 2, 3, 4),
     "width": (32, 64, 128, 256),
-    "seeds": (1, 2, 4, 8),
     "devices": (1, 2, 4, 8),
 }
 PEAK_SIZE = {"cpu": 1024}
@@ -63,7 +62,6 @@ class BenchConfig:
       group: G, episodes a problem of the RL step.
       width: of the network; 0 is the preset's.
       history: of the network, `none` or `full`.
-      seeds: runs trained side by side.
       devices: how many share a step; None is all.
       parameters: `replicated` or `fsdp`.
       microbatch: see `Layout`.
@@ -80,7 +78,6 @@ class BenchConfig:
     group: int = 8
     width: int = 0
     history: History = "none"
-    seeds: int = 1
     devices: int | None = None
     parameters: ParameterSharding = "replicated"
     microbatch: int | None = None
@@ -89,14 +86,14 @@ class BenchConfig:
     steps: int = 1
 
     def __post_init__(self) -> None:
+        require_types(self)
         require(self.preset in SIZES, "preset", self.preset, SIZES)
-        for name in ("batch", "prompt_length", "length", "rounds", "seeds", "repeats", "steps"):
+        for name in ("batch", "prompt_length", "length", "rounds", "repeats", "steps"):
             require_int(name, getattr(self, name), 1)
         require_int("group", self.group, 2, "a leave-one-out baseline needs others")
         require_int("width", self.width, 0)
         require(self.width % SIZES[self.preset][2] == 0, "width", self.width, "a multiple of the preset's heads, or 0")
         require(self.batch % self.group == 0, "batch", self.batch, f"a multiple of group = {self.group}")
-        require(self.dtype in get_args(Dtype), "dtype", self.dtype, get_args(Dtype))
 
     def policy(self, rounds: int) -> TransformerPolicy:
         """The network."""
@@ -149,8 +146,8 @@ class Timed:
     tokens: int
     flops_per_token: int
     episodes: int
-    first_s: float  # building, tracing, compiling and running it once
     program_bytes: int | None = None  # what the compiled program holds at its peak
+    first_s: float = 0.0  # building, tracing, compiling and running it once
 
 
 def matmul_flops(size: int, dtype: str, repeats: int = 20) -> Callable[[], float]:
@@ -179,30 +176,19 @@ def _program_bytes(compiled: Any) -> int | None:
     return int(sum(parts))
 
 
-def _first(call: Callable[[], Any], begun: float) -> float:
-    jax.block_until_ready(call())
-    return time.perf_counter() - begun
-
-
 def _training(config: BenchConfig, layout: Layout, kind: Literal["sft", "rl"]) -> Timed:
     """The SFT step on gold answers, or the RL step: rollouts of T rounds, leave-one-out."""
-    begun = time.perf_counter()
     rounds, group = (1, 1) if kind == "sft" else (config.rounds, config.group)
     policy = config.policy(rounds)
     task: Any = RandomDigits(config.prompt_length, config.length)
     setting = Setting(task, rounds, config.batch // group, group)
     source, objective = ("success", "sft") if kind == "sft" else ("on-policy", "rloo")
     optimizer = adam(1e-4, 1.0)
-    runs = config.seeds > 1
-
-    def one(seed: int) -> TrainState:
-        keys = jax.random.split(jax.random.key(seed), 3)
-        return TrainState.create(policy.init(keys[0]), optimizer, keys[1], keys[2])
-
-    state = stack([one(seed) for seed in range(config.seeds)]) if runs else one(0)
+    keys = jax.random.split(jax.random.key(0), 3)
+    state = TrainState.create(policy.init(keys[0]), optimizer, keys[1], keys[2])
     state, base = layout.place(state), layout.place(jax.tree.map(jnp.copy, state.params))
     steps: Any = make_train_steps(
-        setting, policy, SOURCES[source], resolve(objective), optimizer, config.steps, layout=layout, runs=runs
+        setting, policy, SOURCES[source], resolve(objective), optimizer, config.steps, layout=layout
     )
     steps = steps.lower(state, base).compile()
     held = [state]
@@ -211,14 +197,12 @@ def _training(config: BenchConfig, layout: Layout, kind: Literal["sft", "rl"]) -
         held[0], metrics = steps(held[0], base)
         return metrics
 
-    first = _first(call, begun)
-    episodes = config.batch * config.steps * config.seeds
-    return Timed(call, episodes * config.row_tokens(rounds), 6 * config.weights, episodes, first, _program_bytes(steps))
+    episodes = config.batch * config.steps
+    return Timed(call, episodes * config.row_tokens(rounds), 6 * config.weights, episodes, _program_bytes(steps))
 
 
 def _inference(config: BenchConfig, layout: Layout, kind: Literal["forward", "decode"]) -> Timed:
     """Teacher-forced log-probs of whole rows, or sampling: of new tokens, the time to read the prompt included."""
-    begun = time.perf_counter()
     policy = config.policy(1)
     task: Any = RandomDigits(config.prompt_length, config.length)
     problems = task.training_problems(jax.random.key(1), config.batch)
@@ -233,23 +217,22 @@ def _inference(config: BenchConfig, layout: Layout, kind: Literal["forward", "de
     @jax.jit
     def decode(params: Any, problems: Problems) -> Any:
         problems = layout.split_batch(problems)
-        return sample_attempts(policy, params, problems.prompt, jax.random.key(2), rounds=1)
+        return sample(policy, params, problems.prompt, jax.random.key(2), rounds=1)
 
     run = forward if kind == "forward" else decode
     tokens = config.batch * (config.row_tokens(1) if kind == "forward" else config.length + 1)
-
-    def call() -> Any:
-        return run(params, problems)
-
-    return Timed(call, tokens, 2 * config.weights, config.batch, _first(call, begun))
+    return Timed(lambda: run(params, problems), tokens, 2 * config.weights, config.batch)
 
 
 def prepare(config: BenchConfig, layout: Layout, measure: str) -> Timed:
     """Build and run one measure once."""
     require(measure in MEASURES, "measure", measure, MEASURES)
-    if measure == "forward" or measure == "decode":
-        return _inference(config, layout, measure)
-    return _training(config, layout, "rl" if measure == "rl" else "sft")
+    begun = time.perf_counter()
+    make: Any = _inference if measure in ("forward", "decode") else _training
+    timed = make(config, layout, measure)
+    jax.block_until_ready(timed.call())
+    timed.first_s = time.perf_counter() - begun
+    return timed
 
 
 def layout_of(config: BenchConfig) -> Layout:
@@ -270,7 +253,7 @@ def expected_bytes(config: BenchConfig, kind: Literal["sft", "rl"], layout: Layo
     family: Family = "sft" if kind == "sft" else "reward"
     rounds = 1 if kind == "sft" else config.rounds
     cost = step_cost(config.policy(rounds), layout, family, config.batch, rounds)
-    return config.seeds * (cost.state_bytes + cost.activation_bytes)
+    return cost.state_bytes + cost.activation_bytes
 
 
 def measure(
@@ -286,9 +269,9 @@ def measure(
     layout = layout_of(config)
     work = len(measures) + config.repeats
     timed: dict[str, Timed] = {}
-    for i, name in enumerate(measures):
+    for name in measures:
         timed[name] = prepare(config, layout, name)
-        advance((i + 1) / work)
+        advance(len(timed) / work)
     platform = jax.devices()[0].platform
     peak = matmul_flops(PEAK_SIZE.get(platform, ACCELERATOR_PEAK_SIZE), config.dtype)
     rates: dict[str, list[float]] = {name: [] for name in measures}
@@ -323,7 +306,7 @@ def measure(
         row["first_step_s"] = timed["sft"].first_s
     row["peak_bytes"] = peak_bytes()
     row["devices"] = layout.devices
-    row["microbatch"] = getattr(layout.policy(config.policy(1), config.row_tokens(1)), "rows", 0)
+    row["microbatch"] = layout.rows(config.row_tokens(1))
     return row
 
 

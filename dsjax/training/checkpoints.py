@@ -1,7 +1,7 @@
 """Training on disk: one MessagePack file of parameters, or a series of Orbax checkpoints of everything.
 
 Whatever is written appears whole or not at all, and nothing from a file is ever executed. Of several processes
-(`dsjax.training.multihost`) each writes and reads its part of the arrays, the first all other files: every process must
+(`dsjax.training.multihost`) each writes and reads its part of the arrays, process 0 all other files: every process must
 call `save_checkpoint`, `load_checkpoint` and the methods of `Checkpoints`.
 
 A checkpoint is a folder:
@@ -10,6 +10,10 @@ A checkpoint is a folder:
     facts.json      plain data: where metrics end, what was measured, which checkpoint is the best
     manifest.json   size and SHA-256 of every other file, as Orbax restores zero-filled arrays without a word; and the
                     names, types and shapes of the arrays
+
+Retention is our own: Orbax's `training.Checkpointer` with `AnyPreservationPolicy([LatestN(keep), CustomSteps([best])])`
+was tried and keeps the same steps. But it gives a checkpoint its final name and removes older ones before `save`
+returns, so before there can be a manifest of its files: after a kill in between nothing would verify the newest one.
 """
 
 from __future__ import annotations
@@ -34,7 +38,7 @@ from dsjax.config import differences
 from dsjax.errors import InputError, require
 from dsjax.io import write_atomically
 from dsjax.policies.base import Params
-from dsjax.training.multihost import LostProcessError, agreed, by_first, first, losses_told
+from dsjax.training.multihost import LostProcessError, all_max, barrier, lost_processes_named, on_process_0
 
 
 def save_params(path: Path, params: Params) -> None:
@@ -179,15 +183,15 @@ def save_checkpoint(folder: Path, trees: Trees, facts: Facts) -> None:
         shutil.rmtree(_old(folder), ignore_errors=True)
 
     try:
-        by_first(prepare)
-        with _quiet(), losses_told():
+        on_process_0(prepare)
+        with _quiet(), lost_processes_named():
             ocp.save_checkpointables(str(new / ARRAYS), plain)
-        agreed(None)  # all have written their part
-        by_first(finish)
+        barrier(f"written {folder}")
+        on_process_0(finish)
     except LostProcessError:
         raise
     except Exception as error:  # a full disk is an OSError here, and one of several other classes inside of Orbax
-        if first():
+        if jax.process_index() == 0:
             shutil.rmtree(new, ignore_errors=True)
         reason = " ".join(str(error).split())
         raise StorageError(f"{folder.name} could not be written ({reason[:300]})") from error
@@ -247,19 +251,19 @@ def load_checkpoint(folder: Path, like: Trees, usable: Usable = lambda facts: No
 
     abstract = {name: jax.tree.map(_abstract, _named(tree)) for name, tree in like.items()}
     kinds = {name: _kinds(tree) for name, tree in abstract.items()}
-    facts, reason = by_first(lambda: _examine(folder, kinds, usable))
+    facts, reason = on_process_0(lambda: _examine(folder, kinds, usable))
     if reason is not None:
         raise DamagedError(reason)
     arrays = str(folder.absolute() / ARRAYS)
     stored: Trees = {}
     try:
-        with losses_told():
+        with lost_processes_named():
             stored = {name: ocp.load(arrays, tree, checkpointable_name=name) for name, tree in abstract.items()}
     except LostProcessError:
         raise
     except Exception as error:  # whole files, so it is another version of Orbax, which has no one class for that
         reason = f"Orbax cannot read it ({' '.join(str(error).split())[:300]})"
-    if agreed(1 if reason else None):
+    if all_max(1 if reason else None):
         raise DamagedError(reason or "another process cannot read it")
     trees = {}
     for name, tree in like.items():
@@ -298,7 +302,7 @@ class Checkpoints:
             names = [p.name for p in self.path.iterdir()] if self.path.is_dir() else []
             return sorted(int(name) for name in names if name.isdecimal())
 
-        return by_first(there)
+        return on_process_0(there)
 
     def clean(self) -> None:
         """Finish or undo what a killed process left half done; only for the job that holds the run."""
@@ -311,7 +315,7 @@ class Checkpoints:
                 else:
                     shutil.rmtree(path, ignore_errors=True)
 
-        by_first(settle)
+        on_process_0(settle)
 
     def save(self, step: int, trees: Trees, facts: Facts, best: int | None) -> None:
         """Write a checkpoint, then remove those that are neither new enough nor the best.
@@ -321,7 +325,7 @@ class Checkpoints:
         """
         save_checkpoint(self.folder(step), trees, facts)
         old = [self.folder(old) for old in self.steps()[: -self.keep] if old != best]
-        by_first(lambda: [_remove(folder) for folder in old])
+        on_process_0(lambda: [_remove(folder) for folder in old])
 
     def restore(self, like: Trees, usable: Usable = lambda facts: None) -> Restored | None:
         """The newest checkpoint that can be used, or None where there is none.
@@ -349,7 +353,7 @@ class Checkpoints:
             except DamagedError as error:
                 skipped[step] = str(error)
                 continue
-            by_first(put_aside)
+            on_process_0(put_aside)
             return Restored(step, trees, facts, [f"update {bad}: {why}" for bad, why in skipped.items()])
         if skipped:
             reasons = "; ".join(f"update {step}: {why}" for step, why in skipped.items())

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import ClassVar, Literal
 
 import jax
 import optax
 
-from dsjax.config import require_int, require_positive
-from dsjax.errors import require
-from dsjax.policies.base import History
+from dsjax.config import import_function, require_int, require_positive, require_types
+from dsjax.errors import InputError, require
+from dsjax.policies import History, Policy, TransformerPolicy
 from dsjax.policies.rollout import require_temperature
-from dsjax.policies.transformer import Dtype, TransformerPolicy
-from dsjax.tasks import TASKS, AdditionTask, MultiplicationTask, Operation
+from dsjax.policies.transformer import Dtype
+from dsjax.tasks import Task, make_task
 from dsjax.training.arms import ARMS, Arm, arm_of
 from dsjax.training.sharding import Layout, ParameterSharding, data_mesh
-from dsjax.training.sources import Setting
+from dsjax.training.sources import SOURCES, Setting
 
 BASE = "base"
+TRANSFORMER = "transformer"
 Which = Literal["best", "last"]
 
 # Everything else changes the numbers: the samples, the loss, the order of updates, or what is measured and chosen.
@@ -41,23 +45,49 @@ def purpose_key(seed: int, purpose: str) -> jax.Array:
     return jax.random.fold_in(jax.random.key(seed), int.from_bytes(purpose.encode(), "big") % (2**31 - 1))
 
 
+@functools.cache  # one policy is one program; a function of a module makes new functions at every call
+def own_policy(name: str, task: Task, rounds: int, history: History, critic: bool) -> Policy:
+    """The policy that a user's own `module:function` of (task, rounds) returns.
+
+    Raises:
+      InputError: if it takes other arguments, or returns none that fits the task and what else is asked for.
+    """
+    require(":" in name, "network", name, (TRANSFORMER, "module:function"))
+    function = import_function("network", name)
+    try:
+        inspect.signature(function).bind(task, rounds)
+    except (TypeError, ValueError) as error:
+        raise InputError("network", name, f"a function of (task, rounds) ({error})") from error
+    policy = function(task, rounds)
+    allowed = f"a function of (task, rounds) that returns a Policy, not {type(policy).__name__}"
+    require(isinstance(policy, Policy), "network", name, allowed)
+    for attribute, received, wanted in (
+        ("length", policy.length, task.length),
+        ("history", policy.history, history),
+        ("critic", policy.critic, policy.critic or critic),
+    ):
+        require(received == wanted, f"{attribute} of the policy {name}", received, str(wanted))
+    return policy
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """Settings of `dsjax train`.
 
     Attributes:
       seed: of everything random but the evaluation problems, which are fixed.
-      operation: the task: `addition` or `multiplication`.
-      digits: D of the task.
-      width: digits written per operand; 0 means D.
+      task: a name of `dsjax.tasks.TASKS`, such as `addition`, or `module:function` of a user's own (see `make_task`).
+      digits: D of the task, if it has digits.
+      width: digits written per operand, if it has operands; 0 means D.
+      network: `transformer`, or `module:function` of a user's own: (task, rounds) to a policy.
       rounds: T.
       layers: of the transformer.
       model_width: of the transformer.
       heads: of the transformer.
       history: what a later round sees of earlier ones, `none` or `full`.
       separate_trunks: one trunk per component instead of a shared one.
-      arm: what to train: a name of `dsjax.training.arms.ARMS`, or `base`: demonstrations with one-digit errors, in
-        all rows or, with history `full`, in half of them.
+      arm: what to train: a name of `dsjax.training.arms.ARMS`; `module:name` of a user's own arm or objective (see
+        `arm_of`); or `base`: demonstrations with an error in one token, in all rows or, with history `full`, in half.
       init_from: directory of another run: its parameters are the start and the frozen base; None: random parameters.
       init_checkpoint: which checkpoint of that run: `best` in distribution, or `last`.
       decision_weight: weight of the decision token in the loss of `base`.
@@ -70,12 +100,12 @@ class TrainConfig:
       decay_updates: over how many updates the step size falls to 0, as (1 + cos(pi update/decay_updates))/2; at least
         `updates`, or 0: it stays.
       clip_norm: global gradient norm to clip to.
-      prompts: problems an update.
+      prompts: problems per update.
       group: episodes (or labelled answers) a problem.
       temperature: of sampling in training; evaluation samples at 1.
       cost: of a resample, c.
       imitate_errors: whether SFT copies the wrong answers that its demonstrations show.
-      longer_share: part of the problems of each update that have longer operands (the split `longer`), below 1.
+      mixed_share: part of the problems of each update from the split that the task mixes in, as of longer operands.
       evaluation_problems: fixed held-out problems a split.
       tensorboard: also write TensorBoard event files (needs the extra `tensorboard`).
       devices: that share an update; None is all there are.
@@ -85,10 +115,13 @@ class TrainConfig:
       dtype: that the trunk computes in; parameters and heads stay in float32.
     """
 
+    FORMER_NAMES: ClassVar[Mapping[str, str]] = {"operation": "task", "longer_share": "mixed_share"}
+
     seed: int = 0
-    operation: Operation = "addition"
+    task: str = "addition"
     digits: int = 3
     width: int = 0
+    network: str = TRANSFORMER
     rounds: int = 3
     layers: int = 2
     model_width: int = 64
@@ -112,7 +145,7 @@ class TrainConfig:
     temperature: float = 1.0
     cost: float = 0.0
     imitate_errors: bool = False
-    longer_share: float = 0.0
+    mixed_share: float = 0.0
     evaluation_problems: int = 256
     tensorboard: bool = False
     devices: int | None = 1
@@ -121,6 +154,7 @@ class TrainConfig:
     dtype: Dtype = "float32"
 
     def __post_init__(self) -> None:
+        require_types(self)
         require_int("seed", self.seed, 0)
         require(self.seed < 2**32, "seed", self.seed, "0..2^32-1")
         require_int("rounds", self.rounds, 2, "with one round there is nothing to decide")
@@ -135,31 +169,26 @@ class TrainConfig:
         require_temperature(self.temperature)
         for name in ("cost", "decision_weight"):
             value = getattr(self, name)
-            require(0 <= value < float("inf"), name, value, ">= 0 and finite")
-        for name, kind in (
-            ("operation", Operation),
-            ("history", History),
-            ("init_checkpoint", Which),
-            ("parameter_sharding", ParameterSharding),
-            ("dtype", Dtype),
-        ):
-            require(getattr(self, name) in get_args(kind), name, getattr(self, name), get_args(kind))
+            require(value >= 0, name, value, ">= 0 and finite")
         for name, factor in (("model_width", "heads"), ("evaluate_every", "chunk"), ("updates", "evaluate_every")):
             value, of = getattr(self, name), getattr(self, factor)
             require(value % of == 0, name, value, f"a multiple of {factor} = {of}")
         require_int("decay_updates", self.decay_updates, 0)
         decays = self.decay_updates == 0 or self.decay_updates >= self.updates
         require(decays, "decay_updates", self.decay_updates, f"0, or at least updates = {self.updates}")
-        require(self.arm in (BASE, *ARMS), "arm", self.arm, (BASE, *ARMS))
+        if ":" not in self.arm:
+            require(self.arm in (BASE, *ARMS), "arm", self.arm, (BASE, *ARMS, "module:name"))
         reward = self.objective_of.family == "reward"
         require_int("group", self.group, 2 if reward else 1, "a leave-one-out baseline needs others" if reward else "")
         if self.devices is not None:
             require_int("devices", self.devices, 1)
         if self.microbatch is not None:
             require_int("microbatch", self.microbatch, 0, "0 is the whole batch")
-        exists = self.longer_share == 0 or "longer" in self.task.splits
-        allowed = "0 <= longer_share < 1; above 0 only with width > digits"
-        require(0 <= self.longer_share < 1 and exists, "longer_share", self.longer_share, allowed)
+        mixed, splits = self.task_of.mixed_split, self.task_of.splits
+        possible = self.mixed_share == 0 or mixed in splits
+        allowed = "0 <= mixed_share < 1" + ("" if possible else f"; 0 without the split {mixed} (there are {splits})")
+        require(0 <= self.mixed_share < 1 and possible, "mixed_share", self.mixed_share, allowed)
+        self.policy  # noqa: B018  a user's own is checked
 
     @property
     def objective_of(self) -> Arm:
@@ -177,15 +206,24 @@ class TrainConfig:
         return optax.cosine_decay_schedule(self.learning_rate, self.decay_updates)
 
     @property
-    def task(self) -> AdditionTask | MultiplicationTask:
+    def task_of(self) -> Task:
         """The task."""
-        return TASKS[self.operation](self.digits, self.width)
+        return make_task(self.task, self.digits, self.width)
 
     @property
-    def policy(self) -> TransformerPolicy:
+    def tokens_sampled(self) -> int:
+        """Answer tokens that are sampled to make the data of the whole run."""
+        answers = SOURCES[self.objective_of.source].answers(self.setting)
+        return self.updates * self.prompts * answers * self.task_of.length
+
+    @property
+    def policy(self) -> Policy:
         """The policy; with a critic if the arm trains one."""
+        critic = self.objective_of.value_weight > 0
+        if self.network != TRANSFORMER:
+            return own_policy(self.network, self.task_of, self.rounds, self.history, critic)
         return TransformerPolicy.for_task(
-            self.task,
+            self.task_of,
             self.rounds,
             layers=self.layers,
             width=self.model_width,
@@ -193,21 +231,21 @@ class TrainConfig:
             history=self.history,
             separate_trunks=self.separate_trunks,
             dtype=self.dtype,
-            critic=self.objective_of.value_weight > 0,
+            critic=critic,
         )
 
     @property
     def setting(self) -> Setting:
         """What training shares."""
         return Setting(
-            self.task,
+            self.task_of,
             self.rounds,
             self.prompts,
             self.group,
             self.temperature,
             self.cost,
             self.imitate_errors,
-            self.longer_share,
+            self.mixed_share,
         )
 
     def layout(self) -> Layout:

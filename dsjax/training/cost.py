@@ -56,24 +56,23 @@ def row_tokens(policy: TransformerPolicy, rounds: int) -> int:
     return policy.prompt_length + rounds * (policy.length + 1)
 
 
-def forward_flops(policy: TransformerPolicy, rounds: int, rows: int) -> int:
-    """Of a teacher-forced pass."""
+def _flops(policy: TransformerPolicy, rounds: int, rows: int, outputs: int) -> int:
+    """Trunks on whole rows, and heads with `outputs` logits a round."""
     N, D = row_tokens(policy, rounds), policy.width
     blocks = 2 * N * block_weights(policy) + policy.layers * 4 * N * N * D
     embedding = 2 * N * policy.num_ids * D
-    heads = 2 * rounds * D * (policy.length * policy.vocabulary + 2)
     trunks = 2 if policy.separate_trunks else 1
-    return rows * (trunks * (blocks + embedding) + heads)
+    return rows * (trunks * (blocks + embedding) + 2 * rounds * D * outputs)
+
+
+def forward_flops(policy: TransformerPolicy, rounds: int, rows: int) -> int:
+    """Of a teacher-forced pass."""
+    return _flops(policy, rounds, rows, policy.length * policy.vocabulary + 2)
 
 
 def decode_flops(policy: TransformerPolicy, rounds: int, rows: int) -> int:
     """Of sampling: every token attends to all slots of the cache, filled or not; both heads at every token."""
-    N, D = row_tokens(policy, rounds), policy.width
-    blocks = 2 * N * block_weights(policy) + policy.layers * 4 * N * N * D
-    embedding = 2 * N * policy.num_ids * D
-    heads = 2 * rounds * (policy.length + 1) * D * (policy.vocabulary + 2)
-    trunks = 2 if policy.separate_trunks else 1
-    return rows * (trunks * (blocks + embedding) + heads)
+    return _flops(policy, rounds, rows, (policy.length + 1) * (policy.vocabulary + 2))
 
 
 def activation_bytes(policy: TransformerPolicy, rounds: int, rows: int) -> int:
@@ -96,8 +95,7 @@ def step_cost(
     `linear`: the coefficients of the objective do not depend on the log-probs (SFT, REINFORCE, RLOO).
     """
     P, n = parameters(policy), layout.devices
-    parts = layout.policy(policy, row_tokens(policy, rounds))
-    part = getattr(parts, "rows", 0)
+    part = layout.rows(row_tokens(policy, rounds))
     in_flight = min(rows // n, part or rows)
     # Forward, and twice that for the gradient; parts are computed again if the objective sees the whole batch first.
     passes = 4 if part and not linear else 3

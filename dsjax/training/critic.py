@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 
@@ -13,21 +13,13 @@ from dsjax.policies.transformer import TransformerPolicy
 from dsjax.trajectories import Trajectories
 
 
-class CriticPolicy(Policy, Protocol):
-    """A policy that estimates state values as well; see `TransformerPolicy.values`."""
-
-    def values(self, params: Params, prompt_BxP: jax.Array, answers_BxKxL: jax.Array) -> jax.Array:
-        """f[B, K, L + 1]: E[R | all before the factor], for each answer token and the decision."""
-        ...
-
-
-def token_values(policy: CriticPolicy, params: Params, traj: Trajectories) -> jax.Array:
+def token_values(policy: Policy, params: Params, traj: Trajectories) -> jax.Array:
     """f[B, S]: the policy's value before each token of `traj`, differentiable; 0 outside of the masks."""
     value_BxKxL1 = policy.values(params, traj.prompt, traj.answers(policy.length))
     return masked(value_BxKxL1.reshape(traj.tokens.shape), traj.mask)
 
 
-def critic_loss(policy: CriticPolicy, params: Params, traj: Trajectories, **options: Any) -> SumCount:
+def critic_loss(policy: Policy, params: Params, traj: Trajectories, **options: Any) -> SumCount:
     """(sum, count) of `objectives.critic.value_loss` of the values at `params`.
 
     `traj.values` must hold those of the policy that drew it: targets and the clip are relative to them. Options are

@@ -1,8 +1,8 @@
 """Several processes that train together over `jax.distributed`, on a file system that all of them see.
 
-All compute, save and load; the first alone decides what is on disk and says so to the others. Whatever the processes
-must not differ in (a checkpoint to start from, an error, the wish to stop) is told or agreed here. If one is lost, the
-others cannot go on: they say so and end, and the same command continues from the last checkpoint.
+All compute, save and load; process 0 alone decides what is on disk. Whatever the processes must not differ in (a
+checkpoint to start from, an error, the wish to stop) is broadcast from it, or reduced over all of them. If one is lost,
+the others cannot go on: they say so and end, and the same command continues from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 from dsjax.errors import InputError, require
 
@@ -26,22 +27,12 @@ HEARTBEAT_S = 60  # silence after which a process counts as lost; shorter, and a
 JOINING_S = 300  # to wait for all of them at the start
 LOST_STATUS = 1
 CONTINUES = "start all of them again, the same command continues from the last checkpoint"
-_PIECE = 1024  # bytes: told values are padded to a multiple by doubling, so that few programs are compiled
+_PIECE = 1024  # bytes: what is broadcast is padded to a multiple by doubling, so that few programs are compiled
 _TRANSPORT = ("gloo", "nccl", "coordination", "heartbeat", "barrier", "connection", "socket", "unavailable", "peer")
 
 
 class LostProcessError(RuntimeError):
     """Another process of the job is gone, or cannot be reached."""
-
-
-def together() -> bool:
-    """Whether there are several."""
-    return jax.process_count() > 1
-
-
-def first() -> bool:
-    """Whether this is the one that decides and prints."""
-    return jax.process_index() == 0
 
 
 def check_options(coordinator: str | None, processes: int | None, process: int | None) -> None:
@@ -70,7 +61,7 @@ def check_options(coordinator: str | None, processes: int | None, process: int |
     require(bool(host) and 0 < number < 2**16, "coordinator", coordinator, "HOST:PORT, the host of process 0")
 
 
-def join(coordinator: str | None, processes: int | None, process: int | None) -> None:
+def initialize(coordinator: str | None, processes: int | None, process: int | None) -> None:
     """Meet the other processes; must come before the first computation. Arguments as in `check_options`.
 
     Raises:
@@ -105,7 +96,7 @@ def _short(error: BaseException) -> str:
     return " ".join(str(error).split())[:300]
 
 
-def part() -> None:
+def shutdown() -> None:
     """The orderly end: waits, for `HEARTBEAT_S` at most, until all processes have come to theirs."""
     jax.distributed.shutdown()
 
@@ -138,7 +129,7 @@ def _end_in_words(who: str) -> None:
 
 
 @contextmanager
-def losses_told() -> Iterator[None]:
+def lost_processes_named() -> Iterator[None]:
     """Errors of the transport between processes as `LostProcessError`; other errors as they are."""
     try:
         yield
@@ -147,20 +138,18 @@ def losses_told() -> Iterator[None]:
     except Exception as error:
         # jaxlib has no class of its own for it: its runtime error, or a ValueError, with the words of the transport.
         reason = _short(error)
-        if not together() or not any(word in reason.lower() for word in _TRANSPORT):
+        if jax.process_count() == 1 or not any(word in reason.lower() for word in _TRANSPORT):
             raise
         who = f"process {jax.process_index()} of {jax.process_count()}"
         raise LostProcessError(f"{who}: another process of the job is lost ({reason}); {CONTINUES}") from error
 
 
-def told(value: Any) -> Any:
-    """Plain JSON data of the first process, in every process."""
-    if not together():
+def broadcast(value: Any) -> Any:
+    """Plain JSON data of process 0, in every process."""
+    if jax.process_count() == 1:
         return value
-    from jax.experimental import multihost_utils
-
-    data = json.dumps(value).encode() if first() else b""
-    with losses_told():
+    data = json.dumps(value).encode() if jax.process_index() == 0 else b""
+    with lost_processes_named():
         length = int(multihost_utils.broadcast_one_to_all(np.asarray(len(data), np.int32)))
         size = _PIECE
         while size < length:
@@ -169,26 +158,30 @@ def told(value: Any) -> Any:
         return json.loads(np.asarray(multihost_utils.broadcast_one_to_all(padded)).tobytes())
 
 
-def agreed(number: int | None) -> int | None:
+def all_max(number: int | None) -> int | None:
     """The largest number (above 0) that any process gives, None if none gives one."""
-    if not together():
+    if jax.process_count() == 1:
         return number
-    from jax.experimental import multihost_utils
-
-    with losses_told():
+    with lost_processes_named():
         return int(np.max(multihost_utils.process_allgather(np.asarray(number or 0, np.int32)))) or None
 
 
-def by_first(work: Callable[[], Any]) -> Any:
-    """What `work`, done by the first process, returns there: plain JSON data, in every process.
+def barrier(name: str) -> None:
+    """Wait until all processes have come here."""
+    with lost_processes_named():
+        multihost_utils.sync_global_devices(name)
+
+
+def on_process_0(work: Callable[[], Any]) -> Any:
+    """What `work`, done by process 0 alone, returns there: plain JSON data, in every process.
 
     Raises:
       InputError, OSError: that `work` raises there, in every process.
     """
-    if not together():
+    if jax.process_count() == 1:
         return work()
     value, error = None, None
-    if first():
+    if jax.process_index() == 0:
         try:
             value = work()
         except (InputError, OSError) as caught:
@@ -198,7 +191,7 @@ def by_first(work: Callable[[], Any]) -> Any:
         described = [error.field, repr(error.received), error.allowed]
     elif error is not None:
         described = [str(error)]
-    value, described = told([value, described])
+    value, described = broadcast([value, described])
     if error is not None:
         raise error
     if described is not None:
@@ -212,21 +205,15 @@ def require_same(fields: Mapping[str, Any]) -> None:
     Raises:
       InputError: for a field that differs.
     """
-    theirs = told(dict(fields))
+    theirs = broadcast(dict(fields))
     differ = [i for i, name in enumerate(fields, 1) if json.dumps(theirs.get(name)) != json.dumps(fields[name])]
-    which = agreed(max(differ, default=None))
+    which = all_max(max(differ, default=None))
     if which is not None:
         name = list(fields)[which - 1]
         raise InputError(name, fields[name], "the same in every process")
 
 
-def own_copy(tree: Any, replicated: Callable[[Any], Any]) -> Any:
-    """All of every array on this process's first device; every process must call it.
-
-    Args:
-      tree: of arrays, no PRNG keys.
-      replicated: puts all of it on every device.
-    """
-    if not together():
-        return jax.device_put(tree, jax.devices()[0])
-    return jax.tree.map(lambda x: jnp.asarray(np.asarray(x.addressable_data(0))), replicated(tree))
+def local_copy(tree: Any) -> Any:
+    """All of every array, however it is split, on a device of this process; every process must call it."""
+    with lost_processes_named():
+        return jax.tree.map(jnp.asarray, multihost_utils.process_allgather(tree, tiled=True))

@@ -22,6 +22,7 @@ import copy
 import json
 import time
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ import numpy as np
 
 from dsjax.config import differences, to_dict
 from dsjax.errors import InputError, require
-from dsjax.evaluation.components import draw_pool, evaluation_sets, quick_measures
+from dsjax.evaluation.components import measure
+from dsjax.evaluation.samples import evaluation_sets
 from dsjax.io import read_json, write_json
 from dsjax.objectives import resolve
 from dsjax.policies.base import Params
@@ -40,10 +42,9 @@ from dsjax.training.checkpoints import Checkpoints, Facts, Restored, StorageErro
 from dsjax.training.config import BASE, MAY_CHANGE, TrainConfig
 from dsjax.training.divergence import FILE, all_finite, not_finite, save_batch
 from dsjax.training.loop import DivergedError, adam
-from dsjax.training.multihost import agreed, by_first, losses_told, own_copy, require_same
+from dsjax.training.multihost import all_max, local_copy, lost_processes_named, on_process_0, require_same
 from dsjax.training.records import EventFiles, Row, RowFile, require_tensorboard
 from dsjax.training.run_directory import RunDirectory, provenance
-from dsjax.training.sharding import Layout
 from dsjax.training.sources import SOURCES
 from dsjax.training.start import KIND, read_params, start_params
 from dsjax.training.step import TrainState, computed, draw, make_gradient_measure, make_train_steps
@@ -69,7 +70,7 @@ class Program:
         self.config = config
         self.layout = config.layout()
         self.optimizer = adam(config.step_size, config.clip_norm)
-        self.source, self.objective = SOURCES[arm.source], resolve(arm.objective, arm.options_at(config.task.length))
+        self.source, self.objective = SOURCES[arm.source], resolve(arm.objective, arm.options_at(config.task_of.length))
         self.policy = computed(config.setting, config.policy, self.layout)
         self.chunk = self.steps(config.chunk)
         self.measure = make_gradient_measure(config.setting, config.policy, self.source, self.objective, self.layout)
@@ -142,17 +143,17 @@ def run(
         require(name in MAY_CHANGE, "override", name, MAY_CHANGE)
     require_same({**to_dict(config), "run": str(Path(directory).absolute()), "override": sorted(override)})
     if config.tensorboard:
-        by_first(require_tensorboard)
+        on_process_0(require_tensorboard)
     # All that can be refused is refused first: a directory belongs to the configuration that opened it.
     program = Program(config)
-    sets = evaluation_sets(config.task, config.task.splits, config.evaluation_problems)
+    sets = evaluation_sets(config.task_of, config.task_of.splits, config.evaluation_problems)
     start = Path(directory) / "start"
-    new = config.init_from is not None and not by_first(start.exists)
+    new = config.init_from is not None and not on_process_0(start.exists)
     given = read_params(config, program.layout) if new else None
     run_directory = RunDirectory(directory, KIND, to_dict(config), override)
-    by_first(lambda: _open(run_directory))
+    on_process_0(lambda: _open(run_directory))
     try:
-        with losses_told():
+        with lost_processes_named():
             base_params = start_params(config, start, given, program.layout)
             return _Run(program, run_directory.path, sets, base_params, advance, say, stop).go()
     except OSError as error:
@@ -172,30 +173,28 @@ def _open(run_directory: RunDirectory) -> None:
         raise InputError(error.field, error.received, allowed) from error
 
 
+@dataclass
 class _Run:
-    """The state of a run between its chunks."""
+    """The state of a run between its chunks; see `run` for the last three."""
 
-    def __init__(
-        self,
-        program: Program,
-        path: Path,
-        sets: dict[str, Problems],
-        base_params: Params,
-        advance: Callable[[int, Row], None],
-        say: Callable[[str], None],
-        stop: Callable[[], int | None],
-    ):
-        self.program, self.config, self.path, self.sets = program, program.config, path, sets
-        self.base_params, self.advance, self.say, self.stop = base_params, advance, say, stop
-        self.checkpoints = Checkpoints(path / "checkpoints", self.config.keep)
+    program: Program
+    path: Path
+    sets: dict[str, Problems]
+    base_params: Params
+    advance: Callable[[int, Row], None]
+    say: Callable[[str], None]
+    stop: Callable[[], int | None]
+
+    def __post_init__(self) -> None:
+        self.config = self.program.config
+        self.checkpoints = Checkpoints(self.path / "checkpoints", self.config.keep)
         self.checkpoints.clean()
-        state = program.state(base_params)
-        self.like = _shapes(state)
-        del state  # its arrays are freed before others take their place
+        # The arrays of this state are freed before others take their place.
+        self.like = _shapes(self.program.state(self.base_params))
         self.step, self.facts, self.saved = 0, copy.deepcopy(FRESH), (-1, -1)
         self._resume()
-        self.metrics = self.timings = self.events = None  # but in the first process
-        by_first(self._open_files)
+        self.metrics = self.timings = self.events = None  # but in process 0
+        on_process_0(self._open_files)
         self._clock = (time.perf_counter(), self.step)
 
     def _open_files(self) -> None:
@@ -215,19 +214,18 @@ class _Run:
         return self.checkpoints.restore(self.like, usable)
 
     def _resume(self) -> None:
-        restored = self._restore()
+        restored, skipped = self._restore(), []
         if restored is None:
             self.state = self.program.state(self.base_params)
-            by_first(lambda: self._note_start([]))
-            return
-        self.step, self.facts, self.state = restored.step, restored.facts, state_of(restored.trees)
-        self.saved = (self.step, self.facts["measured"])
-        allowed = f"at least {self.step}, the updates that are done"
-        require(self.config.updates >= self.step, "updates", self.config.updates, allowed)
-        for reason in restored.skipped:
-            self.say(f"Checkpoint skipped: {reason}.")
-        self.say(f"Continuing after update {self.step} of {self.config.updates}.")
-        by_first(lambda: self._note_start(restored.skipped))
+        else:
+            self.step, self.facts, self.state = restored.step, restored.facts, state_of(restored.trees)
+            self.saved, skipped = (self.step, self.facts["measured"]), restored.skipped
+            allowed = f"at least {self.step}, the updates that are done"
+            require(self.config.updates >= self.step, "updates", self.config.updates, allowed)
+            for reason in skipped:
+                self.say(f"Checkpoint skipped: {reason}.")
+            self.say(f"Continuing after update {self.step} of {self.config.updates}.")
+        on_process_0(lambda: self._note_start(skipped))
 
     def _note_start(self, skipped: list[str]) -> None:
         file = self.path / "starts.json"
@@ -245,7 +243,7 @@ class _Run:
         try:
             self.advance(self.step, {})
             while True:
-                signal = agreed(self.stop())
+                signal = all_max(self.stop())
                 best = self.facts["best"]
                 if signal is None and self.step % self.config.evaluate_every == 0:
                     self._measure()
@@ -256,7 +254,7 @@ class _Run:
                 if signal is not None:
                     raise Stopped(signal, self.step, self.config.updates)
                 if done:
-                    return self._result()
+                    return on_process_0(self._write_result)
                 self._update()
         finally:
             for file in (self.metrics, self.timings, self.events):
@@ -287,8 +285,8 @@ class _Run:
         values = {k: float(v) for k, v in self.program.measure(self.state, self.base_params).items()}
         values = {k: v if np.isfinite(v) else None for k, v in values.items()}
         self._record({"kind": "gradient", "step": self.step, **values})
-        params = own_copy(self.state.params, Layout(self.program.layout.mesh).place)
-        measured = by_first(lambda: self._evaluate(params))  # by one alone: which is the best must not differ
+        params = local_copy(self.state.params)
+        measured = on_process_0(lambda: self._evaluate(params))  # alone: which is the best must not differ
         accuracy = measured[IN_DISTRIBUTION]["accuracy"]
         best = self.facts["best"]
         evaluations = {**self.facts["evaluations"], "last": measured}
@@ -301,9 +299,9 @@ class _Run:
     def _evaluate(self, params: Params) -> dict[str, Row]:
         measured = {}
         for split, problems in self.sets.items():
-            arguments = (self.config.policy, params, self.config.task, problems, self.config.key("evaluation"))
-            pool, log_stop = draw_pool(*arguments, self.config.rounds)
-            measured[split] = quick_measures(np.asarray(pool.right), np.asarray(log_stop), self.config.history)
+            arguments = (self.config.policy, params, self.config.task_of, problems, self.config.key("evaluation"))
+            found = measure(*arguments, self.config.rounds)
+            measured[split] = {name: e.to_json()["value"] for name, e in found.items()}
             self._record({"kind": "evaluation", "step": self.step, "split": split, **measured[split]})
         return measured
 
@@ -325,7 +323,7 @@ class _Run:
             return
         if not all_finite(self.state.params):
             self._diverged(self.step - 1)
-        self.facts |= by_first(self._rows_on_disk)
+        self.facts |= on_process_0(self._rows_on_disk)
         best = self.facts["best"]
         try:
             self.checkpoints.save(self.step, trees_of(self.state), self.facts, best["step"] if best else None)
@@ -345,28 +343,24 @@ class _Run:
         if restored is None:
             raise DivergedError(f"update {step} is not finite, and there is no checkpoint")
         state = state_of(restored.trees)
-        done = restored.step
-        while done + self.config.chunk <= step:
+        chunks, rest = divmod(step - restored.step, self.config.chunk)
+        for _ in range(chunks):
             state, _ = self.program.chunk(state, self.base_params)
-            done += self.config.chunk
-        if done < step:
-            state, _ = self.program.steps(step - done)(state, self.base_params)
-        policy, setting = self.program.policy, self.config.setting
-        redraw = jax.jit(lambda s, b: draw(setting, policy, self.program.source, s, b, self.program.layout))
+        if rest:
+            state, _ = self.program.steps(rest)(state, self.base_params)
+        program = self.program
+        redraw = jax.jit(lambda s, b: draw(self.config.setting, program.policy, program.source, s, b, program.layout))
         traj = redraw(state, self.base_params)
-        batch = own_copy(traj, Layout(self.program.layout.mesh).place)
-        by_first(lambda: save_batch(self.path / FILE, batch, step))
+        batch = local_copy(traj)
+        on_process_0(lambda: save_batch(self.path / FILE, batch, step))
         arm = self.config.objective_of
         value_options = arm.value_options if arm.value_weight > 0 else None
-        bad = not_finite(policy, state, traj, self.program.objective, value_options)
+        bad = not_finite(program.policy, state, traj, program.objective, value_options)
         what = ", ".join(bad) or "the parameters after it"
         raise DivergedError(
             f"update {step}: not finite: {what}. Its batch is in {self.path / FILE}, the last good checkpoint is of"
             f" update {restored.step}"
         )
-
-    def _result(self) -> dict[str, Any]:
-        return by_first(self._write_result)
 
     def _write_result(self) -> dict[str, Any]:
         file = self.path / "result.json"
@@ -374,8 +368,7 @@ class _Run:
             stored = read_json(file, "result.json")
             if stored["updates"] == self.step:
                 return stored
-        facts = {name: self.facts[name] for name in ("best", "evaluations")}
-        config = to_dict(self.config)
-        result = {"format": FORMAT, "provenance": provenance(), "config": config, "updates": self.step, **facts}
+        result = {"format": FORMAT, "provenance": provenance(), "config": to_dict(self.config), "updates": self.step}
+        result |= {name: self.facts[name] for name in ("best", "evaluations")}
         write_json(file, result)
         return result

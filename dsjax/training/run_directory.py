@@ -88,26 +88,45 @@ class RunDirectory:
           InputError: if it cannot be written, holds something else, holds another configuration's results, or is in
             use; nothing in it is changed in any of these cases.
         """
-        config_file = self.path / "config.json"
-        self._refuse_foreign(config_file)
+        self._stored()
         with ExitStack() as on_failure:
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
                 lock = on_failure.enter_context((self.path / ".lock").open("a"))
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                stored = self._refuse_foreign(config_file)  # again: another process may just have opened it
-                if stored is None or differences(stored, self.config):
-                    write_json(config_file, {"kind": self.kind, "format": FORMAT, "config": self.config})
+                self._lock_file(lock)
+                self.settle()  # looks again: another process may just have opened it
                 if not os.access(self.path, os.W_OK | os.X_OK):
                     raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
             except BlockingIOError as error:
                 raise InputError("output directory", str(self.path), "one that no other process is using") from error
             except OSError as error:
-                raise InputError(
-                    "output directory", str(self.path), f"one that can be written ({error.strerror})"
-                ) from error
+                raise self._unwritable(error) from error
             on_failure.pop_all()
             self._lock = lock
+
+    def settle(self) -> None:
+        """Create it, or check that it is of this configuration: `open` without holding it, where that is not needed.
+
+        Raises:
+          InputError: if it cannot be written, or holds something else or another configuration's results.
+        """
+        stored = self._stored()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if stored is None or differences(stored, self.config):
+                write_json(self.path / "config.json", {"kind": self.kind, "format": FORMAT, "config": self.config})
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> InputError:
+        return InputError("output directory", str(self.path), f"one that can be written ({error.strerror})")
+
+    def _lock_file(self, lock: Any) -> None:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.05)  # `in_use` holds it for an instant
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def close(self) -> None:
         """Let other processes use it."""
@@ -115,8 +134,9 @@ class RunDirectory:
             self._lock.close()
             self._lock = None
 
-    def _refuse_foreign(self, config_file: Path) -> dict[str, Any] | None:
-        """The configuration that is there, None in a new directory."""
+    def _stored(self) -> dict[str, Any] | None:
+        """The configuration that is there, None in a new directory; what is not of this one is refused."""
+        config_file = self.path / "config.json"
         try:
             if self.path.exists() and not self.path.is_dir():
                 raise InputError("output directory", str(self.path), "a directory (this is a file)")
@@ -195,6 +215,18 @@ class StageWriter:
         """Append one row; a kill loses at most the row being written, and the stage starts again anyway."""
         self._file.write(json.dumps({"stage": self.name, **row}, allow_nan=False) + "\n")
         self._file.flush()
+
+
+def in_use(path: Path) -> bool:
+    """Whether a process holds the run directory at that path."""
+    try:
+        with (path / ".lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # nobody has opened it yet
+        return False
+    return False
 
 
 @contextmanager

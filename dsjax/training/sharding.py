@@ -66,12 +66,16 @@ class Layout:
         """How many devices share a step."""
         return 1 if self.mesh is None else self.mesh.size
 
+    def rows(self, row_tokens: int) -> int:
+        """Sequences of this many tokens, with their prompt, that a device runs at a time; 0 is all of them."""
+        if self.microbatch is not None:
+            return self.microbatch
+        platform = jax.default_backend() if self.mesh is None else self.mesh.devices.flat[0].platform
+        return max(1, TOKENS_IN_FLIGHT // row_tokens) if platform == "cpu" else 0
+
     def policy(self, policy: Policy, row_tokens: int) -> Policy:
-        """The policy as this layout computes it; `row_tokens` is the length of a sequence with its prompt."""
-        rows = self.microbatch
-        if rows is None:
-            platform = jax.default_backend() if self.mesh is None else self.mesh.devices.flat[0].platform
-            rows = max(1, TOKENS_IN_FLIGHT // row_tokens) if platform == "cpu" else 0
+        """The policy as this layout computes it on sequences of this many tokens."""
+        rows = self.rows(row_tokens)
         return policy if rows == 0 and self.mesh is None else InParts(policy, rows, self.mesh)
 
     def split_batch(self, tree: Any) -> Any:

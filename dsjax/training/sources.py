@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, cast
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from dsjax.policies.base import Params, Policy, log_probs
-from dsjax.policies.rollout import sample_attempts, to_trajectories
+from dsjax.policies.rollout import sample, to_trajectories
 from dsjax.tasks import Problems, Task
-from dsjax.training.critic import CriticPolicy, token_values
+from dsjax.training.critic import token_values
 from dsjax.trajectories import Trajectories
 
 
@@ -20,28 +21,84 @@ class Setting(NamedTuple):
 
     task: Task
     rounds: int  # T
-    prompts: int  # problems an update
+    prompts: int  # problems per update
     group: int  # G episodes a problem
     temperature: float = 1.0
     cost: float = 0.0
     imitate_errors: bool = False  # whether demonstrations ask to copy the wrong answers they show
-    longer_share: float = 0.0  # of the problems, from the split `longer` instead of `in`
+    mixed_share: float = 0.0  # of the problems, from the split that the task mixes in
 
     def problems(self, key: jax.Array) -> Problems:
         """The problems of one update."""
-        longer = round(self.longer_share * self.prompts)
-        problems = self.task.training_problems(key, self.prompts - longer)
-        if longer == 0:
+        others = round(self.mixed_share * self.prompts)
+        problems = self.task.training_problems(key, self.prompts - others)
+        if others == 0 or self.task.mixed_split is None:
             return problems
-        more = self.task.training_problems(jax.random.fold_in(key, 1), longer, "longer")
+        more = self.task.training_problems(jax.random.fold_in(key, 1), others, self.task.mixed_split)
         return jax.tree.map(lambda x, y: jnp.concatenate([x, y]), problems, more)
 
 
-Source = Callable[[Setting, Policy, Params, Params, Problems, jax.Array], Trajectories]
+class Given(NamedTuple):
+    """What a source makes the trajectories of one update from."""
+
+    setting: Setting
+    policy: Policy
+    params: Params
+    base_params: Params  # of the frozen base
+    problems: Problems
+    key: jax.Array
 
 
-def _groups(setting: Setting, problems: Problems, size: int) -> tuple[Problems, jax.Array]:
-    n = problems.prompt.shape[0]
+FromGiven = Callable[[Given], Trajectories]
+Draw = Callable[[Setting, Policy, Params, Params, Problems, jax.Array], Trajectories]  # of the fields of `Given`
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where trajectories come from; called with the fields of `Given`.
+
+    Attributes:
+      draw: what is given to trajectories.
+      answers: how many answers are sampled per problem and update, of a setting: what its data costs.
+    """
+
+    draw: FromGiven
+    answers: Callable[[Setting], int]
+
+    def __call__(self, *given: Any) -> Trajectories:
+        """The trajectories of one update."""
+        return self.draw(Given(*given))
+
+
+SOURCES: dict[str, Source] = {}
+
+
+def source(name: str, answers: Callable[[Setting], int]) -> Callable[[FromGiven], FromGiven]:
+    """Register the function that follows as a source of that name; see `Source`."""
+
+    def register(draw: FromGiven) -> FromGiven:
+        SOURCES[name] = Source(draw, answers)
+        return draw
+
+    return register
+
+
+def _no_answers(setting: Setting) -> int:
+    del setting
+    return 0
+
+
+def _an_answer_a_row(setting: Setting) -> int:
+    return setting.group
+
+
+def _episodes(setting: Setting) -> int:
+    return setting.group * setting.rounds
+
+
+def _groups(given: Given, size: int) -> tuple[Problems, jax.Array]:
+    """`size` copies of each problem, and their groups."""
+    problems, n = given.problems, given.problems.prompt.shape[0]
     group = jnp.repeat(jnp.arange(n, dtype=jnp.int32), size, total_repeat_length=n * size)
     return jax.tree.map(lambda x: jnp.repeat(x, size, axis=0, total_repeat_length=n * size), problems), group
 
@@ -72,108 +129,78 @@ def _demonstrations(
     )
 
 
-def success(
-    setting: Setting, policy: Policy, params: Params, base_params: Params, problems: Problems, key: jax.Array
-) -> Trajectories:
+@source("success", _no_answers)
+def success(given: Given) -> Trajectories:
     """Gold, one attempt, STOP. One row a problem: copies would not change the gradient."""
-    del policy, params, base_params, key
-    _, group = _groups(setting, problems, 1)
-    return _demonstrations(setting, problems, group, None, None)
+    _, group = _groups(given, 1)
+    return _demonstrations(given.setting, given.problems, group, None, None)
 
 
-def synthetic(
-    setting: Setting, policy: Policy, params: Params, base_params: Params, problems: Problems, key: jax.Array
-) -> Trajectories:
+@source("synthetic", _no_answers)
+def synthetic(given: Given) -> Trajectories:
     """Gold with one digit changed, RESAMPLE, gold, STOP."""
-    del policy, params, base_params
-    problems, group = _groups(setting, problems, setting.group)
-    wrong = setting.task.corrupt(key, problems.answer)
-    return _demonstrations(setting, problems, group, wrong, jnp.zeros(len(group), bool))
+    problems, group = _groups(given, given.setting.group)
+    wrong = given.setting.task.corrupt(given.key, problems.answer)
+    return _demonstrations(given.setting, problems, group, wrong, jnp.zeros(len(group), bool))
 
 
-def synthetic_half(
-    setting: Setting, policy: Policy, params: Params, base_params: Params, problems: Problems, key: jax.Array
-) -> Trajectories:
+@source("synthetic-half", _no_answers)
+def synthetic_half(given: Given) -> Trajectories:
     """As `synthetic` for half of the rows, drawn by lot; the others are gold, STOP.
 
     For policies that see the round: where every first answer is wrong they learn that, and not to judge it.
     """
-    del policy, params, base_params
-    problems, group = _groups(setting, problems, setting.group)
-    wrong = setting.task.corrupt(key, problems.answer)
-    right = jax.random.bernoulli(jax.random.fold_in(key, 1), 0.5, group.shape)
+    problems, group = _groups(given, given.setting.group)
+    wrong = given.setting.task.corrupt(given.key, problems.answer)
+    right = jax.random.bernoulli(jax.random.fold_in(given.key, 1), 0.5, group.shape)
     first = jnp.where(right[:, None], problems.answer, wrong)
-    return _demonstrations(setting, problems, group, first, right)
+    return _demonstrations(given.setting, problems, group, first, right)
 
 
-def own_answers(
-    setting: Setting, policy: Policy, params: Params, base_params: Params, problems: Problems, key: jax.Array
-) -> Trajectories:
+@source("own-answers", _an_answer_a_row)
+def own_answers(given: Given) -> Trajectories:
     """An answer of the current model, labelled: STOP if right, else RESAMPLE, gold, STOP."""
-    del base_params
-    problems, group = _groups(setting, problems, setting.group)
-    drawn = sample_attempts(policy, params, problems.prompt, key, rounds=1, temperature=setting.temperature)
+    problems, group = _groups(given, given.setting.group)
+    setting = given.setting
+    drawn = sample(given.policy, given.params, problems.prompt, given.key, rounds=1, temperature=setting.temperature)
     first = drawn.answers[:, 0]
     return _demonstrations(setting, problems, group, first, setting.task.score(first, problems.answer) > 0.5)
 
 
-def base_answers(
-    setting: Setting, policy: Policy, params: Params, base_params: Params, problems: Problems, key: jax.Array
-) -> Trajectories:
+@source("base-answers", _an_answer_a_row)
+def base_answers(given: Given) -> Trajectories:
     """As `own_answers`, from the frozen base model: a static data set of its errors."""
-    del params
-    return own_answers(setting, policy, base_params, base_params, problems, key)
+    return own_answers(given._replace(params=given.base_params))
 
 
-def on_policy(
-    setting: Setting, policy: Policy, params: Params, base_params: Params, problems: Problems, key: jax.Array
-) -> Trajectories:
+@source("on-policy", _episodes)
+def on_policy(given: Given) -> Trajectories:
     """G episodes a problem from the current policy, with old and reference (base) log-probs, and its values if any."""
-    problems, group = _groups(setting, problems, setting.group)
-    drawn = sample_attempts(
-        policy,
-        params,
-        problems.prompt,
-        key,
-        rounds=setting.rounds,
-        temperature=setting.temperature,
-        stop_early=True,
-    )
+    setting, policy, params = given.setting, given.policy, given.params
+    problems, group = _groups(given, setting.group)
+    options = {"rounds": setting.rounds, "temperature": setting.temperature, "stop_early": True}
+    drawn = sample(policy, params, problems.prompt, given.key, **options)
     score = setting.task.score(drawn.answers, problems.answer[:, None, :])
     traj = to_trajectories(problems.prompt, drawn, score, cost=setting.cost, group=group, num_groups=setting.prompts)
-    traj = traj.replace(ref_logp=jax.lax.stop_gradient(log_probs(policy, base_params, traj)))
-    if getattr(policy, "critic", False):
-        traj = traj.replace(values=jax.lax.stop_gradient(token_values(cast(CriticPolicy, policy), params, traj)))
+    traj = traj.replace(ref_logp=jax.lax.stop_gradient(log_probs(policy, given.base_params, traj)))
+    if policy.critic:
+        traj = traj.replace(values=jax.lax.stop_gradient(token_values(policy, params, traj)))
     return traj
 
 
-def on_policy_shuffled(
-    setting: Setting, policy: Policy, params: Params, base_params: Params, problems: Problems, key: jax.Array
-) -> Trajectories:
+@source("on-policy-shuffled", _episodes)
+def on_policy_shuffled(given: Given) -> Trajectories:
     """As `on_policy`, with the rewards of the batch dealt out at random: a control that must teach nothing."""
-    traj = on_policy(setting, policy, params, base_params, problems, key)
-    return traj.replace(reward=jax.random.permutation(jax.random.fold_in(key, 1), traj.reward))
+    traj = on_policy(given)
+    return traj.replace(reward=jax.random.permutation(jax.random.fold_in(given.key, 1), traj.reward))
 
 
-def on_policy_coin(
-    setting: Setting, policy: Policy, params: Params, base_params: Params, problems: Problems, key: jax.Array
-) -> Trajectories:
+@source("on-policy-coin", _episodes)
+def on_policy_coin(given: Given) -> Trajectories:
     """As `on_policy`, each episode's reward +1 or -1 by a fair coin: without a baseline a gradient that is mere noise.
 
     It is as likely as its opposite.
     """
-    traj = on_policy(setting, policy, params, base_params, problems, key)
-    heads = jax.random.bernoulli(jax.random.fold_in(key, 1), 0.5, traj.reward.shape)
+    traj = on_policy(given)
+    heads = jax.random.bernoulli(jax.random.fold_in(given.key, 1), 0.5, traj.reward.shape)
     return traj.replace(reward=jnp.where(heads, 1.0, -1.0).astype(traj.reward.dtype))
-
-
-SOURCES: dict[str, Source] = {
-    "success": success,
-    "synthetic": synthetic,
-    "synthetic-half": synthetic_half,
-    "base-answers": base_answers,
-    "own-answers": own_answers,
-    "on-policy": on_policy,
-    "on-policy-shuffled": on_policy_shuffled,
-    "on-policy-coin": on_policy_coin,
-}

@@ -11,15 +11,15 @@ import jax
 from dsjax.config import from_dict
 from dsjax.errors import InputError, require
 from dsjax.io import read_json
-from dsjax.policies.base import Params
-from dsjax.policies.transformer import TransformerPolicy
+from dsjax.policies import Params, Policy
 from dsjax.training.checkpoints import Checkpoints, DamagedError, load_checkpoint, save_checkpoint
 from dsjax.training.config import TrainConfig
-from dsjax.training.multihost import by_first
+from dsjax.training.multihost import on_process_0
 from dsjax.training.sharding import ONE_DEVICE, Layout
 
 KIND = "train"
-SAME = ("operation", "layers", "model_width", "heads", "rounds", "history", "separate_trunks")
+SAME = ("task", "network", "layers", "model_width", "heads", "rounds", "history", "separate_trunks")
+SIZES = ("prompt_vocabulary", "prompt_length", "vocabulary", "length")
 
 
 def random_params(config: TrainConfig) -> Params:
@@ -28,7 +28,7 @@ def random_params(config: TrainConfig) -> Params:
 
 
 @functools.partial(jax.jit, static_argnums=0)  # of a function that stays: of a method it would compile at every call
-def _init(policy: TransformerPolicy, key: jax.Array) -> Params:
+def _init(policy: Policy, key: jax.Array) -> Params:
     return policy.init(key)
 
 
@@ -42,7 +42,7 @@ def _config_of(directory: Path) -> TrainConfig:
         except (KeyError, TypeError) as error:
             raise InputError("init_from", str(directory), f"{allowed} ({error})") from error
 
-    kind, data = by_first(read)
+    kind, data = on_process_0(read)
     require(kind == KIND, "init_from", str(directory), f"{allowed}, not of {kind}")
     return from_dict(TrainConfig, data)
 
@@ -57,11 +57,10 @@ def read_params(config: TrainConfig, layout: Layout = ONE_DEVICE) -> Params:
     """
     directory = Path(config.init_from or "")
     other = _config_of(directory)
-    for name in SAME:
-        value, there = getattr(config, name), getattr(other, name)
-        require(value == there, name, value, f"{there!r}, as in init_from = {directory}")
-    width = other.task.width
-    require(config.task.width == width, "width", config.task.width, f"{width}, as in init_from = {directory}")
+    for names, here, there in ((SAME, config, other), (SIZES, config.task_of, other.task_of)):
+        for name in names:
+            value, wanted = getattr(here, name), getattr(there, name)
+            require(value == wanted, name, value, f"{wanted!r}, as in init_from = {directory}")
     like = {"params": layout.place(random_params(other))}
     checkpoints = Checkpoints(directory / "checkpoints", other.keep)
     reasons = []

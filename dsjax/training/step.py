@@ -1,9 +1,8 @@
-"""The compiled training step: data, log-probs, component gradients, update; k steps a dispatch, of one run or many."""
+"""The compiled training step: data, log-probs, component gradients, update; k steps a dispatch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -16,7 +15,7 @@ from dsjax.objectives import Objective
 from dsjax.policies.base import Params, Policy
 from dsjax.training.critic import critic_loss
 from dsjax.training.sharding import ONE_DEVICE, Layout
-from dsjax.training.sources import Setting, Source
+from dsjax.training.sources import Draw, Setting
 from dsjax.trajectories import Trajectories
 
 
@@ -28,7 +27,6 @@ class TrainState(struct.PyTreeNode):
     step: jax.Array  # i32[] updates done
     problem_key: jax.Array  # the stream of problems: equal for all arms of a run
     draw_key: jax.Array  # the stream of samples
-    options: dict[str, jax.Array] = struct.field(default_factory=dict)  # of the objective, where runs differ in them
 
     @classmethod
     def create(
@@ -37,26 +35,15 @@ class TrainState(struct.PyTreeNode):
         optimizer: optax.GradientTransformation,
         problem_key: jax.Array,
         draw_key: jax.Array,
-        options: dict[str, jax.Array] | None = None,
     ) -> TrainState:
         """State before the first update."""
-        return cls(params, optimizer.init(params), jnp.zeros((), jnp.int32), problem_key, draw_key, options or {})
-
-
-def stack(states: Sequence[TrainState]) -> TrainState:
-    """Several runs as one state with a leading axis of runs: seeds, rates (`optax.inject_hyperparams`), options."""
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
-
-
-def unstack(state: TrainState, index: int) -> TrainState:
-    """One run of a stacked state."""
-    return jax.tree.map(lambda x: x[index], state)
+        return cls(params, optimizer.init(params), jnp.zeros((), jnp.int32), problem_key, draw_key)
 
 
 def draw(
     setting: Setting,
     policy: Policy,
-    source: Source,
+    source: Draw,
     state: TrainState,
     base_params: Params,
     layout: Layout = ONE_DEVICE,
@@ -76,13 +63,12 @@ def computed(setting: Setting, policy: Policy, layout: Layout) -> Policy:
 def make_train_steps(
     setting: Setting,
     policy: Policy,
-    source: Source,
+    source: Draw,
     objective: Objective,
     optimizer: optax.GradientTransformation,
     steps: int,
     component: str = "both",
     layout: Layout = ONE_DEVICE,
-    runs: bool = False,
     value_weight: float = 0.0,
     value_options: Mapping[str, Any] | None = None,
 ) -> Callable[[TrainState, Params], tuple[TrainState, dict[str, jax.Array]]]:
@@ -99,8 +85,6 @@ def make_train_steps(
       steps: updates per call.
       component: `both`, or the only component whose gradient is used (`sample`, `decision`).
       layout: devices, and how much of the batch is in flight.
-      runs: states and parameters have a leading axis of runs (`stack`), which are trained side by side; metrics are
-        then f[runs, steps].
       value_weight: of the critic's loss next to the objective's; above 0 for a policy with a critic and on-policy data.
       value_options: of the critic's loss; discount, gae_lambda and reward_kl are those of the objective.
     """
@@ -109,11 +93,10 @@ def make_train_steps(
     def update(state: TrainState, base_params: Params) -> tuple[TrainState, dict[str, jax.Array]]:
         whole = layout.gathered(state.params)
         traj = draw(setting, in_parts, source, state.replace(params=whole), layout.gathered(base_params), layout)
-        loss, (ascent,) = pull_back(in_parts, whole, traj, partial(objective, **state.options), (component,))
+        loss, (ascent,) = pull_back(in_parts, whole, traj, objective, (component,))
         gradient = jax.tree.map(jnp.negative, ascent)
         if value_weight > 0:
-            critic: Any = in_parts
-            value_gradient = jax.grad(lambda p: mean_of(critic_loss(critic, p, traj, **(value_options or {}))))(whole)
+            value_gradient = jax.grad(lambda p: mean_of(critic_loss(in_parts, p, traj, **(value_options or {}))))(whole)
             gradient = jax.tree.map(lambda g, v: g + value_weight * v, gradient, value_gradient)
         gradient = layout.constrain(gradient)
         # Optax raises a float to an integer step count, which strict dtype promotion would refuse.
@@ -132,31 +115,29 @@ def make_train_steps(
     def run(state: TrainState, base_params: Params) -> tuple[TrainState, dict[str, jax.Array]]:
         return jax.lax.scan(lambda s, _: update(s, base_params), state, None, length=steps)
 
-    return jax.jit(jax.vmap(run) if runs else run, donate_argnums=0)
+    return jax.jit(run, donate_argnums=0)
 
 
 def _parts(params: Params) -> dict[str, list[Any]]:
-    """Leaves of a parameter tree by part: trunk, sample_head, decide_head."""
+    """Leaves of a parameter tree by part: trunk, sample_head, decide_head; of another tree than ours all is trunk."""
     parts: dict[str, list[Any]] = {}
-    for name, sub in params.items():
-        parts.setdefault(name if name.endswith("_head") else "trunk", []).extend(jax.tree.leaves(sub))
+    for name, sub in params.items() if isinstance(params, Mapping) else [("", params)]:
+        parts.setdefault(name if str(name).endswith("_head") else "trunk", []).extend(jax.tree.leaves(sub))
     return parts
 
 
 def make_gradient_measure(
     setting: Setting,
     policy: Policy,
-    source: Source,
+    source: Draw,
     objective: Objective,
     layout: Layout = ONE_DEVICE,
-    runs: bool = False,
 ) -> Callable[[TrainState, Params], dict[str, jax.Array]]:
     """A compiled measurement of the component gradients on two independent batches.
 
     `share` is the decisions' part of |G|^2 of one batch (signal and noise together). `signal_*` = <G_1, G_2> of two
     independent batches: an unbiased estimate of |E G|^2, which may be negative where noise dominates; `noise_*` = the
-    mean squared norm of one batch minus it. All Euclidean, in parameter space. Layout and runs as in
-    `make_train_steps`.
+    mean squared norm of one batch minus it. All Euclidean, in parameter space. Layout as in `make_train_steps`.
     """
     in_parts = computed(setting, policy, layout)
 
@@ -166,7 +147,7 @@ def make_gradient_measure(
                 name: jax.random.fold_in(getattr(state, name), 2**30 + index) for name in ("problem_key", "draw_key")
             }
             traj = draw(setting, in_parts, source, state.replace(**keys), base_params, layout)
-            return component_gradients(in_parts, state.params, traj, partial(objective, **state.options))
+            return component_gradients(in_parts, state.params, traj, objective)
 
         one, two = half(0), half(1)
         out = euclidean(one)
@@ -182,4 +163,4 @@ def make_gradient_measure(
         out["signal_share"] = jnp.where(positive, ratio(out["signal_decision"], whole), jnp.nan)
         return out
 
-    return jax.jit(jax.vmap(measure) if runs else measure)
+    return jax.jit(measure)

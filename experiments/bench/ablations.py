@@ -13,6 +13,7 @@ import functools
 import statistics
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -24,11 +25,12 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from dsjax import attribution
+from dsjax.cli.bench import LABELS
 from dsjax.cli.devices import use_processor_cores
 from dsjax.io import write_json
 from dsjax.policies import base, transformer
-from dsjax.policies.rollout import sample_attempts
+from dsjax.policies.microbatch import InParts
+from dsjax.policies.rollout import sample
 from dsjax.training import sources
 from dsjax.training.bench import BenchConfig, Timed, layout_of, prepare, seconds
 from dsjax.training.run_directory import provenance
@@ -54,11 +56,7 @@ def gathers() -> Iterator[None]:
 @contextmanager
 def two_passes() -> Iterator[None]:
     """Log-probs of the whole batch first, then each part again for its gradient, whatever the objective."""
-
-    def log_probs_vjp(policy: Any, params: Any, traj: Any) -> Any:
-        return base.vjp_again(lambda p: base.log_probs(policy, p, traj), params)
-
-    with mock.patch.object(attribution, "log_probs_vjp", log_probs_vjp):
+    with mock.patch.object(InParts, "log_probs_vjp", base.Policy.log_probs_vjp):
         yield
 
 
@@ -83,10 +81,9 @@ def one_axis(x: jax.Array, kernel: jax.Array, *_: Any, **__: Any) -> jax.Array:
 def low(measure: str) -> dict[str, tuple[Side, Side]]:
     """bfloat16 against float32 as it is used, and with every product left to XLA."""
     narrow = measured(BenchConfig(dtype="bfloat16"), measure)
-    label = "SFT step" if measure == "sft" else measure
     return {
-        f"bfloat16 for float32, {label}": (measured(BenchConfig(), measure), narrow),
-        f"bfloat16 products summed in float32, {label}": (under(lambda: products(one_axis), narrow), narrow),
+        f"bfloat16 for float32, {LABELS[measure]}": (measured(BenchConfig(), measure), narrow),
+        f"bfloat16 products summed in float32, {LABELS[measure]}": (under(lambda: products(one_axis), narrow), narrow),
     }
 
 
@@ -96,9 +93,9 @@ def rounds_to_the_end() -> Iterator[None]:
 
     def all_rounds(*arguments: Any, stop_early: bool = False, **options: Any) -> Any:
         del stop_early
-        return sample_attempts(*arguments, **options)
+        return sample(*arguments, **options)
 
-    with mock.patch.object(sources, "sample_attempts", all_rounds):
+    with mock.patch.object(sources, "sample", all_rounds):
         yield
 
 
@@ -132,44 +129,32 @@ def pairs() -> dict[str, tuple[Side, Side]]:
     whole = BenchConfig(devices=1, microbatch=0)
     small = BenchConfig(preset="nano", batch=64, group=8, devices=1, length=5)
     full = BenchConfig(preset="nano", batch=256, devices=1, length=5, history="full", rounds=4)
+    to_the_end = under(rounds_to_the_end, measured(full, "rl"))
+    narrow_last = under(lambda: products(one_axis), measured(cores, "sft"))
+
+    def each(name: str, measures: str, before: BenchConfig | Any, after: BenchConfig) -> dict[str, tuple[Side, Side]]:
+        """A pair for each measure; `before` is a configuration, or a change to the library."""
+        return {
+            f"{name}, {LABELS[m]}": (
+                measured(before, m) if isinstance(before, BenchConfig) else under(before, measured(after, m)),
+                measured(after, m),
+            )
+            for m in measures.split()
+        }
+
     return {
-        "one-hot products for gathers, SFT step": (under(gathers, measured(whole, "sft")), measured(whole, "sft")),
-        "batch in parts, SFT step": (measured(whole, "sft"), measured(one, "sft")),
-        "batch in parts, forward": (measured(whole, "forward"), measured(one, "forward")),
-        "batch in parts, RL step": (measured(whole, "rl"), measured(one, "rl")),
-        "one pass where the loss is linear, SFT step": (
-            under(two_passes, measured(cores, "sft")),
-            measured(cores, "sft"),
-        ),
-        "one pass where the loss is linear, RL step": (under(two_passes, measured(cores, "rl")), measured(cores, "rl")),
+        **each("one-hot products for gathers", "sft", gathers, whole),
+        **each("batch in parts", "sft forward rl", whole, one),
+        **each("one pass where the loss is linear", "sft rl", two_passes, cores),
         "one axis of rows in products, SFT step": (
             under(lambda: products(several_axes), measured(cores, "sft")),
-            under(lambda: products(one_axis), measured(cores, "sft")),
+            narrow_last,
         ),
-        "narrower factor first, SFT step": (
-            under(lambda: products(one_axis), measured(cores, "sft")),
-            measured(cores, "sft"),
-        ),
-        "a device of each core, SFT step": (measured(one, "sft"), measured(cores, "sft")),
-        "a device of each core, forward": (measured(one, "forward"), measured(cores, "forward")),
-        "a device of each core, decode": (measured(one, "decode"), measured(cores, "decode")),
-        "a device of each core, RL step": (measured(one, "rl"), measured(cores, "rl")),
-        "10 updates a dispatch, nano, batch 64": (
-            measured(small, "sft"),
-            measured(BenchConfig(**{**vars(small), "steps": 10}), "sft"),
-        ),
-        "4 runs side by side, nano, batch 64": (
-            measured(small, "rl"),
-            measured(BenchConfig(**{**vars(small), "seeds": 4}), "rl"),
-        ),
-        "stop when all have stopped, history full": (
-            under(rounds_to_the_end, measured(full, "rl")),
-            measured(full, "rl"),
-        ),
-        "rounds at once, nano, history none for full": (
-            under(rounds_to_the_end, measured(full, "rl")),
-            measured(BenchConfig(**{**vars(full), "history": "none"}), "rl"),
-        ),
+        "narrower factor first, SFT step": (narrow_last, measured(cores, "sft")),
+        **each("a device of each core", "sft forward decode rl", one, cores),
+        "10 updates a dispatch, nano, batch 64": (measured(small, "sft"), measured(replace(small, steps=10), "sft")),
+        "stop when all have stopped, history full": (to_the_end, measured(full, "rl")),
+        "rounds at once, nano, history none for full": (to_the_end, measured(replace(full, history="none"), "rl")),
         **low("forward"),
         **low("decode"),
         **low("sft"),

@@ -67,7 +67,7 @@ def coordinates(sample: Params, decision: Params) -> jax.Array:
 
     A gradient that reaches the wrong component's table is not seen as its own.
     """
-    tables = (sample["sample"], decision["decide"])
+    tables = (sample["sample"], decision["decision"])
     return jnp.concatenate([x[..., :-1].reshape(-1) for x in tables])
 
 

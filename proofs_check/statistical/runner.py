@@ -127,7 +127,7 @@ def _rows(
     for e in compiled.estimators:
         test, control = found[e.name]
         exact = compiled.exact[e.name]
-        decider = compiled.setting.params["decide"].size // 2 if e.decider is None else e.decider
+        decider = compiled.setting.params["decision"].size // 2 if e.decider is None else e.decider
         bias, decision_bias = _biases(test, exact["direction"], decider, level)
         # Sums of a few hundred trajectories, as in the theorem checks; relative where a value exceeds 1.
         gap = np.max(np.abs(exact["expected"] - exact["stated"])) / max(1.0, np.max(np.abs(exact["stated"])))

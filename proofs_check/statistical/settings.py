@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from dsjax.policies import Params, PositionwisePolicy, SaturatedPolicy, log_probs
-from dsjax.policies.rollout import sample_attempts, to_trajectories
+from dsjax.policies.rollout import sample, to_trajectories
 from dsjax.process import DecisionSamplingProcess
 from dsjax.trajectories import Trajectories
 from proofs_check.instances import perturbed
@@ -41,7 +41,7 @@ class Setting(struct.PyTreeNode):
         prompt_M = jax.random.categorical(prompt_key, jnp.log(process.prompt_law), shape=(GROUPS,)).astype(jnp.int32)
         group_B = jnp.repeat(jnp.arange(GROUPS, dtype=jnp.int32), MEMBERS, total_repeat_length=GROUPS * MEMBERS)
         prompt_B = prompt_M[group_B]
-        attempts = sample_attempts(self.policy, self.params, prompt_B[:, None], attempts_key, rounds=process.rounds)
+        attempts = sample(self.policy, self.params, prompt_B[:, None], attempts_key, rounds=process.rounds)
         place_L = process.vocabulary ** jnp.arange(process.length, dtype=jnp.int32)[::-1]
         answer_BxT = jnp.sum(attempts.answers * place_L[None, None], axis=-1)
         score_BxT = process.reward_table[prompt_B[:, None], answer_BxT]

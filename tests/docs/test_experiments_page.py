@@ -6,15 +6,16 @@ import csv
 import functools
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dsjax.cli.results import read_results
-from dsjax.study.agreement import tables
-from dsjax.study.tables import SIGNED, WITH_INTERVAL, p_value, spelled, with_student
+from dsjax.statistics import Estimate
+from dsjax.study.agreement import estimates_in, tables
+from dsjax.study.tables import p_value, with_student
 
 ROOT = Path(__file__).parents[2]
 STORED = ROOT / "experiments" / "arithmetic" / "cpu"
@@ -63,22 +64,10 @@ def line(row: Iterable[str]) -> str:
     return f"| {' | '.join(row)} |"
 
 
-def estimates(data: Any) -> Iterator[Mapping[str, Any]]:
-    if isinstance(data, Mapping):
-        if {"value", "low", "high"} <= data.keys():
-            yield data
-        else:
-            for value in data.values():
-                yield from estimates(value)
-    elif isinstance(data, list):
-        for value in data:
-            yield from estimates(value)
-
-
 def test_every_estimate_is_a_stored_one(report, rerun, settled, settled_rerun, noise):
-    found = estimates([report, rerun, settled, settled_rerun, noise])
-    known = {spelled(estimate, form) for estimate in found for form in (SIGNED, WITH_INTERVAL)}
-    known |= {with_student(h["both"]["estimate"]) for h in settled_rerun["hypotheses"]}
+    found = [e for _, e in estimates_in([report, rerun, settled, settled_rerun, noise])]
+    known = {format(e, form) for e in found for form in (".3f", "+.3f")}
+    known |= {with_student(Estimate.from_json(h["both"]["estimate"])) for h in settled_rerun["hypotheses"]}
     stated = ESTIMATE.findall(PAGE)
     assert len(stated) > 20
     assert set(stated) <= known
@@ -120,7 +109,7 @@ def test_the_part_about_noise_is_of_those_runs(noise):
     noises = [row["noise_decision"][0] for row in (plain, with_baseline)]
     assert "is {:.0f} without a baseline and {:.0f} with one".format(*noises) in part
     for h in noise["cpu-large-steps"]["hypotheses"]:
-        assert f"| {spelled(h['estimate'])} | {p_value(h['p_holm'])} | {h['verdict']} |\n" in part
+        assert f"| {Estimate.from_json(h['estimate']):+.3f} | {p_value(h['p_holm'])} | {h['verdict']} |\n" in part
     for verdict in ("supported", "open", "contradicted"):
         named = [h["id"] for h in noise["cpu-large-steps"]["hypotheses"] if h["verdict"] == verdict]
         assert f"{verdict.capitalize()}: {', '.join(named) or 'none'}." in part

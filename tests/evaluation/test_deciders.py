@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dsjax.evaluation.components import expected_accuracy
+from dsjax.evaluation.accounting import final_accuracy
 from dsjax.evaluation.deciders import (
+    Use,
     accuracy_at_rate,
     at_equal_cost,
     at_resample_rate,
@@ -84,25 +85,24 @@ def test_best_of_k_takes_the_highest():
 
 
 def test_rules_in_their_order():
-    """One attempt is one attempt; the oracle bounds every rule that stops by rounds; a blind decider gains nothing."""
+    """One sample is one sample; the oracle bounds every rule that stops by rounds; a blind decider gains nothing."""
     answers, right, stop = some(3, n=4000)
     found = rules(answers, right, stop)
     for rule, uses in found.items():
-        np.testing.assert_allclose(uses[0]["right"], right[:, 0], err_msg=rule)
-        np.testing.assert_allclose(uses[0]["attempts"], 1.0, err_msg=rule)
-    np.testing.assert_array_equal(found["oracle"][-1]["right"], right.any(axis=1))
-    assert (found["decider"][-1]["right"] <= found["oracle"][-1]["right"] + EXACT).all()
-    np.testing.assert_allclose(found["decider"][2]["right"], expected_accuracy(right[:, :3], stop[:, :3]))
-    # Attempts at a problem have one law here, so a rule that does not look at them is right in a third: 4 errors.
-    assert found["random"][-1]["right"].mean() == pytest.approx(1 / 3, abs=4 * np.sqrt(2 / 9 / 4000))
+        np.testing.assert_allclose(uses[0].right, right[:, 0], err_msg=rule)
+        np.testing.assert_allclose(uses[0].samples, 1.0, err_msg=rule)
+    np.testing.assert_array_equal(found["oracle"][-1].right, right.any(axis=1))
+    assert (found["decider"][-1].right <= found["oracle"][-1].right + EXACT).all()
+    np.testing.assert_allclose(found["decider"][2].right, final_accuracy(right[:, :3], stop[:, :3]))
+    # Samples of a problem have one law here, so a rule that does not look at them is right in a third: 4 errors.
+    assert found["random"][-1].right.mean() == pytest.approx(1 / 3, abs=4 * np.sqrt(2 / 9 / 4000))
 
 
 def test_equal_cost_mixes_neighbours():
-    rule = [{"right": np.full(40, r), "attempts": np.full(40, a)} for r, a in ((0.2, 1.0), (0.2, 2.0), (0.8, 3.0))]
+    rule = [Use(np.full(40, r), np.full(40, a)) for r, a in ((0.2, 1.0), (0.2, 2.0), (0.8, 3.0))]
     for spent in (1.0, 1.5, 2.5, 3.0):
-        decider = {"right": np.full(40, 0.7), "attempts": np.full(40, spent)}
         expected = 0.7 - np.interp(spent, [1, 2, 3], [0.2, 0.2, 0.8])
-        assert at_equal_cost(rule, decider)(ONE)[0] == pytest.approx(expected, abs=EXACT)
-    answers, right, stop = some(4)
-    found = rules(answers, right, stop)["decider"]
+        found = at_equal_cost(rule, Use(np.full(40, 0.7), np.full(40, spent)))(ONE)[0]
+        assert found == pytest.approx(expected, abs=EXACT)
+    found = rules(*some(4))["decider"]
     assert at_equal_cost(found, found[2])(ONE)[0] == pytest.approx(0.0, abs=EXACT)

@@ -39,12 +39,12 @@ def test_imitating_every_episode_has_no_expected_gradient(gradients):
 
 def test_imitating_successes_stops_at_right_answers_and_not_at_wrong_ones(gradients):
     found, right = gradients
-    towards_stop = np.asarray(found["rft"].decision["decide"])[:, 0, :, STOP]
+    towards_stop = np.asarray(found["rft"].decision["decision"])[:, 0, :, STOP]
     assert right.any()
     assert (towards_stop[right] > 0).all()
     assert (towards_stop[~right] < 0).all()
     np.testing.assert_allclose(
-        np.asarray(found["rft"].decision["decide"])[:, 0, :, RESAMPLE], -towards_stop, atol=TIGHT
+        np.asarray(found["rft"].decision["decision"])[:, 0, :, RESAMPLE], -towards_stop, atol=TIGHT
     )
 
 

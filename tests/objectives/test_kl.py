@@ -77,7 +77,7 @@ def local_gradients(case: Case, reference: oracle.Toy, which: str) -> dict[str, 
     """rho(x) times the gradient of a local KL in the logits of context x, closed form."""
     mass = oracle.context_mass(case.toy, oracle.enumerate_toy(case.toy))
     out = {}
-    for name in ("sample", "decide"):
+    for name in ("sample", "decision"):
         pi = case.toy.arrange(name, getattr(case.toy, name))
         ref = reference.arrange(name, getattr(reference, name))
         log_ratio = np.log(pi / ref)
@@ -94,7 +94,7 @@ def test_expected_gradient_of_own_token_kl(x64, two, estimator):
     measured = gradient(case, traj, "own_token_kl", estimator=estimator)
     expected = {k: local_gradients(case, reference, k) for k in ESTIMATORS}
     estimator = "k2" if estimator == "k3_ratio" else estimator
-    for name in ("sample", "decide"):
+    for name in ("sample", "decision"):
         np.testing.assert_allclose(measured[name], expected[estimator][name], rtol=0, atol=TIGHT)
         for other in set(ESTIMATORS) - {estimator}:
             assert np.abs(measured[name] - expected[other][name]).max() > 1e-3
@@ -107,7 +107,7 @@ def test_expected_gradient_of_the_entropy_bonus(x64, two):
     measured, closed = gradient(case, traj, "entropy_bonus"), local_gradients(case, uniform, "k2")
     zero = jax.tree.map(jnp.zeros_like, traj.ref_logp)
     naive = gradient(case, traj.replace(ref_logp=zero), "own_token_kl", estimator="k1")
-    for name in ("sample", "decide"):
+    for name in ("sample", "decision"):
         np.testing.assert_allclose(measured[name], closed[name], rtol=0, atol=TIGHT)
         np.testing.assert_allclose(naive[name], 0.0, rtol=0, atol=TIGHT)
         assert np.abs(closed[name]).max() > 1e-3
@@ -124,7 +124,7 @@ def test_own_token_kl_is_not_the_kl_of_trajectories(x64, two):
         assert float(total / count) == pytest.approx(kl, abs=TIGHT)
     trajectory = kl_gradient(case, brute, traj)
     k2 = gradient(case, traj, "own_token_kl", estimator="k2")
-    assert np.abs(trajectory["decide"] - k2["decide"]).max() > 1e-3
+    assert np.abs(trajectory["decision"] - k2["decision"]).max() > 1e-3
 
 
 def kl_gradient(case: Case, brute: list[oracle.Trajectory], traj: Trajectories) -> dict[str, np.ndarray]:
@@ -146,7 +146,7 @@ def test_trajectory_kl_has_the_gradient_of_the_kl(x64, two):
         return case.process.expected_return(tables, log_ratio(logp, traj).sum(-1))
 
     autodiff = layout(quick_jit(jax.grad(exact))(case.params))
-    for name in ("sample", "decide"):
+    for name in ("sample", "decision"):
         np.testing.assert_allclose(measured[name], scores[name], rtol=0, atol=TIGHT)
         np.testing.assert_allclose(measured[name], autodiff[name], rtol=0, atol=TIGHT)
 
@@ -156,7 +156,7 @@ def test_kl_in_the_reward_is_reward_minus_trajectory_kl(x64, two):
     beta = 0.37
     both = gradient(case, traj, "reinforce", reward_kl=beta)
     reward, kl = gradient(case, traj, "reinforce"), gradient(case, traj, "trajectory_kl")
-    for name in ("sample", "decide"):
+    for name in ("sample", "decision"):
         np.testing.assert_allclose(both[name], reward[name] + beta * kl[name], rtol=0, atol=TIGHT)
 
 

@@ -13,7 +13,6 @@ import pytest
 
 from dsjax.attribution import coefficients
 from dsjax.objectives import OBJECTIVES, resolve
-from dsjax.objectives.advantages import advantage
 from dsjax.trajectories import Trajectories
 from tests.objectives import reference
 from tests.objectives.reference import PADDING, batch, quick_jit
@@ -189,31 +188,6 @@ def test_micro_batches_combine_as_sums_and_counts(x64, name):
         assert abs(np.mean([r.loss for r in parts]) - float(whole.loss)) > 1e-3
 
 
-@pytest.mark.parametrize("name", ["batch mean", "whitened"])
-def test_batch_statistics_are_shared_by_giving_the_advantages(x64, name):
-    """Computed once on the whole batch and cut with the rows, they combine like all others; recomputed they do not."""
-    logp, traj = batch()
-    # PPO's loss and that of REINFORCE++ differ in the advantage alone.
-    if name == "batch mean":
-        plain = resolve("reinforce", {"baseline": "batch_mean"})
-        given = resolve("reinforce", {"baseline": advantage("batch_mean", traj.reward, traj)})
-    else:
-        plain = resolve("reinforce_plus_plus")
-        A = quick_jit(lambda t: advantage("returns_to_go", t.reward, t, whiten=True))(traj)
-        given = resolve(
-            "surrogate", {"advantage": A, "aggregation": "token_mean", "ratio": "token", "clip_rule": "ppo"}
-        )
-    count = quick_jit(lambda t: plain(logp, t)[1])(traj)
-
-    def combined(f) -> np.ndarray:
-        run = quick_jit(lambda t: coefficients(f, logp, t) * (f(logp, t)[1] / count))
-        return np.sum([run(part(traj, rows)) for rows in ANYWHERE], axis=0)
-
-    whole = quick_jit(lambda t: coefficients(plain, logp, t))(traj)
-    np.testing.assert_allclose(combined(given), whole, rtol=0, atol=EXACT)
-    assert np.abs(combined(plain) - np.asarray(whole)).max() > 1e-3
-
-
 def test_parts_without_padding(x64):
     """The rows alone, groups renumbered, give what the padded part gives."""
     logp, traj = batch()
@@ -282,20 +256,3 @@ def test_float32_stays_float32(name):
     total, count = jax.eval_shape(resolve(*VARIANTS[name]), logp, traj)
     assert (total.dtype, count.dtype) == (jnp.float32, jnp.float32)
     assert (total.shape, count.shape) == ((), ())
-
-
-def test_one_token_sequences(x64):
-    """L = 1 and an immediate stop: token, sequence and geometric ratios, and all normalisers, are the same."""
-    logp, traj = batch()
-    first = jnp.zeros(traj.tokens.shape, bool).at[:, 0].set(True)
-    traj = traj.replace(sample_mask=first, decision_mask=first & False)
-
-    @quick_jit
-    def both():
-        names = {"grpo": {}, "gspo": {"clip": 0.2, "clip_high": None}, "dapo": {"clip_high": None}}
-        return [coefficients(resolve(n, o), logp, traj) for n, o in names.items()]
-
-    grpo, gspo, dapo = both()
-    np.testing.assert_allclose(gspo, grpo, rtol=0, atol=EXACT)
-    np.testing.assert_allclose(dapo, grpo, rtol=0, atol=EXACT)
-    assert np.abs(np.asarray(grpo)[:, 0]).max() > 1e-2

@@ -5,15 +5,29 @@ from __future__ import annotations
 import inspect
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from dsjax.errors import InputError
-from dsjax.objectives import OBJECTIVES, import_function, resolve, surrogate
-from dsjax.objectives.surrogate import Options
+from dsjax.objectives import (
+    OBJECTIVES,
+    dapo,
+    grpo,
+    import_function,
+    named,
+    register,
+    registry,
+    reinforce,
+    resolve,
+    surrogate,
+)
+from dsjax.objectives.registry import defaults
+from dsjax.objectives.surrogate import Named
 from tests.objectives.reference import batch
 
+PAGE = (Path(__file__).parents[2] / "docs" / "objectives.md").read_text()
 not_callable = 3
 
 
@@ -32,23 +46,60 @@ def test_a_users_function_and_its_options(x64):
     assert resolve(f"{__name__}:takes_anything", {"whatever": 1})(logp, traj) == 1
 
 
+def options_of(function) -> dict:
+    found = defaults(function)
+    assert found is not None
+    return found
+
+
 def test_options_are_the_parameters_of_the_surrogate():
-    """The typed dictionary, the check of names in `resolve`, and the function agree."""
-    parameters = inspect.signature(surrogate).parameters.values()
-    assert list(Options.__annotations__) == [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    """Of every named objective too, with its own defaults; `baseline` is what REINFORCE calls the advantage."""
+    for name, function in OBJECTIVES.items():
+        if isinstance(function, Named):
+            assert list(options_of(function)) == list(options_of(surrogate)), name
+    assert list(options_of(reinforce)) == ["baseline", *list(options_of(surrogate))[1:]]
+    assert (options_of(dapo)["clip_high"], options_of(grpo)["clip_high"]) == (0.28, None)
     for name in ("grpo", "sft", f"{__name__}:scaled"):
         with pytest.raises(InputError) as error:
             resolve(name, {"clipp": 0.1})
         assert error.value.field == f"option of objective {name}"
         assert ("clip_high" in str(error.value)) is (name == "grpo")
     resolve("reinforce", {"baseline": "none", "aggregation": "token_mean"})
+    with pytest.raises(TypeError, match="clipp"):
+        named("typo", "", clipp=0.1)
+    assert "typo" not in OBJECTIVES
+
+
+def test_one_decorator_makes_an_objective_and_its_row(x64, monkeypatch):
+    """Known by name, with its options checked, in the atlas; a taken name or a wrong option registers nothing."""
+    for table in ("OBJECTIVES", "ROWS"):
+        monkeypatch.setattr(registry, table, dict(getattr(registry, table)))
+    register("scaled", {"scaled, 2": {"scale": 2.0}}, demonstrations=True)(scaled)
+    assert registry.ROWS["scaled, 2"] == registry.Entry("scaled", {"scale": 2.0}, True)
+    logp, traj = batch()
+    assert float(resolve("scaled", scale=2.0)(logp, traj)[0]) == float(2 * logp.sum())
+    assert resolve(scaled, {"scale": 3.0})(logp, traj)[0] == 3 * logp.sum()
+    for name, rows in (
+        ("scaled", {}),
+        ("a:b", {}),
+        ("other", {"scaled, 2": {}}),
+        ("other", {"row": {}, "bad": {"skale": 1.0}}),
+    ):
+        with pytest.raises(InputError):
+            register(name, rows)(scaled)
+    assert "other" not in registry.OBJECTIVES
+    assert "row" not in registry.ROWS
 
 
 def test_every_objective_has_words():
     for name, function in OBJECTIVES.items():
         doc = inspect.getdoc(function) or ""
-        assert "c = " in doc or name in ("surrogate", "own_token_kl"), name
+        assert "c = " in doc or name == "surrogate", name
         assert function.__name__ == name
+        if name != "surrogate":
+            assert f"| `{name}` |" in PAGE, name
+    for option in options_of(surrogate):
+        assert f"`{option}`" in PAGE, option
 
 
 @pytest.mark.parametrize(

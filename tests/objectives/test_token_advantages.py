@@ -97,7 +97,7 @@ def test_ppo_with_exact_values_is_unbiased(x64, gae_lambda):
     options = {"aggregation": "sequence_sum", "gae_lambda": gae_lambda}
     f = resolve("ppo", options)
     got, wrong = gradients(e, f, lambda x, t: f(x, t.replace(values=jnp.cumsum(t.values, -1))))
-    for name in ("sample", "decide"):
+    for name in ("sample", "decision"):
         np.testing.assert_allclose(got[name], expected[name], rtol=0, atol=TIGHT)
     error = max(np.abs(wrong[n] - expected[n]).max() for n in expected)
     assert error < TIGHT if gae_lambda == 1 else error > 1e-3
@@ -113,7 +113,7 @@ def test_reinforce_plus_plus_ascends_the_return(x64):
     assert abs(mean - weight @ R) > 1e-3  # weighted by length: not the mean return
     (got,) = gradients(e, resolve("reinforce_plus_plus", {"epsilon": 0.0}))
     expected = oracle.return_gradient(e.case.toy, e.brute)
-    for name in ("sample", "decide"):
+    for name in ("sample", "decision"):
         np.testing.assert_allclose(got[name] * std * N, expected[name], rtol=0, atol=TIGHT)
 
 
@@ -124,7 +124,7 @@ def test_kl_per_token_has_the_expected_gradient_of_the_trajectory_kl(x64):
     e = e._replace(traj=e.traj.replace(ref_logp=jnp.asarray(ref)))
     options = ({"reward_kl": 0.4}, {"baseline": "returns_to_go", "reward_kl": 0.4}, {})
     whole, ahead, plain = gradients(e, *(resolve("reinforce", o) for o in options))
-    for name in ("sample", "decide"):
+    for name in ("sample", "decision"):
         np.testing.assert_allclose(ahead[name], whole[name], rtol=0, atol=TIGHT)
         assert np.abs(plain[name] - whole[name]).max() > 1e-3
 
@@ -155,7 +155,7 @@ def test_baseline_per_turn_is_biased(x64):
         return aggregate(-A * logp, traj, "sequence_sum")
 
     got, harmless = gradients(e, resolve("biased_per_turn"), own_turn_only)
-    for name in ("sample", "decide"):
+    for name in ("sample", "decision"):
         np.testing.assert_allclose(got[name], expected[name], rtol=0, atol=TIGHT)
         np.testing.assert_allclose(harmless[name], unbiased[name], rtol=0, atol=TIGHT)
         assert np.abs(got[name] - unbiased[name]).max() > 1e-3
@@ -165,7 +165,7 @@ def test_baseline_per_turn_takes_away_the_push_to_resample(x64):
     """Two rounds, no memory: b_2 is what a second attempt is worth, so at a wrong answer nothing is left to learn."""
     case = make_case(SMALL, seed=1, binary=True)
     e = Exact(case, enumerated(case.process, case.policy, case.params), [], {})
-    got, true = (g["decide"] for g in gradients(e, resolve("biased_per_turn"), resolve("reinforce")))
+    got, true = (g["decision"] for g in gradients(e, resolve("biased_per_turn"), resolve("reinforce")))
     wrong = np.asarray(case.process.reward_table)[0] == 0
     assert (true[wrong, 0] < -1e-2).all()
     np.testing.assert_allclose(got[wrong], 0.0, rtol=0, atol=TIGHT)

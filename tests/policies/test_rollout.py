@@ -10,9 +10,18 @@ import numpy as np
 import pytest
 
 from dsjax.errors import InputError
-from dsjax.policies import PositionwisePolicy, SaturatedPolicy, log_probs
-from dsjax.policies.rollout import Attempts, CachedPolicy, require_temperature, sample_attempts, to_trajectories
-from dsjax.policies.transformer import TransformerPolicy
+from dsjax.policies import (
+    PositionwisePolicy,
+    Rounds,
+    SaturatedPolicy,
+    SharedPolicy,
+    TransformerPolicy,
+    log_probs,
+    sample,
+    to_trajectories,
+)
+from dsjax.policies.microbatch import InParts
+from dsjax.policies.rollout import require_temperature
 from dsjax.trajectories import RESAMPLE, STOP
 
 ROUNDS, DRAWS = 3, 4000
@@ -23,6 +32,7 @@ POLICIES = {
     "saturated-none": SaturatedPolicy(2, 2, 2, ROUNDS, "none"),
     "saturated-full": SaturatedPolicy(2, 2, 2, ROUNDS, "full"),
     "positionwise": PositionwisePolicy(2, 3, 2, reads=2),
+    "shared-full": SharedPolicy.random(SaturatedPolicy(2, 2, 2, ROUNDS, "full"), 6, jax.random.key(0)),
 }
 
 
@@ -39,27 +49,26 @@ def prompts(n: int) -> jax.Array:
 def sampled(request):
     policy = POLICIES[request.param]
     params = policy.init(jax.random.key(7))
-    return policy, params, sample_attempts(policy, params, prompts(DRAWS), jax.random.key(0), rounds=ROUNDS)
+    return policy, params, sample(policy, params, prompts(DRAWS), jax.random.key(0), rounds=ROUNDS)
 
 
 def test_tabular_policies_roll_out(sampled):
-    policy, _, attempts = sampled
-    assert not isinstance(policy, CachedPolicy)
-    assert attempts.answers.shape == (DRAWS, ROUNDS, 2)
-    assert attempts.answers.dtype == jnp.int32
-    assert attempts.decisions.shape == (DRAWS, ROUNDS)
-    assert attempts.logp_answers.shape == (DRAWS, ROUNDS, 2)
-    assert attempts.log_decide.shape == (DRAWS, ROUNDS, 2)
-    assert set(np.unique(attempts.decisions)) == {STOP, RESAMPLE}
-    assert set(np.unique(attempts.answers)) == set(range(policy.vocabulary))
+    policy, _, drawn = sampled
+    assert drawn.answers.shape == (DRAWS, ROUNDS, 2)
+    assert drawn.answers.dtype == jnp.int32
+    assert drawn.decisions.shape == (DRAWS, ROUNDS)
+    assert drawn.logp_answers.shape == (DRAWS, ROUNDS, 2)
+    assert drawn.log_decision.shape == (DRAWS, ROUNDS, 2)
+    assert set(np.unique(drawn.decisions)) == {STOP, RESAMPLE}
+    assert set(np.unique(drawn.answers)) == set(range(3 if isinstance(policy, PositionwisePolicy) else 2))
 
 
 def test_the_recorded_log_probs_are_the_policys(sampled):
-    policy, params, attempts = sampled
-    log_s, log_d = log_dists(policy, params, prompts(DRAWS), attempts.answers)
-    chosen = np.take_along_axis(np.asarray(log_s), np.asarray(attempts.answers)[..., None], -1)[..., 0]
-    np.testing.assert_allclose(attempts.logp_answers, chosen, rtol=0, atol=F32)
-    np.testing.assert_allclose(attempts.log_decide, log_d, rtol=0, atol=F32)
+    policy, params, drawn = sampled
+    log_s, log_d = log_dists(policy, params, prompts(DRAWS), drawn.answers)
+    chosen = np.take_along_axis(np.asarray(log_s), np.asarray(drawn.answers)[..., None], -1)[..., 0]
+    np.testing.assert_allclose(drawn.logp_answers, chosen, rtol=0, atol=F32)
+    np.testing.assert_allclose(drawn.log_decision, log_d, rtol=0, atol=F32)
 
 
 def test_frequencies_are_the_recorded_law(sampled):
@@ -67,10 +76,10 @@ def test_frequencies_are_the_recorded_law(sampled):
 
     At every slot, sum over draws of (1[token = v] - p_v) has variance sum p_v (1 - p_v), whatever the contexts are.
     """
-    policy, params, attempts = sampled
-    log_s, log_d = log_dists(policy, params, prompts(DRAWS), attempts.answers)
-    slots = [(np.asarray(attempts.answers), np.exp(np.asarray(log_s, float)))]
-    slots.append((np.asarray(attempts.decisions), np.exp(np.asarray(log_d, float))))
+    policy, params, drawn = sampled
+    log_s, log_d = log_dists(policy, params, prompts(DRAWS), drawn.answers)
+    slots = [(np.asarray(drawn.answers), np.exp(np.asarray(log_s, float)))]
+    slots.append((np.asarray(drawn.decisions), np.exp(np.asarray(log_d, float))))
     for drawn, law in slots:
         hit = drawn[..., None] == np.arange(law.shape[-1])
         z = (hit - law).sum(0) / np.sqrt((law * (1 - law)).sum(0))
@@ -80,12 +89,20 @@ def test_frequencies_are_the_recorded_law(sampled):
             assert np.abs(z).max() < 5
 
 
+def test_a_policy_in_parts_is_sampled_from_as_it_is():
+    """Decoding is passed on, to a policy without a cache too."""
+    policy = POLICIES["saturated-full"]
+    params = policy.init(jax.random.key(7))
+    draws = (sample(p, params, prompts(8), jax.random.key(0), rounds=ROUNDS) for p in (policy, InParts(policy, 4)))
+    assert_equal(*draws)
+
+
 def test_explicit_keys_decide_everything():
     policy = POLICIES["positionwise"]
     params = policy.init(jax.random.key(7))
 
-    def draw(seed: int) -> Attempts:
-        return sample_attempts(policy, params, prompts(64), jax.random.key(seed), rounds=ROUNDS)
+    def draw(seed: int) -> Rounds:
+        return sample(policy, params, prompts(64), jax.random.key(seed), rounds=ROUNDS)
 
     one, again, other = (jax.tree.map(np.asarray, draw(seed)) for seed in (1, 1, 2))
     jax.tree.map(np.testing.assert_array_equal, one, again)
@@ -99,20 +116,20 @@ def test_explicit_keys_decide_everything():
 def test_temperature_divides_the_logits(name):
     policy = POLICIES[name]
     params = policy.init(jax.random.key(7))
-    hot = sample_attempts(policy, params, prompts(64), jax.random.key(0), rounds=ROUNDS, temperature=2.5)
+    hot = sample(policy, params, prompts(64), jax.random.key(0), rounds=ROUNDS, temperature=2.5)
     log_s, log_d = (
         np.asarray(jax.nn.log_softmax(x / 2.5)) for x in log_dists(policy, params, prompts(64), hot.answers)
     )
     chosen = np.take_along_axis(log_s, np.asarray(hot.answers)[..., None], -1)[..., 0]
     np.testing.assert_allclose(hot.logp_answers, chosen, rtol=0, atol=F32)
-    np.testing.assert_allclose(hot.log_decide, log_d, rtol=0, atol=F32)
+    np.testing.assert_allclose(hot.log_decision, log_d, rtol=0, atol=F32)
     base = log_dists(policy, params, prompts(64), hot.answers)[1]
-    assert np.abs(np.asarray(base) - np.asarray(hot.log_decide)).max() > 0.1
+    assert np.abs(np.asarray(base) - np.asarray(hot.log_decision)).max() > 0.1
 
 
 def test_a_second_call_does_not_compile_again():
     policy = POLICIES["positionwise"]
-    draw: Any = sample_attempts
+    draw: Any = sample
     for seed, temperature in ((0, 1.0), (1, 0.5), (2, 3.0)):
         params = policy.init(jax.random.key(seed))
         draw(policy, params, prompts(8), jax.random.key(seed), rounds=2, temperature=temperature)
@@ -121,19 +138,19 @@ def test_a_second_call_does_not_compile_again():
     assert draw._cache_size() == compiled
 
 
-def attempts_with(decisions: list[list[int]]) -> Attempts:
+def rounds_with(decisions: list[list[int]]) -> Rounds:
     B, T = len(decisions), len(decisions[0])
-    log_decide = jnp.log(jnp.broadcast_to(jnp.asarray([0.25, 0.75]), (B, T, 2)))
+    log_decision = jnp.log(jnp.broadcast_to(jnp.asarray([0.25, 0.75]), (B, T, 2)))
     answers = jnp.arange(B * T * 2, dtype=jnp.int32).reshape(B, T, 2) % 3
-    return Attempts(answers, jnp.asarray(decisions, jnp.int32), jnp.full((B, T, 2), -0.5), log_decide)
+    return Rounds(answers, jnp.asarray(decisions, jnp.int32), jnp.full((B, T, 2), -0.5), log_decision)
 
 
 def test_stop_round_and_forced_stop():
     """Stops at the first STOP, else at the last round, whose decision is drawn but has no effect and no log-prob."""
-    attempts = attempts_with([[STOP, RESAMPLE, STOP], [RESAMPLE, STOP, STOP], [RESAMPLE] * 3, [RESAMPLE, RESAMPLE, 0]])
-    np.testing.assert_array_equal(attempts.stop_round, [0, 1, 2, 2])
+    drawn = rounds_with([[STOP, RESAMPLE, STOP], [RESAMPLE, STOP, STOP], [RESAMPLE] * 3, [RESAMPLE, RESAMPLE, 0]])
+    np.testing.assert_array_equal(drawn.stop_round, [0, 1, 2, 2])
     score = jnp.asarray([[0.1, 0.2, 0.4]] * 4)
-    traj = to_trajectories(prompts(4), attempts, score, cost=0.05)
+    traj = to_trajectories(prompts(4), drawn, score, cost=0.05)
     traj.validate()
     np.testing.assert_allclose(traj.reward, [0.1, 0.15, 0.3, 0.3], rtol=1e-6)
     np.testing.assert_allclose(traj.weight, 0.25)
@@ -150,9 +167,9 @@ def test_stop_round_and_forced_stop():
 
 
 def test_trajectories_record_the_log_probs_of_log_probs(sampled):
-    policy, params, attempts = sampled
+    policy, params, drawn = sampled
     traj = jax.jit(to_trajectories, static_argnames="num_groups")(
-        prompts(DRAWS), attempts, jnp.ones((DRAWS, ROUNDS)), num_groups=2, group=prompts(DRAWS)[:, 0]
+        prompts(DRAWS), drawn, jnp.ones((DRAWS, ROUNDS)), num_groups=2, group=prompts(DRAWS)[:, 0]
     )
     traj.validate()
     assert traj.old_logp is not None
@@ -163,15 +180,15 @@ def test_trajectories_record_the_log_probs_of_log_probs(sampled):
 def test_one_round_is_always_kept():
     policy = POLICIES["positionwise"]
     params = policy.init(jax.random.key(0))
-    attempts = sample_attempts(policy, params, prompts(8), jax.random.key(0), rounds=1)
-    np.testing.assert_array_equal(attempts.stop_round, 0)
-    assert not to_trajectories(prompts(8), attempts, jnp.ones((8, 1))).decision_mask.any()
+    drawn = sample(policy, params, prompts(8), jax.random.key(0), rounds=1)
+    np.testing.assert_array_equal(drawn.stop_round, 0)
+    assert not to_trajectories(prompts(8), drawn, jnp.ones((8, 1))).decision_mask.any()
 
 
 def test_errors_name_the_field():
     policy = POLICIES["positionwise"]
     with pytest.raises(InputError, match="rounds: received 0"):
-        sample_attempts(policy, policy.init(jax.random.key(0)), prompts(2), jax.random.key(0), rounds=0)
+        sample(policy, policy.init(jax.random.key(0)), prompts(2), jax.random.key(0), rounds=0)
     require_temperature(0.5)
     for bad in (0.0, -1.0, float("nan")):
         with pytest.raises(InputError, match="temperature"):
@@ -195,8 +212,8 @@ def test_rounds_that_nobody_comes_to_are_not_drawn(stops):
     bias = jnp.array([50.0, -50.0]) if stops == "at once" else jnp.zeros(2)
     params = {**params, "decide_head": {**params["decide_head"], "bias": bias}}
     prompt, key = jnp.zeros((16, 1), jnp.int32), jax.random.key(1)
-    early = sample_attempts(policy, params, prompt, key, rounds=3, stop_early=True)
-    every = sample_attempts(policy, params, prompt, key, rounds=3)
+    early = sample(policy, params, prompt, key, rounds=3, stop_early=True)
+    every = sample(policy, params, prompt, key, rounds=3)
     assert_equal(seen(prompt, early), seen(prompt, every))
     last = int(early.stop_round.max())
     assert last == (0 if stops == "at once" else 2)
@@ -204,9 +221,9 @@ def test_rounds_that_nobody_comes_to_are_not_drawn(stops):
     assert np.all(np.asarray(every.logp_answers) < 0)  # the control: otherwise they are drawn
 
 
-def seen(prompt: jax.Array, attempts: Attempts):
+def seen(prompt: jax.Array, drawn: Rounds):
     """Trajectories without the tokens that no mask shows."""
-    traj = to_trajectories(prompt, attempts, jnp.zeros((16, 3)))
+    traj = to_trajectories(prompt, drawn, jnp.zeros((16, 3)))
     return traj.replace(tokens=jnp.where(traj.mask, traj.tokens, 0))
 
 

@@ -37,7 +37,7 @@ def positionwise_params(policy: PositionwisePolicy) -> Params:
     rng = np.random.default_rng(8)
     return {
         "sample": jnp.asarray(rng.normal(size=(policy.num_prompts, policy.length, policy.vocabulary))),
-        "decide": jnp.asarray(rng.normal(size=(policy.num_prompts, policy.vocabulary**policy.reads, 2))),
+        "decision": jnp.asarray(rng.normal(size=(policy.num_prompts, policy.vocabulary**policy.reads, 2))),
     }
 
 
@@ -92,7 +92,7 @@ def test_the_layout_of_the_logit_tables_is_the_documented_one(x64):
         traj = enumerated(case.process, case.policy, case.params)
         assert traj.old_logp is not None
         logp = np.asarray(traj.old_logp)
-        tables = {"sample": case.toy.sample, "decide": case.toy.decide}
+        tables = {"sample": case.toy.sample, "decision": case.toy.decision}
         for row, mask, w in zip(logp, np.asarray(traj.mask), oracle.enumerate_toy(case.toy), strict=True):
             expected = [np.log(tables[f.component][f.context][f.choice]) for f in w.factors]
             np.testing.assert_allclose(row[mask], expected, rtol=0, atol=TIGHT)
@@ -106,7 +106,7 @@ def test_gradient_to_other_contexts_is_exactly_zero(x64, history):
     traj, brute = support(case.process), oracle.enumerate_toy(case.toy)
     rows = jax.jit(jax.jacrev(lambda p: log_probs(case.policy, p, traj).sum(-1)))(case.params)
     for i in (0, 5, len(brute) - 1):
-        for name in ("sample", "decide"):
+        for name in ("sample", "decision"):
             touched = {f.context for f in brute[i].factors if f.component == name}
             gradient = np.asarray(rows[name][i]).reshape(-1, rows[name].shape[-1])
             for context, row in zip(case.toy.layout(name), gradient, strict=True):
@@ -134,7 +134,7 @@ def test_positionwise_reads_what_it_says(x64, reads):
     policy = PositionwisePolicy(Q, V, L, reads=reads)
     params, (prompt, answers) = positionwise_params(policy), inputs()
     dists = jax.jit(policy.log_dists)
-    assert params["decide"].shape == (Q, V**reads, 2)
+    assert params["decision"].shape == (Q, V**reads, 2)
     log_s, log_d = dists(params, prompt, answers)
     np.testing.assert_array_equal(log_s, np.broadcast_to(np.asarray(log_s)[:, :1], log_s.shape))  # every round alike
     for j in range(L):
@@ -154,7 +154,7 @@ def test_positionwise_at_a_length_where_a_whole_answer_has_no_number(x64):
     answers = jnp.asarray(np.random.default_rng(0).integers(0, 3, (4, 1, 200)), jnp.int32)
     _, log_d = policy.log_dists(params, jnp.zeros((4, 1), jnp.int32), answers)
     code = np.asarray(answers[:, 0, 0] * 3 + answers[:, 0, 1])
-    np.testing.assert_allclose(log_d[:, 0], jax.nn.log_softmax(params["decide"][0, code]), rtol=0, atol=1e-15)
+    np.testing.assert_allclose(log_d[:, 0], jax.nn.log_softmax(params["decision"][0, code]), rtol=0, atol=1e-15)
 
 
 def test_positionwise_refuses_to_read_more_than_there_is():
@@ -168,7 +168,7 @@ def test_sizes_and_scale(x64):
     )
     policy = SaturatedPolicy.for_process(process)
     # Histories 1 + 4 + 16 for the sampler, 1 + 4 for the decider; prefixes 1 + 2.
-    assert policy.shapes() == {"sample": (2, 21, 3, 2), "decide": (2, 5, 4, 2)}
+    assert policy.shapes() == {"sample": (2, 21, 3, 2), "decision": (2, 5, 4, 2)}
     one, two = policy.init(jax.random.key(0)), policy.init(jax.random.key(0), scale=2.0)
     for name, shape in policy.shapes().items():
         assert one[name].shape == shape

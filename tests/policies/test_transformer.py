@@ -10,14 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import struct
 
 from dsjax.attribution import component_gradients
 from dsjax.errors import InputError
 from dsjax.objectives import resolve
-from dsjax.policies import History, log_probs
-from dsjax.policies.rollout import Attempts, sample_attempts, to_trajectories
-from dsjax.policies.transformer import TransformerPolicy, product
+from dsjax.policies import History, Policy, Rounds, TransformerPolicy, log_probs, sample, to_trajectories
+from dsjax.policies.products import product
 from dsjax.trajectories import Trajectories
 from tests.cases import MIDDLE, TIGHT, make_case
 
@@ -52,31 +50,17 @@ def token_log_probs(policy, params, traj):
     return log_probs(policy, params, traj)
 
 
-class Cacheless(struct.PyTreeNode):
-    """The same policy without `start` and `step`: it decodes by `rollout.Uncached`."""
+class Cacheless(TransformerPolicy):
+    """The same policy, decoding by full forward passes."""
 
-    policy: TransformerPolicy
-
-    @property
-    def length(self) -> int:
-        return self.policy.length
-
-    @property
-    def history(self) -> str:
-        return self.policy.history
-
-    def init(self, key):
-        return self.policy.init(key)
-
-    def log_dists(self, params, prompt_BxP, answers_BxKxL):
-        return self.policy.log_dists(params, prompt_BxP, answers_BxKxL)
+    start, step = Policy.start, Policy.step
 
 
 class Drawn(NamedTuple):
     policy: TransformerPolicy
     params: dict
     prompt: jax.Array
-    attempts: Attempts
+    rounds: Rounds
     traj: Trajectories
 
 
@@ -95,39 +79,39 @@ def drawn(request) -> Drawn:
     policy = make_policy(*request.param)
     params = lively(policy)
     prompt = jnp.asarray(np.random.default_rng(1).integers(0, 5, (BATCH, 2)), jnp.int32)
-    attempts = sample_attempts(policy, params, prompt, jax.random.key(3), rounds=ROUNDS)
+    rounds = sample(policy, params, prompt, jax.random.key(3), rounds=ROUNDS)
     score = jnp.asarray(np.random.default_rng(2).random((BATCH, ROUNDS)), jnp.float32)
-    return Drawn(policy, params, prompt, attempts, jax.jit(to_trajectories)(prompt, attempts, score))
+    return Drawn(policy, params, prompt, rounds, jax.jit(to_trajectories)(prompt, rounds, score))
 
 
 def test_cached_decoding_records_the_teacher_forced_log_probs(drawn):
-    policy, params, prompt, attempts, traj = drawn
-    log_s, log_d = log_dists(policy, params, prompt, attempts.answers)
-    chosen = np.take_along_axis(np.asarray(log_s), np.asarray(attempts.answers)[..., None], -1)[..., 0]
-    np.testing.assert_allclose(attempts.logp_answers, chosen, rtol=0, atol=F32_PATHS)
-    np.testing.assert_allclose(attempts.log_decide, log_d, rtol=0, atol=F32_PATHS)
+    policy, params, prompt, rounds, traj = drawn
+    log_s, log_d = log_dists(policy, params, prompt, rounds.answers)
+    chosen = np.take_along_axis(np.asarray(log_s), np.asarray(rounds.answers)[..., None], -1)[..., 0]
+    np.testing.assert_allclose(rounds.logp_answers, chosen, rtol=0, atol=F32_PATHS)
+    np.testing.assert_allclose(rounds.log_decision, log_d, rtol=0, atol=F32_PATHS)
     np.testing.assert_allclose(traj.old_logp, token_log_probs(policy, params, traj), rtol=0, atol=F32_PATHS)
     assert np.ptp(np.asarray(chosen)) > 1000 * F32_PATHS  # the agreement is not that of constants
 
 
 def test_cached_decoding_equals_a_full_forward_pass_per_token(drawn):
-    slow = sample_attempts(Cacheless(drawn.policy), drawn.params, drawn.prompt, jax.random.key(3), rounds=ROUNDS)
-    np.testing.assert_array_equal(slow.answers, drawn.attempts.answers)
-    np.testing.assert_array_equal(slow.decisions, drawn.attempts.decisions)
-    np.testing.assert_allclose(slow.logp_answers, drawn.attempts.logp_answers, rtol=0, atol=F32_PATHS)
-    np.testing.assert_allclose(slow.log_decide, drawn.attempts.log_decide, rtol=0, atol=F32_PATHS)
+    slow = sample(Cacheless(**vars(drawn.policy)), drawn.params, drawn.prompt, jax.random.key(3), rounds=ROUNDS)
+    np.testing.assert_array_equal(slow.answers, drawn.rounds.answers)
+    np.testing.assert_array_equal(slow.decisions, drawn.rounds.decisions)
+    np.testing.assert_allclose(slow.logp_answers, drawn.rounds.logp_answers, rtol=0, atol=F32_PATHS)
+    np.testing.assert_allclose(slow.log_decision, drawn.rounds.log_decision, rtol=0, atol=F32_PATHS)
 
 
 def test_cached_decoding_in_float64(flax64):
     policy = make_policy("full", True)
     params = lively(policy, jnp.float64)
     prompt = jnp.asarray([[0, 1], [4, 2]], jnp.int32)
-    attempts = sample_attempts(policy, params, prompt, jax.random.key(0), rounds=ROUNDS)
-    log_s, log_d = log_dists(policy, params, prompt, attempts.answers)
-    assert attempts.log_decide.dtype == log_d.dtype == jnp.float64
-    chosen = np.take_along_axis(np.asarray(log_s), np.asarray(attempts.answers)[..., None], -1)[..., 0]
-    np.testing.assert_allclose(attempts.logp_answers, chosen, rtol=0, atol=F64_PATHS)
-    np.testing.assert_allclose(attempts.log_decide, log_d, rtol=0, atol=F64_PATHS)
+    rounds = sample(policy, params, prompt, jax.random.key(0), rounds=ROUNDS)
+    log_s, log_d = log_dists(policy, params, prompt, rounds.answers)
+    assert rounds.log_decision.dtype == log_d.dtype == jnp.float64
+    chosen = np.take_along_axis(np.asarray(log_s), np.asarray(rounds.answers)[..., None], -1)[..., 0]
+    np.testing.assert_allclose(rounds.logp_answers, chosen, rtol=0, atol=F64_PATHS)
+    np.testing.assert_allclose(rounds.log_decision, log_d, rtol=0, atol=F64_PATHS)
 
 
 def reads(round_: int, offset: int, history: str) -> tuple[np.ndarray, np.ndarray]:
@@ -142,11 +126,11 @@ def reads(round_: int, offset: int, history: str) -> tuple[np.ndarray, np.ndarra
 
 def test_an_output_depends_on_exactly_the_tokens_before_it(drawn):
     """Masked keys have weight exactly 0, so what may not depend is bitwise equal; what may, changes visibly."""
-    policy, params, prompt, attempts, _ = drawn
-    before = log_dists(policy, params, prompt, attempts.answers)
+    policy, params, prompt, rounds, _ = drawn
+    before = log_dists(policy, params, prompt, rounds.answers)
     for k in range(ROUNDS):
         for j in range(LENGTH):
-            changed = attempts.answers.at[:, k, j].set((attempts.answers[:, k, j] + 1) % 3)
+            changed = rounds.answers.at[:, k, j].set((rounds.answers[:, k, j] + 1) % 3)
             after = log_dists(policy, params, prompt, changed)
             for x, y, may in zip(before, after, reads(k, j, policy.history), strict=True):
                 moved = np.abs(np.asarray(x) - np.asarray(y)).max(axis=(0, -1))
@@ -155,24 +139,24 @@ def test_an_output_depends_on_exactly_the_tokens_before_it(drawn):
 
 
 def test_every_output_depends_on_every_prompt_token(drawn):
-    policy, params, prompt, attempts, _ = drawn
-    before = log_dists(policy, params, prompt, attempts.answers)
+    policy, params, prompt, rounds, _ = drawn
+    before = log_dists(policy, params, prompt, rounds.answers)
     for p in range(2):
-        after = log_dists(policy, params, prompt.at[:, p].set((prompt[:, p] + 1) % 5), attempts.answers)
+        after = log_dists(policy, params, prompt.at[:, p].set((prompt[:, p] + 1) % 5), rounds.answers)
         for x, y in zip(before, after, strict=True):
             assert (np.abs(np.asarray(x) - np.asarray(y)).max(axis=(0, -1)) > 10 * F32_PATHS).all()
 
 
 def test_without_history_rounds_share_one_law(drawn):
-    policy, params, prompt, attempts, _ = drawn
-    same = jnp.broadcast_to(attempts.answers[:, :1], attempts.answers.shape)
+    policy, params, prompt, rounds, _ = drawn
+    same = jnp.broadcast_to(rounds.answers[:, :1], rounds.answers.shape)
     log_s, log_d = log_dists(policy, params, prompt, same)
     spread = max(float(np.ptp(np.asarray(x), axis=1).max()) for x in (log_s, log_d))
     assert spread <= F32_PATHS if policy.history == "none" else spread > 10 * F32_PATHS
 
 
 def test_the_dists_are_normalised(drawn):
-    for x in log_dists(drawn.policy, drawn.params, drawn.prompt, drawn.attempts.answers):
+    for x in log_dists(drawn.policy, drawn.params, drawn.prompt, drawn.rounds.answers):
         np.testing.assert_allclose(np.exp(np.asarray(x, float)).sum(-1), 1.0, atol=1e-6)
 
 
@@ -308,8 +292,8 @@ def test_a_critic_changes_nothing_else(drawn):
     jax.tree.map(np.testing.assert_array_equal, {k: with_[k] for k in without}, without)
     assert with_["value_head"]["kernel"].shape == (8, ROUNDS)
     params = {**drawn.params, "value_head": with_["value_head"]}
-    got = log_dists(critic, params, drawn.prompt, drawn.attempts.answers)
-    for a, b in zip(got, log_dists(policy, drawn.params, drawn.prompt, drawn.attempts.answers), strict=True):
+    got = log_dists(critic, params, drawn.prompt, drawn.rounds.answers)
+    for a, b in zip(got, log_dists(policy, drawn.params, drawn.prompt, drawn.rounds.answers), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
@@ -320,7 +304,7 @@ def values(policy, params, prompt, answers):
 
 def test_a_value_depends_on_exactly_what_its_factor_depends_on(drawn):
     """Before each answer token and before the decision: never on the token that is valued next."""
-    critic, prompt, answers = with_critic(drawn.policy), drawn.prompt, drawn.attempts.answers
+    critic, prompt, answers = with_critic(drawn.policy), drawn.prompt, drawn.rounds.answers
     params = lively(critic)
     before = np.asarray(values(critic, params, prompt, answers))
     assert before.shape == (BATCH, ROUNDS, LENGTH + 1)
@@ -340,7 +324,7 @@ def test_a_value_depends_on_exactly_what_its_factor_depends_on(drawn):
 def test_values_know_the_round(drawn):
     """Equal answers in all rounds: a memoryless law is the same in each, what is left to gain is not."""
     critic = with_critic(drawn.policy)
-    same = jnp.broadcast_to(drawn.attempts.answers[:, :1], drawn.attempts.answers.shape)
+    same = jnp.broadcast_to(drawn.rounds.answers[:, :1], drawn.rounds.answers.shape)
     assert np.ptp(np.asarray(values(critic, lively(critic), drawn.prompt, same)), axis=1).max() > 1000 * F32_PATHS
     fewer = values(critic, lively(critic), drawn.prompt, same[:, :1])
     # Masked keys weigh exactly 0; the sums over the others may be arranged in another way.

@@ -28,7 +28,7 @@ def test_context_counts(history):
 
     instance, traj, counts = both(jax.random.key(0))
     shapes = instance.policy.base.shapes()
-    sample, decide = np.zeros(shapes["sample"]), np.zeros(shapes["decide"])
+    sample, decide = np.zeros(shapes["sample"]), np.zeros(shapes["decision"])
     tokens = np.asarray(traj.tokens).reshape(-1, T, L + 1)
     decided = np.asarray(traj.decision_mask).reshape(-1, T, L + 1)
     sampled = np.asarray(traj.sample_mask).reshape(-1, T, L + 1)
@@ -45,7 +45,7 @@ def test_context_counts(history):
                 decide[q, h, code, tokens[i, t, L]] += weight
             past = past * V**L + code
     np.testing.assert_allclose(counts["sample"], sample, atol=1e-15)
-    np.testing.assert_allclose(counts["decide"], decide, atol=1e-15)
+    np.testing.assert_allclose(counts["decision"], decide, atol=1e-15)
     assert (STOP, RESAMPLE) == (0, 1)
 
 

@@ -47,11 +47,11 @@ def test_a_free_decider_adds_its_logits_context_by_context(shape):
     def laws(key):
         plain, free = draw(key, shape), draw_with_free_decider(key, shape)
         process = free.process
-        at_zero = {**free.params, "decide": jnp.zeros_like(free.params["decide"])}
+        at_zero = {**free.params, "decision": jnp.zeros_like(free.params["decision"])}
         tables = [process.tables(enumerated(free.replace(params=p))[1]) for p in (free.params, at_zero)]
         base = free.replace(policy=plain.policy.replace(base=free.policy.base.base), params=free.params["base"])
         odds = [by_decider(process, t.log_stop) - by_decider(process, t.log_resample) for t in tables]
-        return odds, tables[1], process.tables(enumerated(base)[1]), free.params["decide"]
+        return odds, tables[1], process.tables(enumerated(base)[1]), free.params["decision"]
 
     (with_logits, without), at_zero, base, decide = laws(jax.random.key(3))
     # Differences of log-softmaxes of numbers of order one.
@@ -63,7 +63,7 @@ def test_a_free_decider_adds_its_logits_context_by_context(shape):
 def test_a_saturated_decider_is_left_alone():
     instance = draw_with_free_decider(jax.random.key(4), Shape(rounds=2, length=1, vocabulary=2))
     assert isinstance(instance.policy.base, SaturatedPolicy)
-    assert set(instance.params) == {"sample", "decide"}
+    assert set(instance.params) == {"sample", "decision"}
 
 
 @pytest.mark.parametrize("own", [None, "3"])

@@ -86,10 +86,10 @@ def test_t8_graded_verifier_rounds_that_share_a_logit_can_disagree():
         shapes = policy.shapes()
         params = {
             "sample": jnp.zeros(shapes["sample"]),
-            "decide": jnp.broadcast_to(logits[None, None], shapes["decide"]),
+            "decision": jnp.broadcast_to(logits[None, None], shapes["decision"]),
         }
         traj = at.enumerate_trajectories(policy, params)
-        return component_gradients(policy, params, traj, reinforce).decision["decide"][0, :, middle, 0]
+        return component_gradients(policy, params, traj, reinforce).decision["decision"][0, :, middle, 0]
 
     first, *second = stop_gradient("full").tolist()
     assert first < 0 < min(second)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dsjax.attribution import component_gradients, energies, fisher
-from dsjax.evaluation.accounting import final_accuracy, logit, shapley
+from dsjax.evaluation.accounting import final_accuracy, shapley
 from dsjax.objectives import reinforce, sft
 from dsjax.policies import PositionwisePolicy, SaturatedPolicy, SharedPolicy, log_probs
 from dsjax.process import DecisionSamplingProcess
@@ -22,6 +22,10 @@ KL = {
     "trajectory": lambda beta: partial(reinforce, reward_kl=beta),
     "own-token": lambda beta: partial(reinforce, token_kl=beta, kl_estimator="k2"),
 }
+
+
+def logit(p):
+    return jnp.log(p) - jnp.log1p(-p)
 
 
 def memoryless(table=(1.0, 0.0), rounds=2, length=1, cost=0.0):
@@ -66,7 +70,7 @@ def stop_round(traj):
 def test_t5_delta_is_one_iff_no_demonstration_reaches_the_last_round(last):
     process, _, _, demos = demonstrations(last)
     tau, law = np.asarray(stop_round(demos)), np.asarray(demos.weight)
-    delta = float(context_counts(process, demos.weight)["decide"].sum()) / (law * tau).sum()
+    delta = float(context_counts(process, demos.weight)["decision"].sum()) / (law * tau).sum()
     assert delta == pytest.approx(1 - law[tau == process.rounds].sum() / (law * tau).sum(), abs=1e-14)
     assert (delta == pytest.approx(1, abs=1e-14)) == (last < process.rounds)
 
@@ -84,18 +88,18 @@ def test_t5_a_softmax_of_several_rounds_learns_their_mixture_and_loses_energy():
             n = k.sum(-1, keepdims=True)
             return ((k - n * p) ** 2 / (np.where(n > 0, n, 1) * p)).sum()
 
-        return np.array([one(counts[name], pi[name]) for name in ("sample", "decide")])
+        return np.array([one(counts[name], pi[name]) for name in ("sample", "decision")])
 
     def of_round(t):
         """Draws of that round, counted token by token."""
-        sample, decide = np.zeros(pi["sample"].shape), np.zeros(pi["decide"].shape)
+        sample, decide = np.zeros(pi["sample"].shape), np.zeros(pi["decision"].shape)
         for tokens, rounds, drawn, decided, weight in zip(
             demos.tokens, demos.round, demos.sample_mask, demos.decision_mask, demos.weight, strict=True
         ):
             for i in np.flatnonzero((rounds == t) & (drawn | decided)):
                 table, context = (decide, tokens[i - 1]) if decided[i] else (sample, 0)
                 table[0, 0, context, tokens[i]] += weight
-        return {"sample": sample, "decide": decide}
+        return {"sample": sample, "decision": decide}
 
     rounds = [of_round(t) for t in range(process.rounds)]
     mixture = jax.tree.map(lambda *x: sum(x), *rounds)
@@ -120,12 +124,12 @@ def stop_gradient(kl):
 
     @jax.jit
     def measured(beta, D, drift, cost):
-        params = {**zero, "decide": zero["decide"].at[0, 0, :, STOP].set(D)}
+        params = {**zero, "decision": zero["decision"].at[0, 0, :, STOP].set(D)}
         reference = {**zero, "sample": zero["sample"].at[..., 0].set(-drift)}
         traj = process.replace(cost=cost).enumerate_trajectories(policy, params)
         traj = traj.replace(ref_logp=log_probs(policy, reference, traj))
         K = jnp.mean(jax.nn.log_softmax(params["sample"]) - jax.nn.log_softmax(reference["sample"]))
-        gradient = component_gradients(policy, params, traj, KL[kl](beta)).decision["decide"][0, 0, :, STOP]
+        gradient = component_gradients(policy, params, traj, KL[kl](beta)).decision["decision"][0, 0, :, STOP]
         return gradient, K if kl == "trajectory" else jnp.zeros(())
 
     return lambda *numbers: jax.device_get(measured(*(jnp.asarray(x, float) for x in numbers)))
@@ -172,7 +176,7 @@ def pushes(last):
         kept = jnp.where(without_mistakes(process, traj) & (stop_round(traj) <= last), 1.0, 0.0)
         demos = traj.replace(weight=kept / jnp.sum(kept))
         found = [component_gradients(policy, params, *pair) for pair in ((traj, reinforce), (demos, sft))]
-        return [g.decision["decide"][0, 0, :, STOP] for g in found]
+        return [g.decision["decision"][0, 0, :, STOP] for g in found]
 
     return *map(np.asarray, measured()), np.asarray(process.reward_table[0])
 

@@ -14,6 +14,7 @@ from rich.console import Console
 
 import proofs_check
 from dsjax.errors import InputError
+from dsjax.evaluation import accounting
 from proofs_check import registry, runner
 from proofs_check.statement import Statement
 from proofs_check.theorem import Theorem, always
@@ -175,8 +176,8 @@ def test_fewer_instances_than_shapes(toy):
 
 def test_a_wrong_library_function_is_caught(monkeypatch):
     """The check calls the library, so breaking the library breaks the check."""
-    right = t10_accounting.final_accuracy
-    monkeypatch.setattr(t10_accounting, "final_accuracy", lambda p, a, b, rounds: right(p, a, b, rounds + 1))
+    right = accounting.final_accuracy
+    monkeypatch.setattr(accounting, "final_accuracy", lambda p, a, b, rounds: right(p, a, b, rounds + 1))
     one_shape = replace(t10_accounting.THEOREM, shapes=t10_accounting.THEOREM.shapes[1:2])
     monkeypatch.setitem(registry.THEOREMS, "T10", one_shape)
     report = proofs_check.check("T10", instances=2)

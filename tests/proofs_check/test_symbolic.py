@@ -159,7 +159,7 @@ def place(shape, logit):
     past = sum(A**t for t in range(len(x.history)))
     past += sum(code(y) * A**i for i, y in enumerate(reversed(x.history)))
     if x.component == DECIDE:
-        return "decide", (x.prompt, past, code(x.prefix), u)
+        return "decision", (x.prompt, past, code(x.prefix), u)
     return "sample", (x.prompt, past, sum(V**j for j in range(len(x.prefix))) + code(x.prefix), u)
 
 

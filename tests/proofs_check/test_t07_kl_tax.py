@@ -31,13 +31,13 @@ def gradient(objective, beta, cost, stop_reference):
     def params(right, stop):
         return {
             "sample": jnp.log(jnp.stack([1 - right, right]))[None, None, None],
-            "decide": jnp.tile(jnp.log(jnp.stack([stop, 1 - stop]))[None, None, None], (1, 1, 2, 1)),
+            "decision": jnp.tile(jnp.log(jnp.stack([stop, 1 - stop]))[None, None, None], (1, 1, 2, 1)),
         }
 
     own = params(jnp.asarray(P), jnp.asarray(0.5))
     traj = process.enumerate_trajectories(policy, own)
     traj = traj.replace(ref_logp=log_probs(policy, params(jnp.asarray(Q), stop_reference), traj))
-    return component_gradients(policy, own, traj, objective(beta)).decision["decide"][0, 0, :, STOP]
+    return component_gradients(policy, own, traj, objective(beta)).decision["decision"][0, 0, :, STOP]
 
 
 def push(objective, beta, *, cost=0.05, stop_reference=0.5):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dsjax.attribution import component_gradients
-from dsjax.evaluation.accounting import final_accuracy, limit_log_odds, logit
+from dsjax.evaluation.accounting import final_accuracy, limit_parts
 from dsjax.objectives import sft
 from dsjax.policies import History, PositionwisePolicy, SaturatedPolicy
 from dsjax.process import DecisionSamplingProcess
@@ -52,15 +52,15 @@ def test_wrong_answers_that_look_like_right_ones_are_kept_too(reads):
     """A decider that reads `reads` tokens: imitation stops at all answers that share them with a shown one."""
     process = process_of()
     policy = PositionwisePolicy(1, 2, 2, reads=reads)
-    before = {"sample": jnp.zeros((1, 2, 2)), "decide": jnp.zeros((1, 2**reads, 2))}
+    before = {"sample": jnp.zeros((1, 2, 2)), "decision": jnp.zeros((1, 2**reads, 2))}
 
     @jax.jit
     def learnt():
         demos = success_only(process)
         after = ascended(policy, before, demos)
-        kept = {**before, "decide": after["decide"]}  # the sampler as it was: what the decider alone brings
+        kept = {**before, "decision": after["decision"]}  # the sampler as it was: what the decider alone brings
         traj = process.enumerate_trajectories(policy, kept)
-        return after["decide"], jnp.sum(traj.weight * traj.reward)
+        return after["decision"], jnp.sum(traj.weight * traj.reward)
 
     decide, accuracy = learnt()
     stop = np.asarray(jax.nn.softmax(decide))[0, :, STOP]
@@ -83,7 +83,7 @@ def test_a_saturated_decider_does_gain_from_right_answers_alone():
         old, new = final_accuracy(p, before, before, rounds), final_accuracy(p, 1.0, before, rounds)
         assert float(old) == pytest.approx(p, abs=1e-15)
         assert float(new) > p + 0.05
-    rise = float(limit_log_odds(p, 1.0, before)) - float(logit(p))
+    rise = sum(limit_parts(p, 1.0, before)) - limit_parts(p, 1.0, 1.0).sampler
     assert rise == pytest.approx(np.log(2), abs=1e-12)
 
 
@@ -103,8 +103,8 @@ def test_accuracy_of_a_blind_decider_is_first_attempt_accuracy_whatever_it_was_t
 
     @jax.jit
     def accuracy(stop):
-        decide = jnp.broadcast_to(jnp.stack([stop, 0.0]), shapes["decide"])
-        traj = process.enumerate_trajectories(policy, {"sample": sample, "decide": decide})
+        decide = jnp.broadcast_to(jnp.stack([stop, 0.0]), shapes["decision"])
+        traj = process.enumerate_trajectories(policy, {"sample": sample, "decision": decide})
         return jnp.sum(traj.weight * traj.reward)
 
     assert float(accuracy(jnp.asarray(800.0))) == pytest.approx(0.25, abs=1e-15)
@@ -120,7 +120,7 @@ def test_the_optimum_is_approached_and_never_reached():
     @jax.jit
     def path():
         demos = success_only(process)
-        return [ascended(policy, before, demos, steps)["decide"][0, 0] for steps in (0, 10, 100, 1000)]
+        return [ascended(policy, before, demos, steps)["decision"][0, 0] for steps in (0, 10, 100, 1000)]
 
     decide = np.asarray(path())
     right = 2 * RIGHT[0] + RIGHT[1]

@@ -102,7 +102,7 @@ def line(law, grades, rounds=2) -> tuple[DecisionSamplingProcess, SaturatedPolic
     policy = SaturatedPolicy.for_process(process)
     shapes = policy.shapes()
     sample = jnp.broadcast_to(jnp.log(jnp.asarray(law)), shapes["sample"])
-    return process, policy, {"sample": sample, "decide": jnp.zeros(shapes["decide"])}
+    return process, policy, {"sample": sample, "decision": jnp.zeros(shapes["decision"])}
 
 
 def test_graded_verifier_the_standard_deviation_can_turn_the_decider():
@@ -115,7 +115,7 @@ def test_graded_verifier_the_standard_deviation_can_turn_the_decider():
     @jax.jit
     def on_stop(params):
         traj = process.enumerate_trajectories(policy, params)
-        both = (component_gradients(policy, params, traj, f).decision["decide"] for f in (reinforce, ranks))
+        both = (component_gradients(policy, params, traj, f).decision["decision"] for f in (reinforce, ranks))
         return [g[0, 0, middle, STOP] for g in both]
 
     plain, turned = (float(x) for x in on_stop(params))
@@ -129,13 +129,13 @@ def test_graded_verifier_the_standard_deviation_can_turn_the_decider():
 def test_token_mean_has_no_factor_but_for_one_round():
     """Dividing by T_i changes two decisions of one prompt by different factors."""
     process, policy, params = line([0.3, 0.3, 0.4], (1.0, 0.0, 0.0), rounds=3)
-    params = {**params, "decide": params["decide"] + jnp.asarray([[[[1.0, 0.0], [0.0, 0.5], [0.0, 0.0]]]])}
+    params = {**params, "decision": params["decision"] + jnp.asarray([[[[1.0, 0.0], [0.0, 0.5], [0.0, 0.0]]]])}
 
     @jax.jit
     def ratio(params):
         traj = process.enumerate_trajectories(policy, params)
         by_token = partial(grpo, group_size=4, epsilon=0.0)
-        both = [component_gradients(policy, params, traj, f).decision["decide"] for f in (by_token, reinforce)]
+        both = [component_gradients(policy, params, traj, f).decision["decision"] for f in (by_token, reinforce)]
         return both[0][0, 0, :, STOP] / both[1][0, 0, :, STOP]
 
     right, wrong, _ = ratio(params).tolist()

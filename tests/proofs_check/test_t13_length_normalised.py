@@ -29,7 +29,7 @@ def pushes(table, baseline, objective=by_length):
     params = {name: jnp.zeros(shape) for name, shape in policy.shapes().items()}
     traj = process.enumerate_trajectories(policy, params)
     traj = traj.replace(reward=traj.reward - baseline)
-    gradient = component_gradients(policy, params, traj, objective).decision["decide"][0, 0, :, STOP]
+    gradient = component_gradients(policy, params, traj, objective).decision["decision"][0, 0, :, STOP]
     return gradient / (0.25 * 0.25)
 
 

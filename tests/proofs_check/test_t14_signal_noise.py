@@ -7,12 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import struct
 
+from dsjax.attribution import signal_to_noise
 from dsjax.objectives import reinforce
-from dsjax.policies import Params, PositionwisePolicy, SaturatedPolicy
+from dsjax.policies import Params, PositionwisePolicy, SaturatedPolicy, WrappedPolicy
 from dsjax.process import DecisionSamplingProcess
-from dsjax.signal_noise import signal_to_noise
 from proofs_check.theorems.t14_signal_noise import numeric as t14
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -30,22 +29,16 @@ def first_token_process(length, rounds=2):
     )
 
 
-class TiedPolicy(struct.PyTreeNode):
+class TiedPolicy(WrappedPolicy):
     """One softmax for all positions of an answer."""
 
-    separate: PositionwisePolicy
-
-    @property
-    def length(self) -> int:
-        return self.separate.length
-
     def init(self, key: jax.Array) -> Params:
-        params = self.separate.init(key)
+        params = self.base.init(key)
         return {**params, "sample": params["sample"][:, :1]}
 
     def log_dists(self, params: Params, prompt_BxP: jax.Array, answers_BxKxL: jax.Array) -> tuple[jax.Array, jax.Array]:
         sample = jnp.repeat(params["sample"], self.length, axis=1)
-        return self.separate.log_dists({**params, "sample": sample}, prompt_BxP, answers_BxKxL)
+        return self.base.log_dists({**params, "sample": sample}, prompt_BxP, answers_BxKxL)
 
 
 @partial(jax.jit, static_argnames=("policy", "process_length", "objective"))
@@ -62,7 +55,7 @@ def measured(length, reads=1, tied=False):
     stop = jnp.repeat(jnp.asarray([1.0, -0.5]), 2 ** (reads - 1))
     decide = jnp.stack([stop, jnp.zeros_like(stop)], -1)[None]
     sample = jnp.asarray([[[0.4, 0.0]]])
-    params = {"sample": sample if tied else jnp.repeat(sample, length, axis=1), "decide": decide}
+    params = {"sample": sample if tied else jnp.repeat(sample, length, axis=1), "decision": decide}
     any_policy = TiedPolicy(policy) if tied else policy
     traj = process.enumerate_trajectories(any_policy, params)
     return signal_to_noise(any_policy, params, traj, CENTRED)
@@ -81,7 +74,7 @@ def test_a_fair_prompt_has_no_tilde(length):
 def test_one_binary_choice_is_weighted_by_the_other_branch():
     """M_x = pi_res E[w^2 | STOP] + pi_stop E[w^2 | RESAMPLE]: T = 2, decider blind, p = .5, stop = .9, w = R."""
     policy = PositionwisePolicy(1, 2, 1, reads=0)
-    params = {"sample": jnp.zeros((1, 1, 2)), "decide": jnp.log(jnp.asarray([[[0.9, 0.1]]]))}
+    params = {"sample": jnp.zeros((1, 1, 2)), "decision": jnp.log(jnp.asarray([[[0.9, 0.1]]]))}
     m = of(policy, 1, params, reinforce)
     assert float(m.moment_decision) == pytest.approx(0.1 * 0.5 + 0.9 * 0.5, rel=1e-12)
     # Paid only if it stops at a right first answer, p = .75: E[w^2 | RESAMPLE] = 0, and not .9 x .75.

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 
+from dsjax.io import read_json, write_json
 from dsjax.study.jobs import Job
 
 
@@ -20,23 +21,19 @@ def draw(options, directory, needs, progress):
     return {"sum": float(numbers.sum()) + before, "needs": sorted(needs)}
 
 
-def stages(options, directory, needs, progress):
-    """Two stages; the second one waits while a file says so, and every start of a stage leaves a line."""
+def halves(options, directory, needs, progress):
+    """Two halves, kept in files; the second one waits while a file says so, and every start of a half leaves a line."""
     del needs
-
-    def stage(name):
-        def work(writer):
-            with Path(options["log"]).open("a") as file:
-                file.write(f"{directory.path.name} {name} {os.getpid()}\n")
-            while name == "second" and Path(options["log"]).with_name("wait").exists():
-                time.sleep(0.01)
-            return {"value": len(name)}
-
-        return work
-
-    total = 0
+    log, total = Path(options["log"]), 0
     for done, name in enumerate(("first", "second")):
-        total += directory.run_stage(name, stage(name))["value"]
+        kept = directory.path / f"{name}.json"
+        if not kept.exists():
+            with log.open("a") as file:
+                file.write(f"{directory.path.name} {name} {os.getpid()}\n")
+            while name == "second" and log.with_name("wait").exists():
+                time.sleep(0.01)
+            write_json(kept, len(name))
+        total += read_json(kept)
         progress(done + 1, 2)
     return {"total": total}
 

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import copy
-import io
 import json
+import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from rich.console import Console
 
-import dsjax.cli.study as commands
+from dsjax.cli.study import compare
 from dsjax.errors import InputError
+from dsjax.statistics import Estimate
 from dsjax.study.agreement import agreement, estimates, overlap, tables
+from tests.cli.plain import assert_plain
 
 
 def estimate(value: float, half: float = 1.0, student: float | None = 2.0) -> dict[str, Any]:
-    ends: dict[str, float] = {"low": value - half, "high": value + half}
-    if student is not None:
-        ends |= {"t_low": value - student, "t_high": value + student}
-    return {"value": value, **ends, "seeds": [value]}
+    """As it is stored; without Student's interval for a single run."""
+    short = Estimate(value, value - half, value + half)
+    many = replace(short, t_low=value - (student or 0), t_high=value + (student or 0), seeds=(value,))
+    return (short if student is None else many).to_json()
 
 
 def report(seeds, shift=0.0):
@@ -57,9 +59,12 @@ def test_every_estimate_has_its_name():
 
 @pytest.mark.parametrize(("shift", "expected"), [(2.0, True), (2.0 + 1e-9, False), (-3.0, False), (0.0, True)])
 def test_intervals_overlap_where_they_have_a_point_in_common(shift, expected):
+    one = Estimate(0.0, -1.0, 1.0, -2.0, 2.0)
     for half in (1.0, 0.5):
-        assert overlap(estimate(0.0), estimate(shift / 2 * (1 + half), half), "bootstrap") is expected
-    assert overlap(estimate(0.0), estimate(0.0, student=None), "Student") is None
+        middle = shift / 2 * (1 + half)
+        assert overlap(one, Estimate(middle, middle - half, middle + half), "bootstrap") is expected
+    assert overlap(one, one, "Student") is True
+    assert overlap(one, replace(one, t_low=math.nan, t_high=math.nan), "Student") is None
 
 
 def test_what_is_apart_is_counted_and_named():
@@ -85,7 +90,7 @@ def test_what_is_apart_is_counted_and_named():
     assert [c["name"] for c in near["comparisons"]] == ["rloo - sft-self, log_odds, total"]
 
 
-def test_hypotheses_are_judged_on_the_trainings_of_both_runs():
+def test_hypotheses_are_judged_on_the_seeds_of_both_runs():
     def run(seeds, *asked):
         rows = []
         for name, expect, values in asked:
@@ -108,7 +113,7 @@ def test_hypotheses_are_judged_on_the_trainings_of_both_runs():
     assert tables(old)[1]["columns"] == ["", "one", "other", "verdict of one", "of the other"]
 
 
-def test_the_same_trainings_and_other_studies_are_no_second_run():
+def test_the_same_seeds_and_other_studies_are_no_second_run():
     with pytest.raises(InputError, match=r"seeds \[1, 2\], history none"):
         agreement(report([0, 1]), report([1, 2]))
     other = copy.deepcopy(report([5]))
@@ -117,18 +122,20 @@ def test_the_same_trainings_and_other_studies_are_no_second_run():
         agreement(report([0]), other)
 
 
-def test_the_command(tmp_path):
+def test_the_command(tmp_path, capsys):
     for name, results in (("one", report([0])), ("other", report([1], 3.0)), ("run", None)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "results.json").write_text(json.dumps({"report": results} if results else {"config": {}}))
-    console = Console(file=io.StringIO(), width=200)
     out = tmp_path / "agreement.json"
-    command = commands.Compare(tmp_path / "one", tmp_path / "other" / "results.json", out)
-    assert commands.study(commands.Study(command), console) == 0
+    assert compare(tmp_path / "one", tmp_path / "other" / "results.json", json=out) == 0
     stored = json.loads(out.read_text())
     runs = [{"study": None, "preset": None, "provenance": None, "missing": None, "seconds": 0}] * 2
     assert stored == {"format": 1, "runs": runs, **agreement(report([0]), report([1], 3.0))}
-    assert "1 of 5" in console.file.getvalue()  # type: ignore[attr-defined]
+    text = capsys.readouterr().out
+    assert_plain(text)
+    assert "1 of 5" in text
+    with pytest.raises(InputError, match=r"json: .*another file than one that is read"):
+        compare(tmp_path / "one", tmp_path / "other", json=tmp_path / "other" / "results.json")
     for name, words in (("run", "with a report"), ("nothing", "finished run or study")):
         with pytest.raises(InputError, match=f"other: .*{words}"):
-            commands.study(commands.Study(commands.Compare(tmp_path / "one", tmp_path / name)), console)
+            compare(tmp_path / "one", tmp_path / name)

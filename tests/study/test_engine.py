@@ -1,4 +1,4 @@
-"""Engines: the same results from workers on Dask's local cluster, which may die, fail, or be shared."""
+"""The jobs of a study on Dask's local cluster: the same results, though workers die, jobs fail, schedulers get lost."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ import pytest
 from dsjax.errors import InputError
 from dsjax.study.engine import run_here, run_on_dask
 from dsjax.study.jobs import DONE, FAILED, TODO, WAITING, Job, Study, merge
-from dsjax.training.run_directory import RunDirectory
-from tests.study.test_jobs import EXAMPLE, ROOT, drawing, lines, staged, started, states, wait_for
+from tests.study.test_jobs import EXAMPLE, ROOT, drawing, in_halves, lines, started, states, wait_for
 
 distributed = pytest.importorskip("distributed")
 dask = pytest.importorskip("dask")
@@ -68,22 +67,10 @@ def test_both_workers_work_at_the_same_time(tmp_path, client):
     assert os.getpid() not in met
 
 
-def test_two_engines_on_one_study_do_no_job_twice(tmp_path, client):
-    log = tmp_path / "log"
-    names = tuple(f"job-{n}" for n in range(12))
-    made = staged(tmp_path / "s", log, names)
-    other = threading.Thread(target=run_here, args=(Study.load(made.path),))
-    other.start()
-    run_on_dask(made, client)
-    other.join()
-    assert sorted(lines(log)) == sorted(f"{name} {stage}" for name in names for stage in ("first", "second"))
-    assert merge(made)["missing"] == []
-
-
 def test_a_job_of_a_killed_worker_goes_to_another(tmp_path, client):
     log = tmp_path / "log"
     (tmp_path / "wait").touch()
-    made = staged(tmp_path / "s", log)
+    made = in_halves(tmp_path / "s", log)
 
     def kill():
         wait_for(lambda: len(lines(log)) == 2)
@@ -94,13 +81,17 @@ def test_a_job_of_a_killed_worker_goes_to_another(tmp_path, client):
     killer.start()
     run_on_dask(made, client)
     killer.join()
-    assert lines(log) == ["one first", "one second", "one second"], "finished stages stay"
+    assert lines(log) == ["one first", "one second", "one second"], "what it kept is there"
     first, second, third = processes(log)
     assert first == second != third
     assert merge(made)["jobs"]["one"]["result"] == {"total": len("first") + len("second")}
 
 
-def test_failures_are_kept_apart(tmp_path, client):
+@pytest.mark.parametrize("where", ["here", "dask"])
+def test_a_failed_job_is_kept_apart_and_tried_again_by_the_next_run(tmp_path, client, where):
+    def run(study: Study) -> None:
+        run_here(study) if where == "here" else run_on_dask(study, client)
+
     (tmp_path / "broken").touch()
     jobs = [
         Job("bad", f"{EXAMPLE}:fails_while", {"file": str(tmp_path / "broken")}),
@@ -108,34 +99,31 @@ def test_failures_are_kept_apart(tmp_path, client):
         Job("beside", f"{EXAMPLE}:draw", {"seed": 0, "count": 1}),
     ]
     made = started(tmp_path / "s", jobs)
-    run_on_dask(made, client)
+    run(made)
     assert states(made) == {"bad": FAILED, "after": WAITING, "beside": DONE}
-    assert made.attempts("bad") == 1
+    assert made.status()[0].message == "FloatingPointError: loss is nan"
+    error = made.folder("bad") / "error.json"
+    assert "in fails_while" in json.loads(error.read_text())["traceback"]
+    first = error.stat().st_mtime_ns
+    run(made)
+    assert error.stat().st_mtime_ns > first, "tried again"
     (tmp_path / "broken").unlink()
-    run_on_dask(made, client)
+    run(made)
     assert set(states(made).values()) == {DONE}
+    assert merge(made)["jobs"]["after"]["result"]["needs"] == ["bad"]
+    assert not error.exists()
 
 
-def test_a_job_that_kills_its_workers_fails(tmp_path):
-    jobs = [Job("bad", f"{EXAMPLE}:dies"), Job("beside", f"{EXAMPLE}:draw", {"seed": 0, "count": 1}, ())]
+def test_a_job_that_kills_its_workers_fails_alone(tmp_path):
+    """Dask blames the jobs that wait on the same worker too."""
+    draw = (f"{EXAMPLE}:draw", {"seed": 0, "count": 1})
+    jobs = [Job("bad", f"{EXAMPLE}:dies"), Job("after", *draw, ("bad",))]
+    jobs += [Job("beside", *draw), Job("after-beside", *draw, ("beside",))]
     made = started(tmp_path / "s", jobs)
     with dask.config.set({"distributed.scheduler.allowed-failures": 1}):
         run_on_dask(made, 1)
-    status = made.status()
-    assert [s.state for s in status] == [FAILED, DONE]
-    assert status[0].message.startswith("KilledWorker")
-
-
-def test_a_job_that_another_process_holds_is_left_or_waited_for(tmp_path, client):
-    made = drawing(tmp_path / "s")
-    job = made.jobs["base/seed-0"]
-    holder = RunDirectory(made.folder(job.name), "job", {"kind": job.kind, "options": job.options, "needs": []})
-    holder.open()
-    run_on_dask(made, client, wait=False)
-    assert [name for name in made.jobs if not made.done(name)] == ["base/seed-0", "a/seed-0", "b/seed-0"]
-    threading.Timer(0.2, holder.close).start()
-    run_on_dask(made, client)
-    assert merge(made)["missing"] == []
+    assert states(made) == {"bad": FAILED, "after": WAITING, "beside": DONE, "after-beside": DONE}
+    assert made.status()[0].message.startswith("KilledWorker")
 
 
 def test_jobs_take_resources_of_workers(tmp_path):
@@ -161,12 +149,14 @@ def test_one_job_at_a_time_on_a_worker(tmp_path):
         assert set(states(made).values()) == {TODO, WAITING}
 
 
-def test_a_worker_that_does_not_see_the_study_says_so(tmp_path, client):
+def test_a_worker_that_does_not_see_the_study_says_so(tmp_path, client, monkeypatch):
     made = drawing(tmp_path / "s")
-    (made.path / "jobs.json").rename(tmp_path / "elsewhere")
+    (made.path / "jobs.json").unlink()
+    monkeypatch.setattr("dsjax.study.jobs.write_json", lambda path, data: None)
     with pytest.raises(InputError) as error:
         run_on_dask(made, client)
-    assert (error.value.field, error.value.received) == ("study directory", str(made.path))
+    assert error.value.field == "study directory"
+    assert error.value.received == str(made.path / "jobs.json")
 
 
 def test_an_address_where_nobody_listens_is_refused(tmp_path):
@@ -182,7 +172,7 @@ def test_an_address_where_nobody_listens_is_refused(tmp_path):
 
 def test_a_lost_scheduler_is_told(tmp_path):
     (tmp_path / "wait").touch()
-    made = staged(tmp_path / "s", tmp_path / "log")
+    made = in_halves(tmp_path / "s", tmp_path / "log")
     options: dict[str, Any] = {"memory_limit": 0, "dashboard_address": ":0", "silence_logs": 50}
     cluster = distributed.LocalCluster(n_workers=1, threads_per_worker=1, **options)
     address = cluster.scheduler_address
@@ -204,7 +194,7 @@ def test_a_lost_scheduler_is_told(tmp_path):
 def test_an_interrupt_stops_the_workers_and_leaves_the_study_resumable(tmp_path):
     (tmp_path / "wait").touch()
     log = tmp_path / "log"
-    made = staged(tmp_path / "s", log, ("one", "two", "three"))
+    made = in_halves(tmp_path / "s", log, ("one", "two", "three"))
     script = tmp_path / "script.py"
     script.write_text(
         "import signal, sys\n"
@@ -235,5 +225,5 @@ def test_an_interrupt_stops_the_workers_and_leaves_the_study_resumable(tmp_path)
 def test_without_the_extra_the_error_says_what_to_install(tmp_path, monkeypatch):
     made = drawing(tmp_path / "s")
     monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(InputError, match=r"engine: received 'dask'; .*dsjax\[cluster\]"):
+    with pytest.raises(InputError, match=r"workers: .*dsjax\[cluster\]"):
         run_on_dask(made, 2)

@@ -1,7 +1,8 @@
-"""Studies of jobs: done once, claimed by one process, resumed after a kill, failed and tried again, merged."""
+"""Studies of jobs: done once, by one run at a time, resumed after a kill, failed and tried again, merged."""
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -9,19 +10,18 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import pytest
-from rich.console import Console
 
 from dsjax.cli import study as commands
-from dsjax.cli.study import Report, Run, State
 from dsjax.errors import InputError
 from dsjax.study.engine import run_here
-from dsjax.study.jobs import DONE, FAILED, RUNNING, TODO, WAITING, Definition, Job, Study, merge
-from dsjax.training.run_directory import RunDirectory
+from dsjax.study.jobs import DONE, RUNNING, TODO, WAITING, Definition, Job, Study, merge
+from tests.cli.plain import assert_plain
 from tests.study import jobs_example
 
 ROOT = Path(__file__).parents[2]
@@ -40,15 +40,15 @@ def drawing(path: Path, reverse: bool = False) -> Study:
     return started(path, jobs[::-1] if reverse else jobs)
 
 
-def staged(path: Path, log: Path, names: tuple[str, ...] = ("one",)) -> Study:
-    return started(path, [Job(name, f"{EXAMPLE}:stages", {"log": str(log)}) for name in names])
+def in_halves(path: Path, log: Path, names: tuple[str, ...] = ("one",)) -> Study:
+    return started(path, [Job(name, f"{EXAMPLE}:halves", {"log": str(log)}) for name in names])
 
 
 def states(made: Study) -> dict[str, str]:
     return {status.job.name: status.state for status in made.status()}
 
 
-def worker(path: Path) -> subprocess.Popen[bytes]:
+def other_run(path: Path) -> subprocess.Popen[bytes]:
     """Another process that runs the study on that path."""
     code = "import sys; from dsjax.study import engine, jobs; engine.run_here(jobs.Study.load(sys.argv[1]))"
     return subprocess.Popen([sys.executable, "-c", code, str(path)], cwd=ROOT)
@@ -87,7 +87,6 @@ def test_every_job_runs_once_with_the_results_of_its_needs(tmp_path):
 
     before = {name: (made.folder(name) / "result.json").stat().st_mtime_ns for name in made.jobs}
     run_here(drawing(tmp_path / "s"), lambda *n: pytest.fail(f"{n} ran again"))
-    assert made.attempt("a/seed-0", 0, lambda _: pytest.fail("ran again")) == DONE, "another process got there first"
     assert before == {name: (made.folder(name) / "result.json").stat().st_mtime_ns for name in made.jobs}
 
 
@@ -102,38 +101,12 @@ def test_the_merged_results_do_not_depend_on_the_order(tmp_path):
 
 def test_missing_jobs_are_named(tmp_path):
     made = drawing(tmp_path / "s")
-    assert made.attempt("base/seed-1", 0, lambda _: None) == DONE
+    assert made.do("base/seed-1") == DONE
     merged = merge(made)
     assert list(merged["jobs"]) == ["base/seed-1"]
     assert merged["missing"] == ["a/seed-0", "a/seed-1", "b/seed-0", "b/seed-1", "base/seed-0"]
     found = states(made)
     assert (found["a/seed-0"], found["a/seed-1"], found["base/seed-0"]) == (WAITING, TODO, TODO)
-
-
-def test_a_failed_job_is_kept_apart_and_tried_again_by_the_next_run(tmp_path):
-    switch = tmp_path / "broken"
-    switch.touch()
-    jobs = [
-        Job("bad", f"{EXAMPLE}:fails_while", {"file": str(switch)}),
-        Job("after", f"{EXAMPLE}:draw", {"seed": 0, "count": 1}, ("bad",)),
-        Job("beside", f"{EXAMPLE}:draw", {"seed": 0, "count": 1}),
-    ]
-    made = started(tmp_path / "s", jobs)
-    run_here(made)
-    assert states(made) == {"bad": FAILED, "after": WAITING, "beside": DONE}
-    assert made.status()[0].message == "FloatingPointError: loss is nan"
-    error = json.loads((made.folder("bad") / "error.json").read_text())
-    assert error["attempt"] == 1, "once a run"
-    assert "in fails_while" in error["traceback"]
-    run_here(made)
-    assert made.attempts("bad") == 2
-    assert made.attempt("bad", 1, lambda _: None) == FAILED
-    assert made.attempts("bad") == 2, "it failed since that run began"
-    switch.unlink()
-    run_here(made)
-    assert set(states(made).values()) == {DONE}
-    assert merge(made)["jobs"]["after"]["result"]["needs"] == ["bad"]
-    assert not (made.folder("bad") / "error.json").exists()
 
 
 @pytest.mark.parametrize(("value", "error"), [("nan", "ValueError"), ("object", "TypeError")])
@@ -150,54 +123,51 @@ def test_work_that_cannot_be_imported_is_a_failure(tmp_path):
     assert "kind of job one" in made.status()[0].message
 
 
-def test_a_second_worker_skips_a_claimed_job(tmp_path):
+@pytest.mark.parametrize("content", [b"", b'{"result": {"su', bytes(100), b"[]", b'{"result": 3}'])
+def test_a_job_whose_result_is_damaged_is_done_again(tmp_path, content):
     made = drawing(tmp_path / "s")
-    holder = RunDirectory(
-        made.folder("base/seed-0"),
-        "job",
-        {"kind": f"{EXAMPLE}:draw", "options": {"seed": 0, "count": 3}, "needs": []},
-    )
-    holder.open()
-    assert made.attempt("base/seed-0", 0, lambda _: None) is None
-    run_here(made, wait=False)
-    found = states(made)
-    assert found == {
-        "base/seed-0": RUNNING,
-        "a/seed-0": WAITING,
-        "b/seed-0": WAITING,
-        "base/seed-1": DONE,
-        "a/seed-1": DONE,
-        "b/seed-1": DONE,
-    }
-    assert states(made) == found, "to look at a job does not claim it"
-    holder.close()
-    run_here(made, wait=False)
+    run_here(made)
+    before = merge(made)
+    (made.folder("base/seed-1") / "result.json").write_bytes(content)
+    assert states(made)["base/seed-1"] == TODO
+    assert merge(made)["missing"] == ["base/seed-1"]
+    run_here(made)
+    assert merge(made) == before
+
+
+def test_a_second_run_of_a_study_is_refused(tmp_path):
+    made = drawing(tmp_path / "s")
+    with made.held():
+        for second in (lambda: run_here(drawing(tmp_path / "s")), lambda: run_here(Study.load(tmp_path / "s"))):
+            with pytest.raises(InputError, match=r"output directory: .*one that no other process is using"):
+                second()
+    run_here(made)
     assert set(states(made).values()) == {DONE}
 
 
-def test_a_killed_worker_frees_its_job_and_finished_stages_stay(tmp_path):
+def test_a_killed_run_can_be_continued_and_what_its_job_kept_is_there(tmp_path):
     log = tmp_path / "log"
     (tmp_path / "wait").touch()
-    made = staged(tmp_path / "s", log)
-    other = worker(made.path)
+    made = in_halves(tmp_path / "s", log)
+    other = other_run(made.path)
     wait_for(lambda: lines(log) == ["one first", "one second"])
     assert states(made) == {"one": RUNNING}
-    assert made.attempt("one", 0, lambda _: None) is None
+    with pytest.raises(InputError, match="one that no other process is using"):
+        run_here(made)
     other.send_signal(signal.SIGKILL)
     assert other.wait() == -signal.SIGKILL
     assert states(made) == {"one": TODO}
-    assert made.attempts("one") == 0
     (tmp_path / "wait").unlink()
     run_here(made)
     assert lines(log) == ["one first", "one second", "one second"]
-    straight = staged(tmp_path / "t", tmp_path / "log")
+    straight = in_halves(tmp_path / "t", tmp_path / "log")
     run_here(straight)
     assert merge(made) == merge(straight)
     assert merge(made)["jobs"]["one"]["result"] == {"total": len("first") + len("second")}
 
 
 def test_an_interrupt_leaves_the_study_as_it_is(tmp_path):
-    made = staged(tmp_path / "s", tmp_path / "log")
+    made = in_halves(tmp_path / "s", tmp_path / "log")
 
     def interrupt(name, state, fraction):
         if fraction == 0.5:
@@ -210,37 +180,8 @@ def test_an_interrupt_leaves_the_study_as_it_is(tmp_path):
     assert lines(tmp_path / "log") == ["one first", "one second"]
 
 
-def test_workers_that_start_together_never_do_a_job_twice(tmp_path):
-    log = tmp_path / "log"
-    names = tuple(f"job-{n}" for n in range(30))
-    code = (
-        "import sys\n"
-        "from pathlib import Path\n"
-        "from tests.study.test_jobs import staged\n"
-        "from dsjax.study.engine import run_here\n"
-        "path, log, count = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])\n"
-        "print('ready', flush=True); sys.stdin.readline()\n"
-        "run_here(staged(path, log, tuple(f'job-{n}' for n in range(count))))\n"
-    )
-    command = [sys.executable, "-c", code, str(tmp_path / "deep" / "s"), str(log), str(len(names))]
-    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "cwd": ROOT}
-    workers = [subprocess.Popen(command, **pipes) for _ in range(2)]
-    for one in workers:
-        assert one.stdout is not None
-        assert one.stdout.readline() == b"ready\n"
-    for one in workers:  # all at once, on a directory that is not there yet
-        assert one.stdin is not None
-        one.stdin.write(b"go\n")
-        one.stdin.close()
-    for one in workers:
-        assert one.wait() == 0
-        one.stdout.close()  # type: ignore[union-attr]
-    assert sorted(lines(log)) == sorted(f"{name} {stage}" for name in names for stage in ("first", "second"))
-    assert merge(staged(tmp_path / "deep" / "s", log, names))["missing"] == []
-
-
-def test_seconds_count_earlier_processes(tmp_path):
-    made = staged(tmp_path / "s", tmp_path / "log")
+def test_seconds_count_earlier_runs(tmp_path):
+    made = in_halves(tmp_path / "s", tmp_path / "log")
     (made.folder("one") / "progress.json").write_text('{"fraction": 0.5, "seconds": 1000.0}')
     assert (made.status()[0].fraction, made.status()[0].seconds) == (0.5, 1000.0)
     run_here(made)
@@ -260,6 +201,7 @@ def test_seconds_count_earlier_processes(tmp_path):
         (lambda: [Job("a/../b", "m:f")], "job name", "a/../b"),
         (lambda: [Job("/a", "m:f")], "job name", "/a"),
         (lambda: [Job("a b", "m:f")], "job name", "a b"),
+        (lambda: [Job("a/", "m:f")], "job name", "a/"),
         (lambda: [Job("", "m:f")], "job name", ""),
         (lambda: [Job("a", "m:f", work=0)], "work of job a", 0),
     ],
@@ -359,6 +301,9 @@ def test_a_preset_extends_another(tmp_path):
         ({"presets": {"a": {"extends": "b"}, "b": {"extends": "a"}}}, r"presets\.b\.extends: received 'a'"),
         ({"presets": {"a": {"extends": 3}}}, r"presets\.a\.extends: received 3"),
         ({"name": None}, "name in"),
+        ({"name": "../escaped"}, r"name in .*: received '\.\./escaped'; allowed: letters, digits"),
+        ({"name": "/absolute"}, "name in"),
+        ({"presets": {"../cpu": {}}}, r"preset in .*: received '\.\./cpu'"),
         ({"presets": {}}, "presets in"),
         ({"presets": {"smoke": 3}}, "presets in"),
         ({"jobs": "nothing:here"}, "jobs of the study"),
@@ -370,32 +315,45 @@ def test_a_bad_definition_is_refused(tmp_path, changes, words):
         Definition.read(write_definition(tmp_path / "d", **changes)).study()
 
 
+@pytest.mark.parametrize(
+    "fields", [{"study": "../escaped"}, {"preset": "/tmp"}, {"jobs": [{"name": "../a", "kind": "m:f"}]}]
+)
+def test_names_in_a_directory_stay_inside_of_it(tmp_path, fields):
+    drawing(tmp_path / "s")
+    file = tmp_path / "s" / "jobs.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+    with pytest.raises(InputError, match=r"allowed: .*letters, digits and _"):
+        Study.load(tmp_path / "s")
+
+
 def test_a_folder_without_a_definition_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"study\.json"):
         Definition.read(tmp_path)
 
 
-def said(command: Run | State | Report) -> tuple[int, str]:
-    console = Console(file=io.StringIO(), width=200)
-    status = commands.study(commands.Study(command), console)
-    return status, console.file.getvalue()  # type: ignore[attr-defined]
+def said(command: Callable[..., int], *arguments: Any, **flags: Any) -> tuple[int, str]:
+    """Exit status and what a command says in a pipe."""
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        status = command(*arguments, **flags)
+    assert_plain(out.getvalue(), out_of_width=("/out",))
+    return status, out.getvalue()
 
 
 def test_run_status_and_report(tmp_path):
     folder, out = write_definition(tmp_path / "d"), tmp_path / "out"
     with pytest.raises(InputError, match="study directory"):
-        said(State(folder, out=out))
-    status, text = said(Run(folder, out=out))
+        said(commands.status, folder, out=out)
+    status, text = said(commands.run, folder, out=out)
     assert status == 0
     assert "3 done" in text
-    status, text = said(State(folder, out=out))
+    status, text = said(commands.status, folder, out=out)
     assert status == 0
-    assert [line.split()[1:4:2] for line in text.splitlines() if "seed" in line] == [
+    assert [line.split()[:2] for line in text.splitlines() if "seed" in line] == [
         ["base/seed-0", "done"],
         ["a/seed-0", "done"],
         ["b/seed-0", "done"],
     ]
-    assert said(Report(folder, out=out))[0] == 0
+    assert said(commands.report, folder, out=out)[0] == 0
     results = json.loads((out / "results.json").read_text())
     assert results["report"] == {"jobs": 3, "missing": 0}
     assert results["hypotheses"] == ["arms differ"]
@@ -403,9 +361,9 @@ def test_run_status_and_report(tmp_path):
     assert len(results["provenance"]) == 1
     assert {key: results[key] for key in merge(Study.load(out))} == merge(Study.load(out))
     with pytest.raises(InputError, match="preset"):
-        said(Run(folder, preset="cpu", out=out))
+        said(commands.run, folder, preset="cpu", out=out)
     with pytest.raises(InputError, match="preset cpu"):
-        said(Report(folder, preset="cpu", out=out))
+        said(commands.report, folder, preset="cpu", out=out)
 
 
 def broken_jobs(settings: dict[str, Any]) -> list[Job]:
@@ -420,36 +378,33 @@ def test_a_failure_is_reported_with_exit_status_1(tmp_path):
     shared = {"jobs": "tests.study.test_jobs:broken_jobs", "file": str(tmp_path / "broken"), "report": None}
     folder, out = write_definition(tmp_path / "d", **shared), tmp_path / "out"
     for _ in range(2):
-        status, text = said(Run(folder, out=out))
+        status, text = said(commands.run, folder, out=out)
         assert status == 1
         assert "1 failed, 1 waiting" in text
         assert "bad: FloatingPointError: loss is nan" in text
         assert str(out / "jobs" / "bad" / "error.json") in text
-    assert "loss is nan" in said(State(folder, out=out))[1]
-    status, text = said(Report(folder, out=out))
+    assert "loss is nan" in said(commands.status, folder, out=out)[1]
+    status, text = said(commands.report, folder, out=out)
     assert status == 1
     assert [line for line in text.splitlines() if line.startswith("missing")] == ["missing: after", "missing: bad"]
     (tmp_path / "broken").unlink()
-    assert said(Run(folder, out=out))[0] == 0
-    assert said(Report(folder, out=out))[0] == 0
+    assert said(commands.run, folder, out=out)[0] == 0
+    assert said(commands.report, folder, out=out)[0] == 0
 
 
 @pytest.mark.parametrize(
     ("options", "field"),
     [
-        ({"workers": 2}, "workers"),
-        ({"address": "tcp://127.0.0.1:1"}, "address"),
         ({"resources": ("GPU=1",)}, "resources"),
-        ({"engine": "dask"}, "workers and address"),
-        ({"engine": "dask", "workers": 2, "address": "x"}, "workers and address"),
-        ({"engine": "dask", "workers": 0}, "workers"),
-        ({"engine": "dask", "workers": 1, "resources": ("GPU",)}, "set"),
-        ({"engine": "dask", "workers": 1, "resources": ("GPU=x",)}, "resources"),
-        ({"engine": "dask", "workers": 1, "resources": ("GPU=0",)}, "resources"),
+        ({"workers": 2, "address": "x"}, "workers and address"),
+        ({"workers": 0}, "workers"),
+        ({"workers": 1, "resources": ("GPU",)}, "resources"),
+        ({"workers": 1, "resources": ("GPU=x",)}, "resources"),
+        ({"workers": 1, "resources": ("GPU=0",)}, "resources"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(tmp_path, options, field):
     with pytest.raises(InputError) as error:
-        said(Run(write_definition(tmp_path / "d"), out=tmp_path / "out", **options))
+        said(commands.run, write_definition(tmp_path / "d"), out=tmp_path / "out", **options)
     assert error.value.field == field
     assert not (tmp_path / "out").exists()

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from dsjax.errors import InputError
-from dsjax.evaluation.components import component_estimates
+from dsjax.evaluation.accounting import kept
+from dsjax.evaluation.components import component_statistics
 from dsjax.evaluation.deciders import accuracy_at_rate
 from dsjax.figures.study import draw
-from dsjax.statistics import Replicated
+from dsjax.statistics import Bootstrap, Estimate, Resampled
 from dsjax.study.measures import Evaluated, Measures
-from dsjax.study.report import TRAINING, _curves, _gradients, _of_gradients, _of_split, judged, rounded
+from dsjax.study.report import PARTS, TRAINING, _curves, _gradients, _of_gradients, _of_split, judged, rounded
 from dsjax.study.tables import tables
 
 MODELS = ("base", "sft-self", "rloo")
@@ -22,7 +23,7 @@ N, K, T = 60, 5, 3
 EXACT = 1e-12
 
 
-def training(seed: int) -> Evaluated:
+def evaluated(seed: int) -> Evaluated:
     """Samplers of rising accuracy; deciders of rising skill; `rloo` alone decides well."""
     rng = np.random.default_rng(seed)
     right = np.stack([rng.random((N, K)) < p for p in (0.4, 0.5, 0.6)])
@@ -36,37 +37,98 @@ def training(seed: int) -> Evaluated:
 
 @pytest.fixture(scope="module", params=["none", "full"])
 def measures(request):
-    return Measures([training(0), training(1)], request.param, 50)
+    return Measures([evaluated(0), evaluated(1)], request.param, 50)
 
 
-def test_one_training_is_what_the_evaluation_of_it_says(measures):
-    one = measures.trainings[0]
+def test_one_seed_is_what_the_evaluation_of_it_says(measures):
+    one = measures.seeds[0]
     alone = Measures([one], measures.history, 50)
-    for i, name in enumerate(MODELS):
-        right, log_stop = one.right[i, :, :T], one.log_stop[i, i]
-        expected = component_estimates(right, log_stop, 50, history=measures.history)
-        for key in ("p", "a", "b", "youden", "auroc", "accuracy", "gain", "rounds"):
-            assert alone.of_model(key, name).estimate()["value"] == pytest.approx(expected[key]["value"], abs=EXACT)
+    for name in MODELS:
+        statistics = component_statistics(one.right_of(name), one.stop(name, name), measures.history)
+        for key, expected in Bootstrap(N, 50).estimates(statistics).items():
+            found = alone.of_model(key, name).estimate()
+            assert (found.value, found.low, found.high) == (expected.value, expected.low, expected.high)
+            assert found.seeds == (found.value,)
 
 
 def test_the_parts_of_a_difference_add_up_to_it(measures):
-    for scale, whole in (("accuracy", "accuracy"), ("log_odds", "log_odds")):
-        parts = [measures.part(scale, part, "rloo", "sft-self").values for part in ("sampler", "decider")]
-        total = measures.part(scale, "total", "rloo", "sft-self").values
-        difference = (measures.of_model(whole, "rloo") - measures.of_model(whole, "sft-self")).values
-        np.testing.assert_allclose(parts[0] + parts[1], total, rtol=0, atol=EXACT)
+    def value(scale, sampler, decider):
+        return measures.swapped(sampler, decider, scale).values
+
+    for scale in ("accuracy", "log_odds"):
+        sampler, decider, total = (measures.part(scale, part, "rloo", "sft-self").values for part in PARTS)
+        np.testing.assert_allclose(sampler + decider, total, rtol=0, atol=EXACT)
+        difference = (measures.of_model(scale, "rloo") - measures.of_model(scale, "sft-self")).values
         np.testing.assert_allclose(total, difference, rtol=0, atol=EXACT)
-    np.testing.assert_allclose(
-        measures.swapped("rloo", "rloo").values, measures.of_model("accuracy", "rloo").values, rtol=0, atol=EXACT
-    )
+        assert np.abs(total).min() > 1e-3
+        # The mean over both orders, written out; they differ.
+        first = value(scale, "rloo", "sft-self") - value(scale, "sft-self", "sft-self")
+        last = value(scale, "rloo", "rloo") - value(scale, "sft-self", "rloo")
+        np.testing.assert_allclose(sampler, (first + last) / 2, rtol=0, atol=EXACT)
+        assert np.abs(first - last).max() > 1e-3
+    accuracy = measures.of_model("accuracy", "rloo").values
+    np.testing.assert_allclose(measures.of_model("log_odds", "rloo").values, np.log(accuracy / (1 - accuracy)))
+
+
+def models_of(right, stop):
+    """One seed of the models `base` and `rloo`; verdicts by sampler, P(STOP) by (sampler, decider)."""
+    with np.errstate(divide="ignore"):
+        return Measures([Evaluated(("base", "rloo"), right, np.empty(0), np.empty(0), np.log(stop))], "none", 50)
+
+
+def test_what_stays_has_no_part_for_sure():
+    """Paired resamples: the interval of an unchanged component has no width."""
+    rng = np.random.default_rng(2)
+    right, stop = rng.random((2, 40, 3)) < 0.5, rng.random((2, 2, 40, 3))
+    same = models_of(right, np.stack([stop[:, 0], stop[:, 0]], axis=1))
+    for scale in ("accuracy", "log_odds"):
+        found = same.part(scale, "decider", "rloo", "base").estimate()
+        assert (found.value, found.low, found.high) == (0, 0, 0)
+        assert abs(same.part(scale, "sampler", "rloo", "base").values[0]) > 1e-3
+
+
+def test_the_limit_identity_at_hand_computed_values():
+    """base: p = 1/2, a = 0.6, b = 0.3; rloo: p = 3/4, a = 0.9, b = 0.1."""
+    right = np.array([[[True, False]] * 4, [[True, True]] * 3 + [[False, False]]])
+    stops = ((0.6, 0.3), (0.9, 0.1))
+    found = models_of(right, np.stack([[np.where(r, *stops[d]) for d in (0, 1)] for r in right]))
+    parts = [found.part("limit", part, "rloo", "base").values[0] for part in PARTS]
+    assert parts == pytest.approx([np.log(3), np.log(9 / 2), np.log(27 / 2)], abs=EXACT)
+
+
+@pytest.mark.parametrize("correct", [False, True], ids=["nothing correct", "nothing wrong"])
+def test_log_odds_that_do_not_exist_are_none(correct):
+    """Stop probabilities that do not add up to 1 exactly: 1 - accuracy is then 1e-16 and no measure of anything."""
+    stop = np.random.default_rng(4).random((50, 4)).astype(np.float32).astype(float)
+    accuracy = kept(np.ones((50, 4)), stop).right
+    dust = stop[accuracy < 1][:1]
+    assert len(dust)
+    found = models_of(np.full((2, 20, 4), correct), np.broadcast_to(dust, (2, 2, 20, 4)))
+    assert not found.of_model("log_odds", "base").estimate()
+    for part in ("sampler", "decider"):
+        for scale in ("log_odds", "limit"):
+            nothing = found.part(scale, part, "rloo", "base").estimate().to_json()
+            # A decider has no b, or no a; logit(p) is infinite.
+            assert [nothing[name] for name in ("value", "low", "high", "t_low", "p")] == [None] * 5
+        assert found.part("accuracy", part, "rloo", "base").values[0] == pytest.approx(0, abs=EXACT)
+
+
+def test_a_decider_that_never_keeps_a_wrong_answer_has_no_limit():
+    """b = 0: log(a/b) is infinite, the measured accuracies are not."""
+    rng = np.random.default_rng(5)
+    right, stop = rng.random((2, 40, 3)) < 0.5, rng.random((2, 2, 40, 3))
+    stop[1, 1] = right[1]
+    found = models_of(right, stop)
+    assert not found.part("limit", "decider", "rloo", "base").estimate()
+    assert found.part("log_odds", "decider", "rloo", "base").values[0] > 0
 
 
 def test_a_decider_keeps_its_skill_on_the_answers_of_the_base(measures):
     # Whoever says STOP with two values, the higher for right answers, has AUROC 1 on any answers.
     assert measures.of_model("auroc_on_base", "rloo").values == pytest.approx([1.0, 1.0])
-    for i, one in enumerate(measures.trainings):
+    for i, one in enumerate(measures.seeds):
         decided = one.stop("base", "base") if measures.history == "none" else one.stop("base", "base")[:, :1]
-        expected = accuracy_at_rate(one.rights()["rloo"], one.stop("rloo", "rloo"), float(1 - decided.mean()))
+        expected = accuracy_at_rate(one.right_of("rloo"), one.stop("rloo", "rloo"), float(1 - decided.mean()))
         found = measures.of_model("accuracy_at_base_rate", "rloo").values[i]
         assert found == pytest.approx(expected(np.ones((1, N)))[0], abs=EXACT)
 
@@ -86,7 +148,7 @@ def hypothesis(**fields):
 
 
 def verdict(values, **fields):
-    found = Replicated(np.array(values), np.repeat(np.array(values)[:, None], 20, axis=1))
+    found = Resampled.of_seeds(values)
     return judged([hypothesis(**fields)], {("none", "in"): lambda data: found}, {"none": set(MODELS)})[0]["verdict"]
 
 
@@ -103,7 +165,7 @@ def test_verdicts():
 
 
 def test_many_hypotheses_are_corrected_together():
-    found = Replicated(np.array([0.10, 0.12, 0.17]), np.ones((3, 20)))
+    found = Resampled.of_seeds([0.10, 0.12, 0.17])
     find, models = {("none", "in"): lambda data: found}, {"none": set(MODELS)}
     alone = judged([hypothesis()], find, models)[0]
     assert alone["verdict"] == "supported"
@@ -158,7 +220,7 @@ def test_curves_have_mean_least_and_greatest():
 
 
 def test_every_figure_comes_with_its_numbers(tmp_path):
-    found = _of_split(Measures([training(0), training(1)], "none", 20), MODELS, [("rloo", "sft-self")])
+    found = _of_split(Measures([evaluated(0), evaluated(1)], "none", 20), MODELS, [("rloo", "sft-self")])
     entry = {
         "config": {"rounds": T, "width": 4},
         "split_names": {"in": "in distribution (easy)"},
@@ -167,7 +229,7 @@ def test_every_figure_comes_with_its_numbers(tmp_path):
         "curves": {m: _curves([rows(1.0), rows(2.0)]) for m in MODELS},
         "splits": {"in": found},
     }
-    stored = json.loads(json.dumps({"theory": {}, "histories": {"none": entry}}, allow_nan=False))
+    stored = json.loads(json.dumps(rounded({"theory": {}, "histories": {"none": entry}}), allow_nan=False))
     with pytest.raises(InputError, match=r"arms: received 'rlo'.*rloo"):
         draw(stored, tmp_path / "none", ["rlo"])
     files = draw(stored, tmp_path)
@@ -182,10 +244,11 @@ def test_every_figure_comes_with_its_numbers(tmp_path):
     assert {p.name for p in files} == {f"{name}_none.{suffix}" for name in names for suffix in ("png", "svg", "csv")}
     with (tmp_path / "F5_components_none.csv").open() as file:
         row = next(r for r in csv.DictReader(file) if (r["model"], r["measure"]) == ("rloo", "auroc"))
-    assert float(row["value"]) == found["measures"]["rloo"]["auroc"]["value"]
+    assert float(row["value"]) == rounded(found["measures"]["rloo"]["auroc"])["value"]
 
 
 def test_numbers_are_rounded_wherever_they_stand():
+    assert rounded(Estimate(1 / 3)) == {"value": 0.333333, "low": None, "high": None}
     data = {"x": [1 / 3, (2, 1e-9 / 3)], "n": 123456789, "text": "0.3333333333", "none": None, "yes": True}
     expected = {"x": [0.333333, [2, 3.33333e-10]], "n": 123456789, "text": "0.3333333333", "none": None, "yes": True}
     assert rounded(data) == expected
@@ -198,20 +261,17 @@ def test_tables_say_what_the_numbers_say(measures):
         {"id": "B", "text": "undefined", "history": "none", "split": "training", "measure": "share", "arm": "rloo"}
         | {"expect": "positive"},
     ]
-    nothing = Replicated(np.full(2, np.nan), np.full((2, 50), np.nan))
+    nothing = Resampled.of_seeds([np.nan, np.nan])
     find = {("none", "in"): measures.named, ("none", "training"): lambda data: nothing}
     split = _of_split(measures, MODELS, [])
     entry = {"splits": {"in": split}, "split_names": {"in": "inside"}, "seeds": [0, 1]}
-    found, models = tables({"hypotheses": judged(asked, find, {"none": MODELS}), "histories": {"none": entry}})
+    data = {"hypotheses": judged(asked, find, {"none": MODELS}), "histories": {"none": entry}}
+    found, models = tables(rounded(data))
     better = split["differences"]["rloo - base"]["accuracy"]
-    assert found["rows"][0][:3] == [
-        "A",
-        "better",
-        f"{better['value']:+.3f} [{better['low']:+.3f}, {better['high']:+.3f}]",
-    ]
-    assert found["rows"][0][3] == f"[{better['t_low']:+.3f}, {better['t_high']:+.3f}]"
+    student = f"[{better.t_low:+.3f}, {better.t_high:+.3f}]"
+    assert found["rows"][0][:4] == ["A", "better", f"{better:+.3f}", student]
     assert found["rows"][1] == ["B", "undefined", "-", "-", "-", "not defined"]
     assert models["title"] == "history none, inside; 2 trainings"
     row = dict(zip(models["columns"], models["rows"][2], strict=True))
-    assert (row[""], row["p"]) == ("rloo", f"{split['measures']['rloo']['p']['value']:.3f}")
-    assert row["accuracy"].startswith(f"{split['measures']['rloo']['accuracy']['value']:.3f} [")
+    of = split["measures"]["rloo"]
+    assert (row[""], row["p"], row["accuracy"]) == ("rloo", f"{of['p'].value:.3f}", f"{of['accuracy']:.3f}")

@@ -58,7 +58,7 @@ def test_hypotheses_name_arms_and_splits_of_the_study_and_have_their_own_ids(nam
     assert all({h["arm"], h.get("against", "base")} <= arms for h in definition.hypotheses)
     assert all("margin" in h for h in definition.hypotheses if h["expect"] == "equivalent")
     for preset in definition.presets:
-        task = Settings.read(definition.settings_of(preset)).config("base", "none", 0).task
+        task = Settings.read(definition.settings_of(preset)).config("base", "none", 0).task_of
         assert {h["split"] for h in definition.hypotheses} <= {*task.splits, "training"}
         assert type(task) is TASKS["multiplication" if name == "multiplication" else "addition"]
 

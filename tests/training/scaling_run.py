@@ -9,7 +9,7 @@ import optax
 
 from dsjax.objectives import resolve
 from dsjax.policies.transformer import TransformerPolicy
-from dsjax.tasks import AdditionTask
+from dsjax.tasks import Addition
 from dsjax.training.sharding import Layout, data_mesh
 from dsjax.training.sources import SOURCES, Setting
 from dsjax.training.step import TrainState, make_train_steps
@@ -30,7 +30,7 @@ def main() -> None:
     if options.processes > 1:
         jax.distributed.initialize(f"localhost:{options.port}", options.processes, options.process)
 
-    task = AdditionTask(2)
+    task = Addition(2)
     policy = TransformerPolicy.for_task(task, 2, layers=1, width=16, heads=2)
     layout = Layout(data_mesh(options.devices), options.parameters, options.microbatch)
     optimizer = optax.sgd(0.01, momentum=0.9)  # linear in the gradient, so that rounding stays rounding

@@ -6,13 +6,15 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
-from rich.console import Console
 
-from dsjax.cli.bench import bench as command
 from dsjax.cli.bench import read, show_comparison
+from dsjax.cli.main import main
+from dsjax.cli.terminal import terminal
+from dsjax.config import to_dict
 from dsjax.errors import InputError
 from dsjax.training import bench
 from dsjax.training.bench import BenchConfig, expected_bytes, layout_of, measure, prepare, slope, sweep
+from tests.cli.plain import assert_plain
 
 SMALL = BenchConfig(preset="nano", batch=8, prompt_length=3, length=2, rounds=2, group=2, width=8, repeats=1, devices=1)
 FIELDS = (
@@ -39,15 +41,15 @@ def test_the_counts():
 
 
 def test_tokens_and_flops_of_each_measure():
-    two, layout = replace(SMALL, steps=2, seeds=2), layout_of(SMALL)
+    two, layout = replace(SMALL, steps=2), layout_of(SMALL)
     sft, rl = prepare(two, layout, "sft"), prepare(SMALL, layout, "rl")
-    assert (sft.tokens, sft.episodes) == (8 * 6 * 4, 8 * 4)  # batch x row x (steps x seeds)
+    assert (sft.tokens, sft.episodes) == (8 * 6 * 2, 8 * 2)  # batch x row x steps
     assert (rl.tokens, rl.episodes) == (8 * 9, 8)
     assert sft.flops_per_token == 6 * SMALL.weights
     forward, decode = prepare(SMALL, layout, "forward"), prepare(SMALL, layout, "decode")
     assert (forward.tokens, decode.tokens) == (8 * 6, 8 * 3)  # decoding counts new tokens alone
     assert forward.flops_per_token == 2 * SMALL.weights
-    assert sft.call()["loss"].shape == (2, 2)
+    assert sft.call()["loss"].shape == (2,)
 
 
 def test_programs_stay_near_what_the_count_says():
@@ -62,28 +64,37 @@ def test_programs_stay_near_what_the_count_says():
     assert all_at_once > 3 * held
 
 
-def test_the_command_writes_every_field(tmp_path):
+def test_the_command_writes_every_field(tmp_path, capsys):
     out = tmp_path / "bench.json"
-    console = Console(record=True, width=140)
-    assert command(SMALL, ("rounds",), out, None, tmp_path, console) == 0
+    assert command("--sweep", "rounds", "--json", str(out), "--figures", str(tmp_path)) == 0
+    assert_plain(capsys.readouterr().out, out_of_width=("Numbers: ", "Figures: "))
     result = json.loads(out.read_text())
     assert result["format"] == bench.FORMAT
     assert set(FIELDS) <= result.keys()
     assert [row["rounds"] for row in result["sweeps"]["rounds"]] == list(bench.SWEEPS["rounds"])
     assert (tmp_path / "scaling_rounds.png").stat().st_size > 0
     assert all(result[f"{name}_tokens_per_s"] > 0 for name in bench.MEASURES)
-    show_comparison(result, read(out), console)
-    assert "now / stored" in console.export_text()
+    assert result["config"] == to_dict(SMALL)
+    show_comparison(result, read(out), terminal())
+    text = capsys.readouterr().out
+    assert_plain(text)
+    assert "now / stored" in text
 
 
-def test_a_result_of_something_else_is_refused(tmp_path):
+def command(*arguments: str) -> int:
+    """The exit status of the command at SMALL."""
+    flags = [f"--{name}={value}" for name, value in to_dict(SMALL).items() if value is not None]
+    return main(["bench", *flags, *arguments])
+
+
+def test_a_result_of_something_else_is_refused(tmp_path, capsys):
     other = tmp_path / "other.json"
     for text in ("[]", "not json", json.dumps({"format": 99, "matmul_peak_flops": 1.0})):
         other.write_text(text)
-        with pytest.raises(InputError, match="compare"):
-            command(SMALL, (), None, other, None, Console(quiet=True))
-    with pytest.raises(InputError, match="sweep"):
-        command(SMALL, ("depth",), None, None, None, Console(quiet=True))
+        assert command("--compare", str(other)) == 2
+        assert "dsjax: compare: received" in capsys.readouterr().err
+    assert command("--sweep", "depth") == 2
+    assert "dsjax: sweep: received 'depth'; allowed: batch, " in capsys.readouterr().err
 
 
 def test_sweeps_skip_devices_that_are_not_there():

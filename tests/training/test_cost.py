@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dsjax.objectives import resolve
-from dsjax.policies.rollout import sample_attempts
+from dsjax.policies.rollout import sample
 from dsjax.policies.transformer import TransformerPolicy
 from dsjax.training import cost
 from dsjax.training.bench import RandomDigits
@@ -74,9 +74,7 @@ def test_counts_of_parameters_and_weights():
 
 def test_rollouts_feed_every_new_token():
     reward = cost.step_cost(POLICY, Layout(), "reward", ROWS, 1)
-    drawn = sample_attempts(
-        POLICY, POLICY.init(jax.random.key(0)), jnp.zeros((ROWS, 6), jnp.int32), jax.random.key(0), rounds=1
-    )
+    drawn = sample(POLICY, POLICY.init(jax.random.key(0)), jnp.zeros((ROWS, 6), jnp.int32), jax.random.key(0), rounds=1)
     assert reward.sampled_tokens == drawn.answers.size + drawn.decisions.size  # one fed for each one drawn
 
 

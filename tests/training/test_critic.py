@@ -18,7 +18,7 @@ from dsjax.objectives.critic import exact_values, value_loss
 from dsjax.policies import log_probs
 from dsjax.policies.transformer import TransformerPolicy
 from dsjax.process import DecisionSamplingProcess, Values
-from dsjax.tasks import AdditionTask
+from dsjax.tasks import Addition
 from dsjax.training.arms import ARMS, Arm
 from dsjax.training.critic import critic_loss, token_values, with_critic
 from dsjax.training.sources import SOURCES, Setting
@@ -26,7 +26,7 @@ from dsjax.training.step import TrainState, make_train_steps
 from dsjax.trajectories import Trajectories
 from tests.cases import TIGHT, Shape, enumerated, make_case
 
-TASK = AdditionTask(digits=1)
+TASK = Addition(digits=1)
 SETTING = Setting(TASK, rounds=3, prompts=3, group=4, cost=0.125)
 PLAIN = TransformerPolicy.for_task(TASK, 3, layers=1, width=8, heads=2, mlp_ratio=1)
 CRITIC, DETACHED = PLAIN.replace(critic=True), PLAIN.replace(critic=True, critic_detached=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import multiprocessing
 import os
 import signal
@@ -21,11 +20,12 @@ from dsjax.cli.main import main
 from dsjax.config import to_dict
 from dsjax.errors import InputError
 from dsjax.io import write_json
-from dsjax.training import multihost as processes
-from dsjax.training.checkpoints import Checkpoints, check_files, load_checkpoint
+from dsjax.training import multihost
+from dsjax.training.checkpoints import Checkpoints, check_files
 from dsjax.training.config import TrainConfig
 from dsjax.training.run import run
 from tests.training import run_worker
+from tests.training.finished import assert_same_end, rows_of
 
 TINY = TrainConfig(
     digits=1,
@@ -134,25 +134,6 @@ def free_port() -> int:
     raise AssertionError("no free port")
 
 
-def final(path: Path, config: TrainConfig):
-    """Arrays of the last checkpoint, on one device."""
-    one = dataclasses.replace(config, devices=1, parameter_sharding="replicated")
-    like = runs._shapes(runs.Program(one).state(runs.start_params(one, path, None)))
-    trees, _ = load_checkpoint(Checkpoints(path / "checkpoints", 2).folder(config.updates), like)
-    keys = ("problem_key", "draw_key")
-    trees["training"] |= {name: jax.random.key_data(trees["training"][name]) for name in keys}
-    return trees
-
-
-def rows(path: Path):
-    return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-
-
-def result_of(path: Path):
-    result = json.loads((path / "result.json").read_text())
-    return {name: result[name] for name in ("updates", "best", "evaluations")}
-
-
 @pytest.fixture
 def small_measure(monkeypatch):
     """Instead of the slowest program to compile; the processes have it too."""
@@ -160,16 +141,9 @@ def small_measure(monkeypatch):
 
 
 def one_process(config: TrainConfig, path: Path) -> Path:
-    """The same run in this process, on two devices."""
+    """The same run in this process, on two devices: bit for bit, as each sum has two terms, of one order."""
     run(config, path)
     return path
-
-
-def assert_same(path: Path, other: Path, config: TrainConfig) -> None:
-    """Bit for bit; also between one process and two: on two devices each sum has two terms, of one order."""
-    assert (path / "metrics.jsonl").read_bytes() == (other / "metrics.jsonl").read_bytes()
-    jax.tree.map(np.testing.assert_array_equal, final(path, config), final(other, config))
-    assert result_of(path) == result_of(other)
 
 
 def lose(job: Job, lost: int) -> None:
@@ -197,13 +171,13 @@ def test_two_processes_of_which_one_was_lost_end_as_one_does(start, tmp_path):
     assert f"Continuing after update {done} of {TINY.updates}" in job.printed()[0]
     assert "best: highest final accuracy" in job.printed()[0]
     assert job.printed()[1] == ""
-    assert_same(disturbed, one_process(TINY, tmp_path / "one"), TINY)
-    assert {row["kind"] for row in rows(disturbed)} == {"train", "gradient", "evaluation"}
+    assert_same_end(disturbed, one_process(TINY, tmp_path / "one"), TINY)
+    assert {row["kind"] for row in rows_of(disturbed)} == {"train", "gradient", "evaluation"}
 
 
 @pytest.mark.skipif("DSJAX_KILLS" not in os.environ, reason=SLOW)
 @pytest.mark.usefixtures("small_measure")
-def test_split_parameters_outlive_a_signal_and_the_loss_of_the_first_process(start, tmp_path):
+def test_split_parameters_outlive_a_signal_and_the_loss_of_process_0(start, tmp_path):
     config = dataclasses.replace(TINY, parameter_sharding="fsdp")
     write_json(tmp_path / "config.json", to_dict(config))
     path = tmp_path / "run"
@@ -222,7 +196,7 @@ def test_split_parameters_outlive_a_signal_and_the_loss_of_the_first_process(sta
     lose(start(tmp_path, path), lost=0)
     job = start(tmp_path, path)
     assert job.ends() == [0, 0], job.printed()
-    assert_same(path, one_process(config, tmp_path / "one"), config)
+    assert_same_end(path, one_process(config, tmp_path / "one"), config)
 
 
 @pytest.mark.parametrize(
@@ -259,35 +233,35 @@ def test_without_a_cluster_nobody_says_who_the_others_are(start, tmp_path):
 
 
 def test_settings_that_differ_between_processes_are_refused(monkeypatch):
-    monkeypatch.setattr(processes, "told", lambda value: {**value, "seed": 1})
-    processes.require_same({"seed": 1, "group": 2})
+    monkeypatch.setattr(multihost, "broadcast", lambda value: {**value, "seed": 1})
+    multihost.require_same({"seed": 1, "group": 2})
     with pytest.raises(InputError, match="seed: received 0; allowed: the same in every process"):
-        processes.require_same({"seed": 0, "group": 2})
+        multihost.require_same({"seed": 0, "group": 2})
 
 
 @pytest.mark.parametrize("error", [InputError("group", 1, "2"), OSError("disk full")])
-def test_an_error_of_the_first_process_is_one_of_all(error, monkeypatch):
+def test_an_error_of_process_0_is_one_of_all(error, monkeypatch):
     sent = []
-    monkeypatch.setattr(processes, "together", lambda: True)
-    monkeypatch.setattr(processes, "told", lambda value: sent.append(value) or value)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(multihost, "broadcast", lambda value: sent.append(value) or value)
 
     def work():
         raise error
 
     with pytest.raises(type(error), match=str(error)):
-        processes.by_first(work)
-    monkeypatch.setattr(processes, "first", lambda: False)
-    monkeypatch.setattr(processes, "told", lambda value: sent[0])
+        multihost.on_process_0(work)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    monkeypatch.setattr(multihost, "broadcast", lambda value: sent[0])
     with pytest.raises(type(error), match=error.args[0].split(":")[0]):
-        processes.by_first(lambda: pytest.fail("only the first works"))
+        multihost.on_process_0(lambda: pytest.fail("only process 0 works"))
 
 
 def test_only_words_of_the_transport_are_a_loss(monkeypatch):
-    monkeypatch.setattr(processes, "together", lambda: True)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
     with (
-        pytest.raises(processes.LostProcessError, match="process 0 of 1: another process of the job is lost"),
-        processes.losses_told(),
+        pytest.raises(multihost.LostProcessError, match="process 0 of 2: another process of the job is lost"),
+        multihost.lost_processes_named(),
     ):
         raise ValueError("UNKNOWN: Gloo AllGather failed: Connection closed by peer")
-    with pytest.raises(ValueError, match="RESOURCE_EXHAUSTED"), processes.losses_told():
+    with pytest.raises(ValueError, match="RESOURCE_EXHAUSTED"), multihost.lost_processes_named():
         raise ValueError("RESOURCE_EXHAUSTED: out of memory")

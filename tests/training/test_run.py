@@ -24,6 +24,7 @@ from dsjax.config import from_dict, load, to_dict
 from dsjax.errors import InputError
 from dsjax.io import write_json
 from dsjax.objectives import resolve
+from dsjax.statistics import Estimate
 from dsjax.training import arms
 from dsjax.training.arms import Arm
 from dsjax.training.checkpoints import Checkpoints, StorageError, check_files, load_checkpoint
@@ -33,7 +34,9 @@ from dsjax.training.loop import DivergedError
 from dsjax.training.run import Stopped, run
 from dsjax.training.start import read_params
 from dsjax.training.step import draw
+from tests.cli.plain import assert_plain
 from tests.training import run_worker
+from tests.training.finished import assert_same_end, final, rows_of
 
 TINY = TrainConfig(
     digits=2,
@@ -72,33 +75,6 @@ def no_gradient_rows(monkeypatch):
     monkeypatch.setattr(job, "make_gradient_measure", lambda *_: lambda state, base_params: {})
 
 
-def final(path: Path, updates: int = TINY.updates):
-    """(arrays of the last checkpoint, bytes of the metrics)."""
-    like = job._shapes(job.Program(TINY).state(job.start_params(TINY, path, None)))
-    trees, _ = load_checkpoint(Checkpoints(path / "checkpoints", 2).folder(updates), like)
-    keys = ("problem_key", "draw_key")
-    trees["training"] |= {name: jax.random.key_data(trees["training"][name]) for name in keys}
-    return trees, (path / "metrics.jsonl").read_bytes()
-
-
-def params_of(path: Path):
-    return final(path)[0]["params"]
-
-
-def assert_same_end(path: Path, other: Path, updates: int = TINY.updates):
-    (trees, metrics), (others, metrics_there) = final(path, updates), final(other, updates)
-    jax.tree.map(np.testing.assert_array_equal, trees, others)
-    assert metrics == metrics_there
-    results = (json.loads((p / "result.json").read_text()) for p in (path, other))
-    one, two = ({name: r[name] for name in ("updates", "best", "evaluations")} for r in results)
-    assert one == two
-
-
-def rows_of(path: Path, kind: str):
-    rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-    return [row for row in rows if row["kind"] == kind]
-
-
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
     """A run that nothing disturbed."""
@@ -134,7 +110,7 @@ def test_what_a_run_leaves(straight):
     assert max(r["gradient_norm"] for r in rows_of(straight, "train")) > 0.01
     config = json.loads((straight / "config.json").read_text())
     assert config == {"kind": "train", "format": 1, "config": to_dict(TINY)}
-    pair = map(jax.tree.leaves, (params_of(straight), job.start_params(TINY, straight, None)))
+    pair = map(jax.tree.leaves, (final(straight, TINY)["params"], job.start_params(TINY, straight, None)))
     moved = [float(abs(x - y).max()) for x, y in zip(*pair, strict=True)]
     assert min(moved) > 0
 
@@ -158,7 +134,7 @@ def test_a_stopped_run_continues_bit_for_bit(straight, tmp_path, step):
     said = []
     run(TINY, tmp_path, say=said.append)
     assert said == [f"Continuing after update {step} of 24."]
-    assert_same_end(tmp_path, straight)
+    assert_same_end(tmp_path, straight, TINY)
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +173,7 @@ def test_kills_change_nothing(processes, tmp_path):
         process.join(60)
         assert process.exitcode == -signal.SIGKILL
         ours.close()
-    assert_same_end(tmp_path / "killed", tmp_path / "straight", updates)
+    assert_same_end(tmp_path / "killed", tmp_path / "straight", config)
     starts = json.loads((tmp_path / "killed" / "starts.json").read_text())
     assert len(starts) > KILLS // 4
     assert not any(start["skipped"] for start in starts)  # a kill never leaves half a checkpoint
@@ -247,7 +223,7 @@ def test_damaged_checkpoints_are_told_and_the_one_before_is_used(straight, tmp_p
     assert len(said) == 2
     assert said[0].startswith("Checkpoint skipped: update 14: arrays/training/d/")
     assert said[1] == "Continuing after update 12 of 24."
-    assert_same_end(tmp_path, straight)
+    assert_same_end(tmp_path, straight, TINY)
 
 
 def test_metrics_that_were_lost_are_written_again(straight, tmp_path):
@@ -258,7 +234,7 @@ def test_metrics_that_were_lost_are_written_again(straight, tmp_path):
     said = []
     run(TINY, tmp_path, say=said.append)
     assert said[0] == "Checkpoint skipped: update 14: metrics.jsonl lacks the last 10 bytes that belong to it."
-    assert_same_end(tmp_path, straight)
+    assert_same_end(tmp_path, straight, TINY)
 
 
 @pytest.mark.parametrize("size", [0, 3000])
@@ -280,7 +256,7 @@ def test_a_disk_that_is_full_during_a_save(processes, straight, tmp_path, size):
         check_files(checkpoints.folder(step))
     run(TINY, path)  # with room again
     assert not list(checkpoints.path.glob(".*"))
-    assert_same_end(path, straight)
+    assert_same_end(path, straight, TINY)
 
 
 def test_too_little_room_is_told_before_anything_is_written(straight, tmp_path, monkeypatch):
@@ -293,7 +269,7 @@ def test_too_little_room_is_told_before_anything_is_written(straight, tmp_path, 
         ):
             run(TINY, tmp_path)
     run(TINY, tmp_path)
-    assert_same_end(tmp_path, straight)
+    assert_same_end(tmp_path, straight, TINY)
 
 
 def test_a_disk_that_is_full_for_metrics(straight, tmp_path, capsys):
@@ -308,8 +284,10 @@ def test_a_disk_that_is_full_for_metrics(straight, tmp_path, capsys):
     assert "could not be written" in error
     assert "with room to write, the same command continues" in error
     assert main(arguments) == 0
-    assert "Continuing after update 14 of 24" in capsys.readouterr().out
-    assert_same_end(tmp_path / "run", straight)
+    text = capsys.readouterr().out
+    assert_plain(text, out_of_width=("Run: ",))
+    assert "Continuing after update 14 of 24" in text
+    assert_same_end(tmp_path / "run", straight, TINY)
 
 
 def test_another_configuration_is_refused_and_shown(straight):
@@ -335,7 +313,7 @@ def test_a_longer_run_is_the_run_that_was_longer_from_the_start(straight, tmp_pa
     config = changed(checkpoint_every=6, keep=5)
     run(config, tmp_path, override=("updates", "checkpoint_every", "keep"))
     assert json.loads((tmp_path / "config.json").read_text())["config"] == to_dict(config)
-    assert_same_end(tmp_path, straight)
+    assert_same_end(tmp_path, straight, TINY)
 
 
 @pytest.mark.usefixtures("no_gradient_rows")
@@ -344,7 +322,7 @@ def test_another_number_of_devices_is_the_same_run_up_to_rounding(straight, tmp_
     config = changed(devices=2, parameter_sharding="fsdp")
     said = []
     run(config, tmp_path, override=("devices", "parameter_sharding"), say=said.append)
-    one, two = params_of(tmp_path), params_of(straight)
+    one, two = final(tmp_path, TINY)["params"], final(straight, TINY)["params"]
     # Two Adam steps of 0.01: where a gradient is rounding dust its sign, and so a step, may differ; else 1e-6.
     difference = np.concatenate([np.ravel(abs(x - y)) for x, y in zip(*map(jax.tree.leaves, (one, two)), strict=True)])
     assert difference.max() <= 4 * 0.01
@@ -369,7 +347,7 @@ def test_a_gradient_that_is_not_finite_is_named_and_its_batch_kept(tmp_path, mon
     config = changed(arm="poisoned", seed=4)
 
     def problems(step: int):
-        return config.task.training_problems(jax.random.fold_in(config.key("problems"), step), config.prompts)
+        return config.task_of.training_problems(jax.random.fold_in(config.key("problems"), step), config.prompts)
 
     bad = next(step for step in range(config.updates) if problems(step).prompt[0, 0] == 7)
     assert bad > config.checkpoint_every
@@ -417,9 +395,9 @@ def test_parameters_that_are_not_finite_are_never_saved(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("no_gradient_rows")
 def test_the_best_in_distribution_is_kept_and_can_be_a_start(tmp_path, monkeypatch):
     accuracy = iter([("in", 0.1), ("longer", 0.1), ("in", 0.5), ("longer", 0.2), ("in", 0.5), ("longer", 0.9)])
-    measures = dict.fromkeys(("p", "a", "b", "auroc", "gain", "rounds"), None)
-    monkeypatch.setattr(job, "quick_measures", lambda *_: {**measures, "accuracy": next(accuracy)[1]})
-    problems = TINY.task.evaluation_problems("in", 16)
+    measures = dict.fromkeys(("p", "a", "b", "auroc", "gain", "rounds"), Estimate(np.nan))
+    monkeypatch.setattr(job, "measure", lambda *_: {**measures, "accuracy": Estimate(next(accuracy)[1])})
+    problems = TINY.task_of.evaluation_problems("in", 16)
     monkeypatch.setattr(job, "evaluation_sets", lambda *_: {"in": problems, "longer": problems})
     config = changed(evaluate_every=12, checkpoint_every=2)
     result = run(config, tmp_path / "base")
@@ -464,7 +442,9 @@ def test_a_critic_starts_at_random_next_to_a_policy_without_one(straight, tmp_pa
     config = changed(arm="ppo", init_from=str(straight), init_checkpoint="last", updates=8)
     given = read_params(config)
     jax.tree.map(
-        np.testing.assert_array_equal, {k: v for k, v in given.items() if k != "value_head"}, params_of(straight)
+        np.testing.assert_array_equal,
+        {k: v for k, v in given.items() if k != "value_head"},
+        final(straight, TINY)["params"],
     )
     run(config, tmp_path)
     trees, _ = load_checkpoint(Checkpoints(tmp_path / "checkpoints", 2).folder(8), {"params": given})

@@ -15,7 +15,7 @@ import pytest
 
 from dsjax.errors import InputError
 from dsjax.io import write_json
-from dsjax.training.run_directory import RunDirectory, StageWriter, opened, provenance
+from dsjax.training.run_directory import RunDirectory, StageWriter, in_use, opened, provenance
 
 CONFIG: dict[str, Any] = {"seed": 3, "net": {"layers": 2, "width": 8}}
 
@@ -227,12 +227,15 @@ def test_a_file_is_no_directory(tmp_path):
 
 def test_a_second_handle_is_refused_while_the_first_is_open(tmp_path):
     first = directory(tmp_path / "run")
+    assert not in_use(first.path)
     first.open()
+    assert in_use(first.path)
     assert "no other process" in refused(directory(tmp_path / "run")).allowed
     assert "no other process" in refused(first).allowed
     assert "no other process" in refused(directory(tmp_path / "run")).allowed  # a refusal does not free it
     first.close()
     first.close()
+    assert not in_use(first.path)
     with opened(directory(tmp_path / "run")):
         pass
 

@@ -11,20 +11,24 @@ import numpy as np
 import optax
 import pytest
 
+import dsjax.training
 from dsjax.errors import InputError
 from dsjax.io import write_atomically
 from dsjax.objectives import resolve
-from dsjax.policies import log_probs
-from dsjax.policies.transformer import TransformerPolicy
-from dsjax.tasks import AdditionTask
-from dsjax.training.arms import ARMS, Arm
+from dsjax.policies import FunctionPolicy, PositionwisePolicy, TransformerPolicy, log_probs, sample
+from dsjax.study.trainings import jobs
+from dsjax.tasks import Addition
+from dsjax.training import sources
+from dsjax.training.arms import ARMS, Arm, arm_of
 from dsjax.training.checkpoints import load_params, save_params
+from dsjax.training.config import TrainConfig
 from dsjax.training.loop import DivergedError, adam, chunk_size, train
-from dsjax.training.sources import SOURCES, Setting
+from dsjax.training.sources import SOURCES, Setting, Source
+from dsjax.training.start import read_params
 from dsjax.training.step import TrainState, make_train_steps
 from dsjax.trajectories import RESAMPLE, STOP, Trajectories
 
-TASK = AdditionTask(digits=1)
+TASK = Addition(digits=1)
 L, T, PROMPTS, GROUP = TASK.length, 2, 3, 4
 SETTING = Setting(TASK, rounds=T, prompts=PROMPTS, group=GROUP, cost=0.125)
 POLICY = TransformerPolicy.for_task(TASK, T, layers=1, width=8, heads=2, mlp_ratio=1, separate_trunks=True)
@@ -110,9 +114,9 @@ def test_half_of_the_rows_begin_right():
     assert 96 <= ended["synthetic-half"].sum() <= 160
 
 
-def test_a_part_of_the_problems_has_longer_operands():
-    task = AdditionTask(digits=2, width=3)
-    problems = Setting(task, T, prompts=20, group=1, longer_share=0.25).problems(jax.random.key(0))
+def test_a_part_of_the_problems_is_of_the_split_that_the_task_mixes_in():
+    task = Addition(digits=2, width=3)
+    problems = Setting(task, T, prompts=20, group=1, mixed_share=0.25).problems(jax.random.key(0))
     operands = np.stack([problems.prompt[:, :3], problems.prompt[:, 4:7]], axis=1)
     assert (operands[:15, :, 0] == 0).all()
     assert (operands[15:, :, 0] > 0).all()
@@ -299,6 +303,180 @@ def test_chunks_divide_the_interval():
     assert chunk_size(20) == 10
     with pytest.raises(InputError, match="updates: received 5"):
         fit(updates=5)
+
+
+def test_answers_sampled_are_those_that_a_source_draws(monkeypatch):
+    """Counted by running each source: a row or an episode of it has so many answers that a policy drew."""
+    for name, source in SOURCES.items():
+        drawn_answers = []
+
+        def counted(*arguments, drawn_answers=drawn_answers, **options):
+            rounds = sample(*arguments, **options)
+            drawn_answers.append(rounds.answers.shape[0] * rounds.answers.shape[1])
+            return rounds
+
+        monkeypatch.setattr(sources, "sample", counted)
+        problems = TASK.training_problems(jax.random.key(5), PROMPTS)
+        jax.eval_shape(lambda s=source, p=problems: s(SETTING, POLICY, PARAMS, BASE, p, jax.random.key(0)))
+        assert source.answers(SETTING) * PROMPTS == sum(drawn_answers), name
+
+
+def test_a_new_source_counts_what_it_samples(monkeypatch):
+    """By its record, whatever it is called."""
+    monkeypatch.setitem(SOURCES, "replay", Source(SOURCES["on-policy"].draw, lambda setting: 5 * setting.group))
+    monkeypatch.setitem(ARMS, "replayed", Arm("replay", "rloo", "reward"))
+    config = TrainConfig(arm="replayed", digits=2, updates=100, prompts=7, group=3)
+    assert config.tokens_sampled == 100 * 7 * (5 * 3) * 3
+
+
+def mean_reward(logp, traj, scale=1.0):
+    """REINFORCE without a baseline, written by hand."""
+    weight = scale * traj.weight[:, None] * traj.reward[:, None]
+    return -jnp.sum(jnp.where(traj.mask, logp, 0.0) * weight), jnp.sum(traj.weight)
+
+
+def one_number(logp, traj):
+    return -jnp.sum(jnp.where(traj.mask, logp, 0.0))
+
+
+def a_row_each(logp, traj):
+    return -jnp.sum(jnp.where(traj.mask, logp, 0.0), axis=1), jnp.sum(traj.weight)
+
+
+def three(logp, traj):
+    return jnp.sum(logp), jnp.sum(traj.weight), 1.0
+
+
+def whole_count(logp, traj):
+    return -jnp.sum(jnp.where(traj.mask, logp, 0.0)), logp.shape[0]
+
+
+LATE = Arm("on-policy", f"{__name__}:mean_reward", "reward", {"scale": 2.0}, component="decision")
+
+
+def updated(name: str):
+    """Parameters after two updates of an arm of that name, as training makes them."""
+    arm, optimizer = arm_of(name), optax.sgd(0.1)
+    objective = resolve(arm.objective, arm.options)
+    steps = make_train_steps(SETTING, POLICY, SOURCES[arm.source], objective, optimizer, 2, component=arm.component)
+    return steps(fresh_state(optimizer), BASE)[0].params
+
+
+def test_an_own_objective_trains_as_the_named_one_that_it_is():
+    assert arm_of(f"{__name__}:mean_reward") == Arm("on-policy", f"{__name__}:mean_reward", "reward")
+    # One sum in two orders.
+    chex.assert_trees_all_close(updated(f"{__name__}:mean_reward"), updated("reinforce-plain"), rtol=0, atol=1e-5)
+    assert np.isfinite(np.concatenate([np.ravel(x) for x in jax.tree.leaves(updated(f"{__name__}:whole_count"))])).all()
+
+
+def test_an_own_arm_is_taken_as_it_is():
+    assert arm_of(f"{__name__}:LATE") is LATE
+    assert TrainConfig(arm=f"{__name__}:LATE").objective_of is LATE
+    params = updated(f"{__name__}:LATE")
+    jax.tree.map(np.testing.assert_array_equal, params["trunks_sample"], PARAMS["trunks_sample"])
+    assert any((np.asarray(a) != b).any() for a, b in zip(*map(jax.tree.leaves, (params, PARAMS)), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "received"),
+    [
+        ("one_number", "1 value of shape ()"),
+        ("a_row_each", "2 values of shapes (12,), ()"),
+        ("three", "3 values of shapes (), (), ()"),
+    ],
+)
+def test_an_own_objective_that_returns_something_else_is_named(name, received):
+    with pytest.raises(InputError) as error:
+        updated(f"{__name__}:{name}")
+    assert (error.value.field, error.value.received) == (f"what objective {name} returns", received)
+    assert error.value.allowed.startswith("two numbers, (sum, count)")
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "allowed"),
+    [
+        ("nonsense", "arm", ", ".join(["base", *ARMS, "module:name"])),
+        (f"{__name__}:nowhere", "arm", "can be imported"),
+        (f"{__name__}:T", "arm", "an Arm or of an objective"),
+        ("nowhere:f", "arm", "can be imported"),
+    ],
+)
+def test_a_name_that_is_no_arm(name, field, allowed):
+    with pytest.raises(InputError) as error:
+        TrainConfig(arm=name)
+    assert (error.value.field, error.value.received) == (field, name)
+    assert allowed in error.value.allowed
+
+
+def test_own_arms_in_a_study():
+    """A job is a folder, whatever the arm is called."""
+    own = f"{__name__}:LATE"
+    found = {job.name: job for job in jobs({"arms": ["rloo", own], "histories": ["none"], "seeds": 1})}
+    job = found[f"none/seed-0/arms/{__name__}.LATE"]
+    assert job.options["config"]["arm"] == own
+    assert job.name in found["none/seed-0/evaluation"].needs
+
+
+def linear_policy(task, rounds):
+    """An own network: every law is a linear function of the prompt."""
+    L, V = task.length, task.vocabulary
+
+    def apply(params, prompt, answers):
+        B, K, _ = answers.shape
+        sample, decision = jnp.split(prompt.astype(jnp.float32) @ params["weights"], [L * V], axis=1)
+        each_round = jnp.ones((1, K, 1, 1))
+        return sample.reshape(B, 1, L, V) * each_round, decision.reshape(B, 1, 2) * each_round[..., 0]
+
+    def initial(key):
+        return {"weights": 0.1 * jax.random.normal(key, (task.prompt_length, L * V + 2))}
+
+    return FunctionPolicy(apply, L, initial)
+
+
+def nothing(task, rounds):
+    return None
+
+
+def of_a_task_alone(task):
+    return short_policy(task, 2)
+
+
+def short_policy(task, rounds):
+    return PositionwisePolicy(1, task.vocabulary, task.length + 1)
+
+
+def test_an_own_network_trains_and_is_evaluated(tmp_path):
+    """Through the whole run: checkpoints, measurements, the result; and one program for all uses of the policy."""
+    own = f"{__name__}:linear_policy"
+    sizes = {"digits": 1, "rounds": 2, "updates": 2, "chunk": 1, "evaluate_every": 2, "prompts": 2, "group": 2}
+    config = TrainConfig(network=own, arm="rloo", evaluation_problems=3, **sizes)
+    assert config.policy is config.policy
+    result = dsjax.training.train(config, tmp_path)
+    assert result["updates"] == 2
+    params = read_params(TrainConfig(network=own, init_from=str(tmp_path), init_checkpoint="last", **sizes))
+    again = dsjax.training.evaluate(config.policy, params, config.task_of, rounds=2, problems=3)
+    assert set(again) == set(result["evaluations"]["last"]["in"])
+    for name in ("p", "b", "accuracy"):
+        value = again[name]
+        assert value is not None
+        assert 0 <= value <= 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"network": "rnn"}, "network"),
+        ({"network": f"{__name__}:nothing"}, "a function of .task, rounds. that returns a Policy, not NoneType"),
+        ({"network": f"{__name__}:LATE"}, "names a callable"),
+        ({"network": f"{__name__}:of_a_task_alone"}, r"a function of .task, rounds. .too many positional"),
+        ({"network": f"{__name__}:short_policy"}, "length of the policy"),
+        ({"network": f"{__name__}:linear_policy", "history": "full"}, "history of the policy"),
+        ({"network": f"{__name__}:linear_policy", "arm": "ppo"}, "critic of the policy"),
+    ],
+)
+def test_a_network_that_does_not_fit_is_refused(fields, field):
+    with pytest.raises(InputError, match=field):
+        TrainConfig(**fields)
 
 
 def test_checkpoints_round_trip(tmp_path):

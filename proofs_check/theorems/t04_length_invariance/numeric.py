@@ -138,7 +138,7 @@ class Setting(instances.Setting):
     def on_answers(self, index: jax.Array) -> tuple[jax.Array, jax.Array]:
         """(law of answers, decision logits) with every answer looked up at index (new code -> old)."""
         A, T = self.answers, self.shape.rounds
-        return _on_answers(self.answer_law, A, T, index), _on_answers(self.params["decide"], A, T - 1, index)
+        return _on_answers(self.answer_law, A, T, index), _on_answers(self.params["decision"], A, T - 1, index)
 
     def _recoded(self) -> tuple[DecisionSamplingProcess, Params]:
         index = self.recoded.relabelling
@@ -148,7 +148,7 @@ class Setting(instances.Setting):
             length=self.recoding.length,
         )
         law, decide = self.on_answers(index)
-        return other, {"sample": tree_logits(other, law), "decide": decide}
+        return other, {"sample": tree_logits(other, law), "decision": decide}
 
     def with_filler(self, *, verifier: float = 0.0, decider: float = 0.0) -> tuple[DecisionSamplingProcess, Params]:
         """The process with filler appended, and a policy with the same law of what is not filler.
@@ -167,7 +167,7 @@ class Setting(instances.Setting):
         on_stop = jnp.asarray([1.0, 0.0])[None, None, None, :]
         return longer, {
             "sample": tree_logits(longer, law + filler_law.reshape(*filler_law.shape[:2], A * F)),
-            "decide": decide + decider * first[None, None, :, None] * on_stop,
+            "decision": decide + decider * first[None, None, :, None] * on_stop,
         }
 
     def largest_on_filler(self, gradients: ComponentGradients) -> jax.Array:

@@ -40,7 +40,7 @@ class Demonstrations:
         self.instance, self.traj = instance, traj
         counts = context_counts(instance.process, traj.weight)
         self.counts, self.total = counts, {name: jnp.sum(n) for name, n in counts.items()}
-        self.N = self.total["sample"] + self.total["decide"]
+        self.N = self.total["sample"] + self.total["decision"]
 
     def chi2(self, component: str) -> jax.Array:
         """Chi-square distance of nu from pi, summed over contexts with weights n(x)."""
@@ -57,10 +57,10 @@ class Homogeneous(Demonstrations):
         flat, unravel = ravel_pytree(params)
         direction = unravel(normal(key, flat.size))
         sample, self.k_s = _tilt(direction["sample"], params["sample"])
-        decide, self.k_d = _tilt(direction["decide"], params["decide"])
-        traj = instance.process.enumerate_trajectories(policy, {"sample": sample, "decide": decide})
+        decide, self.k_d = _tilt(direction["decision"], params["decision"])
+        traj = instance.process.enumerate_trajectories(policy, {"sample": sample, "decision": decide})
         super().__init__(instance, traj)
-        self.delta = self.total["decide"] * L / self.total["sample"]  # decisions per answer, N_d / E[tau] < 1
+        self.delta = self.total["decision"] * L / self.total["sample"]  # decisions per answer, N_d / E[tau] < 1
         assert traj.old_logp is not None
         c = [coefficients(partial(sft, decision_weight=w), traj.old_logp, traj) for w in (1.0, L**0.5, float(L))]
         pairs = energies_of(gradients_of(policy, params, traj, jnp.stack(c)), fisher(policy, params, traj))
@@ -120,7 +120,7 @@ def _loss(s: Setting) -> jax.Array:
     def nll(mask: jax.Array, count: jax.Array) -> jax.Array:
         return -jnp.sum(traj.weight * jnp.sum(jnp.where(mask, s.logp, 0.0), -1)) / count
 
-    N_s, N_d = demos.total["sample"], demos.total["decide"]
+    N_s, N_d = demos.total["sample"], demos.total["decision"]
     stated = N_s / demos.N * nll(traj.sample_mask, N_s) + N_d / demos.N * nll(traj.decision_mask, N_d)
     return gap(loss_of(sft, s.logp, traj), stated)
 
@@ -139,7 +139,7 @@ _chi_s = saturated.equation(
     "E_s = sum_x n(x) chi2(nu || pi) / N^2", lambda s: gap(s.demos.N**2 * s.E_s, s.demos.chi2("sample")), ENERGY
 )
 _chi_d = saturated.equation(
-    "E_d = sum_x n(x) chi2(nu || pi) / N^2", lambda s: gap(s.demos.N**2 * s.E_d, s.demos.chi2("decide")), ENERGY
+    "E_d = sum_x n(x) chi2(nu || pi) / N^2", lambda s: gap(s.demos.N**2 * s.E_d, s.demos.chi2("decision")), ENERGY
 )
 _share = saturated.equation(
     "homogeneous: decision share = delta k_d / (L k_s + delta k_d)",
@@ -156,7 +156,7 @@ def _parity(s: Setting) -> jax.Array:
     traj, total = s.demos.traj, s.demos.total
     c = coefficients(partial(sft, decision_weight=float(s.L)), s.logp, traj)
     per_answer = jnp.sum(jnp.where(traj.sample_mask, c, 0.0)) * s.L / total["sample"]
-    return gap(jnp.sum(jnp.where(traj.decision_mask, c, 0.0)) / total["decide"], per_answer)
+    return gap(jnp.sum(jnp.where(traj.decision_mask, c, 0.0)) / total["decision"], per_answer)
 
 
 saturated.equation(
@@ -180,4 +180,4 @@ def _own_contexts(s: Setting) -> jax.Array:
 saturated.control(
     "forced stop counted as a decision (delta = 1)", _share, lambda s: gap(s.even.plain, s.even.stated(s.L, 1))
 )
-saturated.control("normaliser N left out of the energy", _chi_d, lambda s: gap(s.even.E_d, s.even.chi2("decide")))
+saturated.control("normaliser N left out of the energy", _chi_d, lambda s: gap(s.even.E_d, s.even.chi2("decision")))

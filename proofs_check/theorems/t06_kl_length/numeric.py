@@ -49,7 +49,7 @@ def _homogeneous(instance: Instance, traj: Trajectories) -> tuple[Trajectories, 
     direction = unravel(numbers.normal(flat.size))
     size_s, size_d = 0.2 + 0.8 * numbers.uniform(2)
 
-    sizes = {"sample": size_s, "decide": size_d}
+    sizes = {"sample": size_s, "decision": size_d}
     reference = {name: drifted(direction[name], x, sizes[name]) for name, x in instance.params.items()}
     return traj.replace(ref_logp=log_probs(instance.policy, reference, traj)), size_s**2, size_d**2
 
@@ -73,7 +73,7 @@ class Setting(instances.Setting):
             counts, own, reference = context_counts(self.process, traj.weight), self.params, instance.reference
             # sum_x n(x) KL and sum_x n(x) Var(log pi/pi_ref | x) of either component.
             self.kl_s, self.var_s = _local(counts["sample"], own["sample"], reference["sample"])
-            self.kl_d, self.var_d = _local(counts["decide"], own["decide"], reference["decide"])
+            self.kl_d, self.var_d = _local(counts["decision"], own["decision"], reference["decision"])
         gradients = gradients_of(self.policy, self.params, traj, jnp.stack(list(c.values())))
         pairs = energies_of(gradients, fisher(self.policy, self.params, traj))
         # By objective: TRAJECTORY, OWN, and of tables all.
@@ -203,6 +203,6 @@ THEOREM.on(lambda shape: _tight(shape) and shape.prompts >= 3).control(
 def _forced(s: Setting) -> jax.Array:
     """Without history the decider has logits for the answers of round T too, though it never decides there."""
     visits = s.visitation.answer[-1].sum(1)
-    log_pi, log_ref = (jax.nn.log_softmax(p["decide"][:, 0]) for p in (s.params, s.instance.reference))
+    log_pi, log_ref = (jax.nn.log_softmax(p["decision"][:, 0]) for p in (s.params, s.instance.reference))
     forced = jnp.sum(visits * jnp.sum(jnp.exp(log_pi) * (log_pi - log_ref), -1))
     return gap(jnp.sum(s.traj.weight * s.lam), s.kl_s + s.kl_d + forced)

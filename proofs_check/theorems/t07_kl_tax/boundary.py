@@ -64,7 +64,7 @@ def parameters(length: int, token: float) -> Params:
     stop = np.asarray(STOPS)
     return {
         "sample": np.broadcast_to(np.log([1 - token, token]), (1, length, 2)),
-        "decide": np.log(np.stack([stop, 1 - stop], -1))[None],
+        "decision": np.log(np.stack([stop, 1 - stop], -1))[None],
     }
 
 
@@ -139,7 +139,7 @@ def push_on_stop(support: Support) -> Push:
         traj = traj.replace(ref_logp=log_probs(policy, reference, traj))
 
         def wrong(objective: Objective) -> jax.Array:
-            return component_gradients(policy, params, traj, objective).decision["decide"][0, 0, STOP]
+            return component_gradients(policy, params, traj, objective).decision["decision"][0, 0, STOP]
 
         return wrong(with_trajectory_kl(beta)), wrong(with_own_token_kl(beta))
 

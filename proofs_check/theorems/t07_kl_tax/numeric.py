@@ -179,7 +179,7 @@ class Setting(instances.Setting):
         numbers = Numbers(key, flat.size, 2)
         direction = unravel(numbers.normal(flat.size))
         self.k_s, self.k_d = 0.05 + 0.25 * numbers.uniform(2)
-        kl = {"sample": self.k_s, "decide": self.k_d}
+        kl = {"sample": self.k_s, "decision": self.k_d}
         even = {name: tilted(direction[name], logits, kl[name]) for name, logits in self.params.items()}
         return log_probs(self.policy, even, self.traj)
 
@@ -194,13 +194,13 @@ class Setting(instances.Setting):
 
         def one(ref_logp: jax.Array, beta: jax.Array) -> jax.Array:
             charged = self.traj.replace(ref_logp=ref_logp)
-            return component_gradients(self.policy, self.params, charged, objective(beta)).decision["decide"]
+            return component_gradients(self.policy, self.params, charged, objective(beta)).decision["decision"]
 
         return jax.vmap(one)(ref_logp_NxBxS, beta_N)
 
     def regularised(self, decide: jax.Array) -> jax.Array:
         """The exact J - beta KL(P || P_ref) at these decision logits."""
-        params: Params = {**self.params, "decide": decide}
+        params: Params = {**self.params, "decision": decide}
         logp = log_probs(self.policy, params, self.traj)
         payoff = self.traj.reward - self.beta * jnp.sum(jnp.where(self.traj.mask, logp - self.ref_logp, 0.0), -1)
         return self.process.expected_return(self.process.tables(logp), payoff)
@@ -249,7 +249,7 @@ everywhere, saturated = THEOREM.on(), THEOREM.on(lambda shape: shape.saturated)
 
 everywhere.equation(
     "trajectory KL in the reward: gradient of the exact J - beta KL(P || P_ref) on the decider",
-    lambda s: gap(s.trajectory[GENERAL], jax.grad(s.regularised)(s.params["decide"])),
+    lambda s: gap(s.trajectory[GENERAL], jax.grad(s.regularised)(s.params["decision"])),
 )
 _formula = everywhere.equation(
     "STOP: sum of rho pi_stop pi_res [r - V + c + beta K - beta (log-ratio STOP - log-ratio RESAMPLE)]",

@@ -36,7 +36,7 @@ class Setting(instances.Setting):
 
     def on_decider(self, traj: Trajectories, objective: Objective = reinforce) -> jax.Array:
         """The library's gradient on the decider's logits."""
-        return component_gradients(self.policy, self.params, traj, objective).decision["decide"]
+        return component_gradients(self.policy, self.params, traj, objective).decision["decision"]
 
     def stated(self, *, ahead: int = 1, cost: float | None = None, rounds: int | None = None) -> jax.Array:
         """f[Q, H_d, A]: the statement's gradient on the STOP logits.
@@ -103,8 +103,8 @@ binary.equation(
 
 def _imitation(s: Setting, *, normalised: bool = True) -> jax.Array:
     counts = context_counts(s.process, s.anything.weight)
-    stated = counts["decide"][..., STOP] - jnp.sum(counts["decide"], -1) * s.stop
-    N = jnp.sum(counts["sample"]) + jnp.sum(counts["decide"])
+    stated = counts["decision"][..., STOP] - jnp.sum(counts["decision"], -1) * s.stop
+    N = jnp.sum(counts["sample"]) + jnp.sum(counts["decision"])
     return gap(s.sft_gradient[..., STOP], stated / N if normalised else stated)
 
 
@@ -114,7 +114,7 @@ _sft = everywhere.equation("SFT: gradient on logit_STOP = nu (nu(STOP) - pi_stop
 # Every term of these sums is an exact zero, or the very same number.
 @everywhere.equation("SFT: exactly 0 where demonstrations do not go", tolerance=0.0)
 def _unvisited(s: Setting) -> jax.Array:
-    visits = jnp.sum(context_counts(s.process, s.success.weight)["decide"], -1, keepdims=True)
+    visits = jnp.sum(context_counts(s.process, s.success.weight)["decision"], -1, keepdims=True)
     return jnp.max(jnp.where(visits == 0, jnp.abs(s.on_decider(s.success, sft)), 0.0))
 
 
@@ -135,7 +135,7 @@ THEOREM.on(lambda shape: shape.history == "none" and shape.rounds >= 3).control(
 
 @binary.control("SFT on demonstrations that stop more often than pi: STOP pushed up iff the answer is right", _sign)
 def _eager(s: Setting) -> jax.Array:
-    eager = {**s.params, "decide": s.params["decide"].at[..., STOP].add(1.0)}
+    eager = {**s.params, "decision": s.params["decision"].at[..., STOP].add(1.0)}
     demos = s.process.enumerate_trajectories(s.policy, eager)
     return shortfall(s.signed(s.on_decider(demos, sft)[..., STOP]))
 

@@ -30,7 +30,10 @@ class Demonstrator:
     def __init__(self, setting: Setting, traj: Trajectories):
         self.setting, self.traj = setting, traj
         counts = context_counts(setting.process, traj.weight)
-        self.stop, self.resample = counts["decide"][..., STOP], counts["decide"][..., 1 - STOP]  # f[Q, H_d, A]: n(x, .)
+        self.stop, self.resample = (
+            counts["decision"][..., STOP],
+            counts["decision"][..., 1 - STOP],
+        )  # f[Q, H_d, A]: n(x, .)
         self.visits = self.stop + self.resample  # f[Q, H_d, A]: nu(x)
         self.tokens = jnp.sum(counts["sample"]) + jnp.sum(self.visits)  # f[]: N, expected tokens a demonstration
         self.visits_Q = jnp.sum(self.visits, (1, 2))
@@ -42,7 +45,7 @@ class Demonstrator:
     @property
     def gradient(self) -> jax.Array:
         """f[Q, H_d, A]: on the STOP logits."""
-        return self._gradients.decision["decide"][..., STOP]
+        return self._gradients.decision["decision"][..., STOP]
 
     def formula(self, n_stop: jax.Array) -> jax.Array:
         """Distance of the gradient from n (1 - pi_stop) / N."""
@@ -73,12 +76,12 @@ class Demonstrator:
         process = self.setting.process
         policy = PositionwisePolicy(process.num_prompts, process.vocabulary, process.length, reads=0)
         sample = jnp.zeros((process.num_prompts, process.length, process.vocabulary))
-        params = {"sample": sample, "decide": _against_0(stop_logit_Q)[:, None]}
-        return component_gradients(policy, params, self.traj, sft).decision["decide"][:, 0, STOP]
+        params = {"sample": sample, "decision": _against_0(stop_logit_Q)[:, None]}
+        return component_gradients(policy, params, self.traj, sft).decision["decision"][:, 0, STOP]
 
-    def blind_formula(self, stop_logit_Q: jax.Array) -> jax.Array:
+    def blind_formula(self, gradient_Q: jax.Array, stop_logit_Q: jax.Array) -> jax.Array:
         """Distance of that gradient from nu(q) (1 - pi_stop) / N."""
-        return gap(self.blind(stop_logit_Q), self.visits_Q * jax.nn.sigmoid(-stop_logit_Q) / self.tokens)
+        return gap(gradient_Q, self.visits_Q * jax.nn.sigmoid(-stop_logit_Q) / self.tokens)
 
 
 def _against_0(stop_logit: jax.Array) -> jax.Array:
@@ -106,7 +109,7 @@ class Setting:
         after = self.process.join((nothing[0], repaired, *nothing[2:]))
         nu, wrong_first = alone / jnp.sum(alone), after / jnp.sum(after)
         # With the decider's logits spread out.
-        self.params: Params = {**instance.params, "decide": SPREAD * instance.params["decide"]}
+        self.params: Params = {**instance.params, "decision": SPREAD * instance.params["decision"]}
         self.logp = log_probs(self.policy, self.params, support)
         self.tables = self.process.tables(self.logp)
         self.stop = jnp.exp(by_decider(self.process, self.tables.log_stop))  # f[Q, H_d, A]: pi_stop
@@ -116,10 +119,10 @@ class Setting:
 
     def certain(self, stop: jax.Array, resample: jax.Array | None = None) -> Params:
         """The decider in the limit: sure of itself where told so (bool[Q, H_d, A]), else as it was."""
-        decide = jnp.where(stop[..., None], jnp.asarray([CERTAIN, 0.0]), self.params["decide"])
+        decide = jnp.where(stop[..., None], jnp.asarray([CERTAIN, 0.0]), self.params["decision"])
         if resample is not None:
             decide = jnp.where(resample[..., None], jnp.asarray([0.0, CERTAIN]), decide)
-        return {**self.params, "decide": decide}
+        return {**self.params, "decision": decide}
 
     def accuracy(self, params: Params | None = None) -> jax.Array:
         """f[Q]: accuracy of the enumerated process, of the policy by default."""
@@ -144,7 +147,7 @@ class Setting:
     def blind_outcome(self, stop_logit_Q: jax.Array) -> jax.Array:
         """Distance from one round and first-attempt accuracy, if the decider stops by prompt only."""
         process, decide = self.process, _against_0(stop_logit_Q)[:, None, None]
-        params = {**self.params, "decide": jnp.broadcast_to(decide, self.params["decide"].shape)}
+        params = {**self.params, "decision": jnp.broadcast_to(decide, self.params["decision"].shape)}
         traj = process.enumerate_trajectories(self.policy, params)
         rounds = sum(((t + 1) * jnp.sum(block) for t, block in enumerate(process.split(traj.weight))), jnp.zeros(()))
         first = jnp.sum(self.answer * self.right, -1)
@@ -156,10 +159,15 @@ class Setting:
         )
         return jnp.max(jnp.stack(errors))
 
+    @cached_property
+    def blind(self) -> jax.Array:
+        """f[Q]: gradient of imitated success on a blind decider with `stop_logit`."""
+        return self.success.blind(self.stop_logit)
+
     @property
     def stop_logit(self) -> jax.Array:
         """f[Q]: of a blind decider, some number."""
-        return self.params["decide"][:, 0, 0, STOP]
+        return self.params["decision"][:, 0, 0, STOP]
 
     @property
     def optimum(self) -> jax.Array:
@@ -218,8 +226,8 @@ everywhere.inequality(
 )
 _blind = saturated.equation(
     "blind pi_d: gradient on logit_STOP = nu(q) (1 - pi_stop) / N > 0",
-    lambda s: s.success.blind_formula(s.stop_logit),
-    margin=lambda s: jnp.min(s.success.blind(s.stop_logit) / s.success.visits_Q),
+    lambda s: s.success.blind_formula(s.blind, s.stop_logit),
+    margin=lambda s: jnp.min(s.blind / s.success.visits_Q),
     strict=True,
 )
 _first = saturated.equation(
@@ -237,5 +245,7 @@ memoryless.control(
     _accuracy,
     lambda s: gap(s.accuracy(s.certain(s.shown[:, None], s.mixed.resample > 0)), s.imitated()),
 )
-everywhere.control(f"{WRONG}: a blind pi_d's gradient", _blind, lambda s: s.mixed.blind_formula(s.optimum))
+everywhere.control(
+    f"{WRONG}: a blind pi_d's gradient", _blind, lambda s: s.mixed.blind_formula(s.mixed.blind(s.optimum), s.optimum)
+)
 everywhere.control(f"{WRONG}: a blind pi_d's optimum", _first, lambda s: s.blind_outcome(s.optimum))

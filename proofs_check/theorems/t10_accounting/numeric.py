@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from dsjax.evaluation.accounting import final_accuracy, limit_log_odds, logit, mean_rounds, shapley
+from dsjax.evaluation import accounting
+from dsjax.evaluation.components import rates
 from proofs_check import instances
 from proofs_check.instances import Instance, Shape
 from proofs_check.numerics import SUM, gap
@@ -17,6 +18,22 @@ from proofs_check.statement import STATEMENTS
 from proofs_check.theorem import Theorem
 
 LONG = 400  # rounds: rho <= 0.9 below, so rho^399 < 1e-18
+
+
+def of(measure: str, weights_N: Any, *law: Any, rounds: int | None = None) -> Any:
+    """What is reported as `measure` of N problems with these weights."""
+    return accounting.measures(*law, rounds=rounds)[measure](weights_N[None])[0]
+
+
+def accuracy_of_draws(p: jax.Array, a: jax.Array, b: jax.Array, rounds: int) -> jax.Array:
+    """f[Q]: accuracy given the samples of all rounds, averaged over what they may be: 2^T sequences a prompt."""
+    right = jnp.asarray(list(product((True, False), repeat=rounds)))
+
+    def of_prompt(p: jax.Array, a: jax.Array, b: jax.Array) -> Any:
+        law = jnp.prod(jnp.where(right, p, 1.0 - p), axis=-1)
+        return of("accuracy", law, right, jnp.where(right, a, b))
+
+    return jax.vmap(of_prompt)(p, a, b)
 
 
 class Setting(instances.Setting):
@@ -29,14 +46,17 @@ class Setting(instances.Setting):
         # T = 1 has no decider; a and b must not matter there, so any will do.
         decides = self.T >= 2
         stop = jnp.exp(self.tables.log_stop[0][:, 0]) if decides else jax.random.uniform(instance.key, right.shape)
-        p, wrong = jnp.sum(answer * right, -1), jnp.sum(answer * (1 - right), -1)
+
+        def of_prompt(law_A: Any, right_A: Any, stop_A: Any) -> list[Any]:
+            """All answers are the population, weighted by their probabilities."""
+            return [rate(law_A[None])[0] for rate in rates(right_A[:, None], stop_A[:, None]).values()]
+
         # f[Q]: P(right), P(STOP | right), P(STOP | wrong).
-        a, b = jnp.sum(answer * right * stop, -1) / p, jnp.sum(answer * (1 - right) * stop, -1) / wrong
-        self.p, self.a, self.b = p, a, b
+        self.p, self.a, self.b = p, a, b = jax.vmap(of_prompt)(answer, right, stop)
         self.accuracy = self.values.V[0][:, 0]  # f[Q] of the enumerated process
-        self.acc = final_accuracy(p, a, b, self.T)
+        self.acc = accounting.final_accuracy(p, a, b, self.T)
         self.rho = 1.0 - p * a - (1.0 - p) * b
-        self.limit = jax.nn.sigmoid(limit_log_odds(p, a, b))
+        self.limit = jax.nn.sigmoid(sum(accounting.limit_parts(p, a, b)))
         self.geometric = sum((self.rho**i for i in range(self.T - 1)), jnp.zeros_like(self.rho))
         # Before and after a change, f[2] each: far enough from 0 and 1 for the limit to be reached.
         keys = jax.random.split(instance.key, 3)
@@ -49,14 +69,23 @@ class Setting(instances.Setting):
         """p a (1 - rho^kept)/(1 - rho), the attempts that end right before the last."""
         return self.p * self.a * (1 - self.rho**kept) / (1 - self.rho)
 
-    def parts(self, log_odds: Callable[..., jax.Array]) -> tuple[Any, jax.Array]:
-        """(Shapley parts, the whole change) of some log-odds of accuracy."""
-        base, new = ((self.p2[i], (self.a2[i], self.b2[i])) for i in range(2))
-        return shapley(log_odds, base, new), log_odds(*new) - log_odds(*base)
+    def log_odds(self, rounds: int) -> jax.Array:
+        """f[2, 2] by (sampler, decider), each 0 before the change and 1 after it; one prompt."""
 
+        def of_pair(*law: jax.Array) -> Any:
+            return of("log_odds", jnp.ones(1), *(x[None] for x in law), rounds=rounds)
 
-def _log_odds(rounds: int) -> Callable[..., jax.Array]:
-    return lambda sampler, decider: logit(final_accuracy(sampler, decider[0], decider[1], rounds))
+        return jax.vmap(jax.vmap(of_pair, (None, 0, 0)), (0, None, None))(self.p2, self.a2, self.b2)
+
+    def parts(self, rounds: int) -> tuple[Any, jax.Array]:
+        """(Shapley parts, the whole change) of the log-odds of accuracy."""
+        odds = self.log_odds(rounds)
+        return accounting.shapley(lambda s, d: odds[s, d], (0, 0), (1, 1)), odds[1, 1] - odds[0, 0]
+
+    @property
+    def stated(self) -> jax.Array:
+        """f[2 parts, 2 policies]: logit(p) and log(a/b)."""
+        return jnp.stack([jnp.log(self.p2) - jnp.log1p(-self.p2), jnp.log(self.a2) - jnp.log(self.b2)])
 
 
 THEOREM = Theorem(
@@ -77,11 +106,12 @@ THEOREM = Theorem(
 everywhere, resamples = THEOREM.on(), THEOREM.on(lambda shape: shape.rounds >= 2)
 
 everywhere.equation(
-    "accuracy of the enumerated process = acc_T(p, a, b), prompt by prompt", lambda s: gap(s.acc, s.accuracy)
+    "accuracy of the enumerated process = acc_T(p, a, b), prompt by prompt",
+    lambda s: jnp.maximum(gap(s.acc, s.accuracy), gap(accuracy_of_draws(s.p, s.a, s.b, s.T), s.accuracy)),
 )
 _mean = everywhere.equation(
     "mean over prompts: J = E_q[acc_T(p_q, a_q, b_q)]",
-    lambda s: gap(jnp.sum(s.mu * s.acc), s.process.expected_return(s.tables)),
+    lambda s: gap(of("accuracy", s.mu, s.p, s.a, s.b, rounds=s.T), s.process.expected_return(s.tables)),
 )
 # 1 - rho >= ~0.01 at these logits: dividing by it costs a factor 100 on EPS.
 _closed = everywhere.equation(
@@ -98,7 +128,7 @@ everywhere.equation(
 )
 everywhere.equation(
     "mean rounds = 1 + rho + .. + rho^(T-1)",
-    lambda s: gap(mean_rounds(s.p, s.a, s.b, s.T), s.geometric + s.rho ** (s.T - 1)),
+    lambda s: gap(accounting.kept(s.p, s.a, s.b, s.T).rounds, s.geometric + s.rho ** (s.T - 1)),
 )
 resamples.inequality(
     "gain > 0 iff a > b, for T >= 2 and 0 < p < 1",
@@ -117,30 +147,28 @@ def _no_gain(s: Setting) -> jax.Array:
         (s.p, zero, zero, s.T),
         (s.p, s.a, s.b, 1),
     )
-    return jnp.max(jnp.abs(jnp.stack([final_accuracy(*at) - at[0] for at in idle])))
+    return jnp.max(jnp.abs(jnp.stack([accounting.final_accuracy(*at) - at[0] for at in idle])))
 
 
 # acc >= 0.005 and 1 - acc >= 0.005 for the draws: logits lose a factor 200 on the rounding of acc.
 everywhere.equation(
     "T -> inf: logit(acc) = logit(p) + log(a/b)",
-    lambda s: gap(logit(final_accuracy(s.p2, s.a2, s.b2, LONG)), logit(s.p2) + jnp.log(s.a2) - jnp.log(s.b2)),
+    lambda s: gap(jnp.diagonal(s.log_odds(LONG)), jnp.sum(s.stated, axis=0)),
     200 * SUM,
 )
 
 
 @everywhere.equation("Shapley parts add up to the change of logit(acc_T)", tolerance=200 * SUM)
 def _adds_up(s: Setting) -> jax.Array:
-    parts, change = s.parts(_log_odds(s.T))
+    parts, change = s.parts(s.T)
     return gap(parts.sampler + parts.decider, change)
 
 
 @everywhere.equation("T -> inf: Shapley parts are the changes of logit(p) and of log(a/b)", tolerance=200 * SUM)
 def _far_parts(s: Setting) -> jax.Array:
-    far, _ = s.parts(_log_odds(LONG))
-    near, _ = s.parts(lambda sampler, decider: limit_log_odds(sampler, decider[0], decider[1]))
-    odds = jnp.log(s.a2 / s.b2)
-    stated = (logit(s.p2[1]) - logit(s.p2[0]), odds[1] - odds[0])
-    return jnp.maximum(gap(tuple(far), stated), gap(tuple(near), stated))
+    far, _ = s.parts(LONG)
+    near = jnp.stack(accounting.limit_parts(s.p2, s.a2, s.b2))
+    return jnp.maximum(gap(jnp.stack(far), s.stated[:, 1] - s.stated[:, 0]), gap(near, s.stated))
 
 
 everywhere.control("forced stop of round T forgotten", _closed, lambda s: gap(s.acc, s.closed(s.T - 1)))
@@ -154,4 +182,4 @@ everywhere.control("the identity of the limit at finite T", _decay, lambda s: ga
 def _pooled(s: Setting) -> jax.Array:
     p = jnp.sum(s.mu * s.p)
     a, b = jnp.sum(s.mu * s.p * s.a) / p, jnp.sum(s.mu * (1 - s.p) * s.b) / (1 - p)
-    return gap(final_accuracy(p, a, b, s.T), jnp.sum(s.mu * s.accuracy))
+    return gap(accounting.final_accuracy(p, a, b, s.T), jnp.sum(s.mu * s.accuracy))

@@ -117,7 +117,7 @@ def base_params(length: int) -> Params:
     stop = np.where(np.arange(A) == A - 1, STOPS[1], STOPS[0])
     return {
         "sample": np.broadcast_to(sample, (1, 1 + A, A - 1, 2)),
-        "decide": np.log(np.stack([stop, 1 - stop], -1))[None, None],
+        "decision": np.log(np.stack([stop, 1 - stop], -1))[None, None],
     }
 
 

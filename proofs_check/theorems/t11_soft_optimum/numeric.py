@@ -62,7 +62,7 @@ def as_logits(process: DecisionSamplingProcess, tables: Tables) -> Params:
         decisions = [jnp.zeros((*tables.log_sample[0].shape, 2), tables.log_sample[0].dtype)]
     return {
         "sample": tree_logits(process, jnp.concatenate(tables.log_sample[:last], axis=1)),
-        "decide": jnp.concatenate(decisions, axis=1),
+        "decision": jnp.concatenate(decisions, axis=1),
     }
 
 
@@ -107,7 +107,7 @@ class Setting(instances.Setting):
     @cached_property
     def wrong(self) -> tuple[jax.Array, jax.Array]:
         """The same where temperature, values or decider are off."""
-        half = {**self.star, "decide": self.instance.reference["decide"]}
+        half = {**self.star, "decision": self.instance.reference["decision"]}
         return self.largest([self.star, as_logits(self.process, self.hard()), half], [1.01, 1.0, 1.0])
 
     def short(self, traj: Trajectories) -> jax.Array:

@@ -74,13 +74,13 @@ def _program(length: int, rounds: int) -> Callable[..., tuple[jax.Array, jax.Arr
             rounds=rounds,
             history="full",
         )
-        decide = jnp.broadcast_to(jnp.log(jnp.stack([stop, 1.0 - stop])), shapes["decide"])
-        params = {"sample": jnp.zeros(shapes["sample"]), "decide": decide}
+        decide = jnp.broadcast_to(jnp.log(jnp.stack([stop, 1.0 - stop])), shapes["decision"])
+        params = {"sample": jnp.zeros(shapes["sample"]), "decision": decide}
         traj = process.enumerate_trajectories(policy, params)
 
         def on_stop(objective: Objective, shift: jax.Array | float) -> jax.Array:
             shifted = traj.replace(reward=traj.reward - shift)
-            return component_gradients(policy, params, shifted, objective).decision["decide"][0, 0, 0, STOP]
+            return component_gradients(policy, params, shifted, objective).decision["decision"][0, 0, 0, STOP]
 
         return on_stop(by_length, baseline), on_stop(reinforce, 0.0)
 

@@ -77,7 +77,7 @@ class Setting(instances.Setting):
         """f[Q, H_d, A]: the library's gradient with R - b for R, on the STOP logits."""
         reward = self.traj.reward if reward_B is None else reward_B
         traj = self.traj.replace(reward=reward if baseline_Q is None else self.excess(reward, baseline_Q))
-        return component_gradients(self.policy, self.params, traj, objective).decision["decide"][..., STOP]
+        return component_gradients(self.policy, self.params, traj, objective).decision["decision"][..., STOP]
 
     def ahead(self, process: DecisionSamplingProcess, payoff_B: jax.Array, t: int) -> jax.Array:
         """f[Q, A^t, A]: E[payoff | RESAMPLE at round t + 1 in (h, y)]."""

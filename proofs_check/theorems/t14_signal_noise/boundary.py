@@ -13,13 +13,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator
 
-from dsjax.attribution import fisher
+from dsjax.attribution import SignalNoise, fisher, signal_to_noise
 from dsjax.numerics import exact
 from dsjax.objectives import Objective, SumCount, reinforce
 from dsjax.objectives.aggregation import aggregate
 from dsjax.policies import Params, PositionwisePolicy
 from dsjax.process import DecisionSamplingProcess
-from dsjax.signal_noise import SignalNoise, signal_to_noise
 from dsjax.trajectories import Trajectories
 from proofs_check.boundary import line_and_markers, plain, run
 from proofs_check.theorems.t14_signal_noise.numeric import group_moments
@@ -85,7 +84,7 @@ def setting(point: jax.Array, length: int, reads: int) -> tuple[PositionwisePoli
     fair = jnp.full((length - 1, 2), 0.5, point.dtype)
     tokens = jnp.concatenate([jnp.stack([p, 1 - p])[None], fair])
     stops = jnp.repeat(jnp.stack([a, b]), 2 ** (reads - 1))
-    params = {"sample": jnp.log(tokens)[None], "decide": jnp.log(jnp.stack([stops, 1 - stops], -1))[None]}
+    params = {"sample": jnp.log(tokens)[None], "decision": jnp.log(jnp.stack([stops, 1 - stops], -1))[None]}
     process = DecisionSamplingProcess.create(
         prompt_law=jnp.ones(1),
         reward_table=jnp.asarray(np.arange(2**length) < 2 ** (length - 1), float)[None],

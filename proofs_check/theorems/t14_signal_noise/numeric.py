@@ -14,13 +14,12 @@ import numpy as np
 from flax import struct
 from jax.flatten_util import ravel_pytree
 
-from dsjax.attribution import coefficients, component_mask, fisher
+from dsjax.attribution import SignalNoise, coefficients, component_mask, fisher, signal_to_noise, whitened_squares
 from dsjax.objectives import Objective, SumCount, reinforce
 from dsjax.objectives.advantages import advantage
 from dsjax.objectives.aggregation import aggregate
 from dsjax.policies import Params, Policy, PositionwisePolicy, log_probs
 from dsjax.process import DecisionSamplingProcess
-from dsjax.signal_noise import SignalNoise, signal_to_noise, whitened_squares
 from dsjax.trajectories import Trajectories
 from proofs_check import instances
 from proofs_check.closed_forms import context_counts
@@ -133,8 +132,8 @@ def lengthen(
     sample = jnp.concatenate([params["sample"], filler_logits], axis=1)
     policy = Traced(PositionwisePolicy(Q, V, longer.length, reads))
     # A decider that reads further than its table goes has the same law after every continuation.
-    contexts = V**reads // params["decide"].shape[1]
-    return longer, policy, {"sample": sample, "decide": jnp.repeat(params["decide"], contexts, axis=1)}
+    contexts = V**reads // params["decision"].shape[1]
+    return longer, policy, {"sample": sample, "decision": jnp.repeat(params["decision"], contexts, axis=1)}
 
 
 class Exact(NamedTuple):
@@ -178,7 +177,7 @@ def exact(process: DecisionSamplingProcess, params: Params, reads: int) -> Exact
     """Law, scores and whitened squares of every trajectory, from counts alone."""
     counts_s, counts_d, last, tau = _count(process.vocabulary, process.length, process.rounds, reads)
     N_s, N_d, tau_I = jnp.asarray(counts_s)[None], jnp.asarray(counts_d)[None], jnp.asarray(tau, float)
-    log_pi, log_delta = jax.nn.log_softmax(params["sample"]), jax.nn.log_softmax(params["decide"])
+    log_pi, log_delta = jax.nn.log_softmax(params["sample"]), jax.nn.log_softmax(params["decision"])
     pi, delta = jnp.exp(log_pi), jnp.exp(log_delta)
     log_law = jnp.sum(N_s * log_pi[:, None], (-2, -1)) + jnp.sum(N_d * log_delta[:, None], (-2, -1))
     law = process.prompt_law[:, None] * jnp.exp(log_law)
@@ -296,7 +295,7 @@ def of_contexts(process: DecisionSamplingProcess, law: jax.Array, squares: Param
         return jnp.sum((pi * (n.shape[-1] - 1) if mirror else 1.0 - pi) * n_square / n)
 
     counts = context_counts(process, law)
-    return total(counts["sample"], squares["sample"]), total(counts["decide"], squares["decide"])
+    return total(counts["sample"], squares["sample"]), total(counts["decision"], squares["decision"])
 
 
 class Setting(instances.Setting):
@@ -433,7 +432,7 @@ def _by_token(s: Setting) -> jax.Array:
     first, second = (context_counts(process, law * rows[:, t, 0] ** 2)["sample"] for t in range(2))
     squares = {
         "sample": jnp.concatenate([first[:, :1], second[:, 1:]], axis=1),
-        "decide": context_counts(process, law * rows[:, 0, -1] ** 2)["decide"],
+        "decision": context_counts(process, law * rows[:, 0, -1] ** 2)["decision"],
     }
     return gap((found.moment_sample, found.moment_decision), of_contexts(process, law, squares))
 

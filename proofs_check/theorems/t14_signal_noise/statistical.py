@@ -5,9 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from dsjax.attribution import component_gradients, energy, fisher
+from dsjax.attribution import component_gradients, energy, fisher, signal_to_noise
 from dsjax.objectives import reinforce
-from dsjax.signal_noise import second_moments
 from dsjax.trajectories import Trajectories
 from proofs_check.statistical.estimator import Estimator, Wrong
 from proofs_check.statistical.settings import Setting
@@ -41,7 +40,8 @@ def _without_baseline(setting: Setting, traj: Trajectories) -> jax.Array:
 
 def _enumerated(setting: Setting) -> jax.Array:
     law = setting.exact.replace(reward=setting.exact.reward - _mean_return(setting))
-    return jnp.stack(second_moments(setting.policy, setting.params, law, reinforce))
+    found = signal_to_noise(setting.policy, setting.params, law, reinforce)
+    return jnp.stack([found.moment_sample, found.moment_decision])
 
 
 def whitened_moments(setting: Setting) -> jax.Array:
@@ -68,7 +68,7 @@ def whitened_moments(setting: Setting) -> jax.Array:
         n = jnp.sum(traj.weight[:, None, None] * draws, 0, keepdims=True)
         return jnp.sum((traj.weight * payoff_B**2)[:, None, None] * (k - draws * pi) ** 2 / (n * pi))
 
-    return jnp.stack([moment(k_s, setting.params["sample"][0]), moment(k_d, setting.params["decide"][0])])
+    return jnp.stack([moment(k_s, setting.params["sample"][0]), moment(k_d, setting.params["decision"][0])])
 
 
 ESTIMATORS = (

@@ -94,7 +94,7 @@ def parameters(x_s: jax.Array, x_d: jax.Array, length: int, vocabulary: int) -> 
     token_V = jnp.concatenate([jnp.log1p(-x_s)[None], others])
     return {
         "sample": jnp.broadcast_to(token_V, (1, length, vocabulary)),
-        "decide": jnp.stack([jnp.log1p(-x_d), jnp.log(x_d)])[None, None],
+        "decision": jnp.stack([jnp.log1p(-x_d), jnp.log(x_d)])[None, None],
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import re
@@ -12,19 +13,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from rich.console import Console
 
 from dsjax import statistics
-from dsjax.attribution import attribute, coefficients, from_rollouts, loss_of
+from dsjax.attribution import attribute, coefficients, loss_of, trajectory_gradients
 from dsjax.cli.attribute import attribute as command
 from dsjax.errors import InputError
 from dsjax.objectives import OBJECTIVES, resolve
 from dsjax.policies import log_probs
+from dsjax.rollouts import attribute_rollouts
 from dsjax.rollouts import format as rollouts_file
 from dsjax.rollouts.format import ARRAYS, check, read, square_bounds
-from dsjax.signal_noise import trajectory_gradients
 from dsjax.trajectories import RESAMPLE, STOP, Trajectories
 from tests.cases import TIGHT, Shape, enumerated, make_case, ragged_batch
+from tests.cli.plain import assert_plain
 
 ROOT = Path(__file__).parents[2]
 
@@ -63,9 +64,9 @@ def tiny(**change) -> dict:
 
 def test_reinforce_by_hand():
     """k = (1, 1, 1 | -) and (0, -, 0, 0): means over 4 sampling tokens, 3 answers, 2 decisions, 2 trajectories."""
-    found = from_rollouts("reinforce", **tiny(), vocabulary=5)
+    found = attribute_rollouts("reinforce", **tiny(), vocabulary=5)
     np.testing.assert_array_equal(found.coefficients, [[0.5, 0.5, 0.5, 0], [0, 0, 0, 0]])
-    values = {u: {k: e["value"] for k, e in row.items()} for u, row in found.conventions.items()}
+    values = {u: {k: e.value for k, e in row.items()} for u, row in found.conventions.items()}
     assert values["token"]["sample"] == values["token"]["signed_sample"] == 2 / 4
     assert values["factor"]["sample"] == pytest.approx(1 / 3, rel=1e-15)
     assert values["factor"]["decision"] == values["token"]["decision"] == 1 / 2
@@ -81,39 +82,39 @@ def test_reinforce_by_hand():
     }
     # Squared score norms: decision 2 (0.2)^2; sampler (0.5^2 + 0.75^2) times 5/4 to 2. Mean over two trajectories.
     logit = found.logit_space
-    assert logit["decision"]["lower"]["value"] == pytest.approx(2 * 0.2**2 / 2, rel=1e-12)
+    assert logit["decision"]["lower"].value == pytest.approx(2 * 0.2**2 / 2, rel=1e-12)
     assert logit["decision"]["upper"] == logit["decision"]["lower"]
-    assert logit["sample"]["lower"]["value"] == pytest.approx((0.25 + 0.5625) * 5 / 4 / 2, rel=1e-12)
-    assert logit["sample"]["upper"]["value"] == pytest.approx((0.25 + 0.5625) * 2 / 2, rel=1e-12)
-    assert logit["share"]["lower"]["value"] == pytest.approx(0.04 / (0.04 + 0.8125), rel=1e-12)
-    assert logit["share"]["upper"]["value"] == pytest.approx(0.04 / (0.04 + 0.8125 * 5 / 8), rel=1e-12)
+    assert logit["sample"]["lower"].value == pytest.approx((0.25 + 0.5625) * 5 / 4 / 2, rel=1e-12)
+    assert logit["sample"]["upper"].value == pytest.approx((0.25 + 0.5625) * 2 / 2, rel=1e-12)
+    assert logit["share"]["lower"].value == pytest.approx(0.04 / (0.04 + 0.8125), rel=1e-12)
+    assert logit["share"]["upper"].value == pytest.approx(0.04 / (0.04 + 0.8125 * 5 / 8), rel=1e-12)
     assert [logit[q]["status"] for q in ("sample", "decision", "share")] == ["bound", "available", "bound"]
 
 
 def test_signs_by_hand():
     """SFT pushes up whatever was drawn: on STOP in a success, on RESAMPLE in a failure. A centred reward does not."""
-    sft = from_rollouts("sft", **tiny())
+    sft = attribute_rollouts("sft", **tiny())
     k = 2 / 6  # B/N
     assert sft.decisions["STOP"]["push_on_stop_logit"] == pytest.approx(k * 0.2, rel=1e-12)
     assert sft.decisions["RESAMPLE"]["push_on_stop_logit"] == pytest.approx(-k * 0.6, rel=1e-12)
     assert [sft.decisions[n]["pushed_up"] for n in ("STOP", "RESAMPLE")] == [1, 1]
-    assert sft.outcome["STOP"]["agrees"]["value"] == 1
-    assert sft.outcome["RESAMPLE"]["disagrees"]["value"] == 1
-    assert sft.outcome["all"]["agrees"]["value"] == 0.5
+    assert sft.outcome["STOP"]["agrees"].value == 1
+    assert sft.outcome["RESAMPLE"]["disagrees"].value == 1
+    assert sft.outcome["all"]["agrees"].value == 0.5
     block = sft.conventions["block"]
-    assert block["signed_sample"]["value"] == pytest.approx(4 / 6, rel=1e-12)
-    assert block["one_sided_sample"]["value"] == pytest.approx(1, rel=1e-12)
-    rloo = from_rollouts("rloo", **tiny(group=np.array([3, 3])))
-    assert rloo.outcome["all"]["agrees"]["value"] == 1
+    assert block["signed_sample"].value == pytest.approx(4 / 6, rel=1e-12)
+    assert block["one_sided_sample"].value == pytest.approx(1, rel=1e-12)
+    rloo = attribute_rollouts("rloo", **tiny(group=np.array([3, 3])))
+    assert rloo.outcome["all"]["agrees"].value == 1
     assert rloo.decisions["RESAMPLE"]["pushed_down"] == 1
     assert rloo.decisions["RESAMPLE"]["mean_coefficient"] == -1
-    reinforce = from_rollouts("reinforce", **tiny())
-    assert reinforce.outcome["RESAMPLE"]["no push"]["value"] == 1
-    assert from_rollouts("sft", success=-1.0, **tiny()).outcome["all"]["agrees"]["value"] == 1
+    reinforce = attribute_rollouts("reinforce", **tiny())
+    assert reinforce.outcome["RESAMPLE"]["no push"].value == 1
+    assert attribute_rollouts("sft", success=-1.0, **tiny()).outcome["all"]["agrees"].value == 1
 
 
 def test_counts_by_hand():
-    counts = from_rollouts("sft", **tiny()).rollouts
+    counts = attribute_rollouts("sft", **tiny()).rollouts
     assert counts["answers"] == 3
     assert counts["answer_length_quantiles"] == [1, 1, 1, 2, 2]
     assert counts["answer_length_mean"] == pytest.approx(4 / 3)
@@ -123,19 +124,19 @@ def test_counts_by_hand():
     cut = tiny(
         sample_mask=np.array([[1, 1, 0, 0], [1, 0, 0, 0]], bool), decision=np.array([[9, 9, 0, 9], [9, 9, 1, 9]])
     )
-    assert from_rollouts("sft", **cut).rollouts["ended_by_resample"] == 1
+    assert attribute_rollouts("sft", **cut).rollouts["ended_by_resample"] == 1
 
 
 def test_tokens_of_one_trajectory_that_differ_are_reported():
-    found = from_rollouts("sft", {"decision_weight": 4.0}, **tiny())
+    found = attribute_rollouts("sft", {"decision_weight": 4.0}, **tiny())
     assert found.balance["largest_spread"] == pytest.approx(3 / 4)
     assert found.balance["one_coefficient_per_trajectory"] is False
     # An answer's coefficient is the mean over its tokens: it can cancel where the tokens do not.
-    mixed = from_rollouts(first_token_up, **tiny())
-    assert mixed.conventions["factor"]["sample"]["value"] == pytest.approx(2 / 3)
-    assert mixed.conventions["token"]["sample"]["value"] == 1
+    mixed = attribute_rollouts(first_token_up, **tiny())
+    assert mixed.conventions["factor"]["sample"].value == pytest.approx(2 / 3)
+    assert mixed.conventions["token"]["sample"].value == 1
     block = mixed.conventions["block"]
-    assert (block["one_sided_sample"]["value"], block["one_sided_decision"]["value"]) == (0, -1)
+    assert (block["one_sided_sample"].value, block["one_sided_decision"].value) == (0, -1)
 
 
 def first_token_up(logp_BxS: jax.Array, traj: Trajectories):
@@ -152,7 +153,7 @@ def test_coefficients_are_those_of_the_library(x64, name):
     """Every registered objective, on a ragged batch with recorded log-probs; NaN outside of the masks is harmless."""
     logp, traj = ragged_batch()
     traj = traj.replace(values=jnp.asarray(np.random.default_rng(5).random(logp.shape)))
-    found = from_rollouts(name, resamples=20, **arrays_of(logp, traj))
+    found = attribute_rollouts(name, resamples=20, **arrays_of(logp, traj))
     np.testing.assert_allclose(found.coefficients, coefficients(resolve(name), logp, traj), rtol=0, atol=TIGHT)
     assert found.loss == pytest.approx(float(loss_of(resolve(name), logp, traj)), abs=TIGHT)
 
@@ -170,14 +171,16 @@ def test_conventions_are_those_of_attribute(x64):
     objectives = {name: resolve(name, options) for name, options in ENUMERATED.items()}
     exact = jax.jit(lambda p, t: {n: attribute(case.policy, p, t, f) for n, f in objectives.items()})(case.params, traj)
     for name, options in ENUMERATED.items():
-        found = from_rollouts(name, options, resamples=20, **arrays_of(logp, traj)).conventions
+        found = attribute_rollouts(name, options, resamples=20, **arrays_of(logp, traj)).conventions
         # Sums of some hundred terms of order 1, weights normalised once more.
-        for value, expected in (
-            (found["token"]["sample"]["value"], exact[name].coefficient_sample),
-            (found["token"]["decision"]["value"], exact[name].coefficient_decision),
-            (found["block"]["share"]["value"], exact[name].block_share),
-        ):
-            assert value == pytest.approx(float(expected), rel=1e-12)
+        for (unit, column), expected in {
+            ("factor", "sample"): exact[name].factor_sample,
+            ("factor", "decision"): exact[name].factor_decision,
+            ("token", "sample"): exact[name].token_sample,
+            ("token", "decision"): exact[name].token_decision,
+            ("block", "share"): exact[name].block_share,
+        }.items():
+            assert found[unit][column].value == pytest.approx(float(expected), rel=1e-12), (unit, column)
 
 
 def score_norms(policy, params, traj: Trajectories) -> np.ndarray:
@@ -203,28 +206,28 @@ def test_logit_space_second_moments_are_exact_or_bounded(x64, vocabulary):
         moments = [float(jnp.sum(traj.weight * jnp.sum(x**2, -1))) for x in g]
         share = moments[1] / sum(moments)
 
-        known = from_rollouts(name, resamples=20, **arrays, score_norm=norms).logit_space
+        known = attribute_rollouts(name, resamples=20, **arrays, score_norm=norms).logit_space
         for component, moment in zip(("sample", "decision"), moments, strict=True):
             row = known[component]
             assert row["status"] == "available"
-            assert row["lower"]["value"] == row["upper"]["value"] == pytest.approx(moment, rel=1e-11)
-        assert known["share"]["lower"]["value"] == pytest.approx(share, rel=1e-11)
+            assert row["lower"].value == row["upper"].value == pytest.approx(moment, rel=1e-11)
+        assert known["share"]["lower"].value == pytest.approx(share, rel=1e-11)
 
-        logit = from_rollouts(name, resamples=20, **arrays, vocabulary=vocabulary).logit_space
-        assert logit["decision"]["lower"]["value"] == pytest.approx(moments[1], rel=1e-11)
+        logit = attribute_rollouts(name, resamples=20, **arrays, vocabulary=vocabulary).logit_space
+        assert logit["decision"]["lower"].value == pytest.approx(moments[1], rel=1e-11)
         if vocabulary == 2:
             assert {row["status"] for row in logit.values()} == {"available"}
-            assert logit["sample"]["lower"]["value"] == pytest.approx(moments[0], rel=1e-11)
-            assert logit["share"]["upper"]["value"] == pytest.approx(share, rel=1e-11)
+            assert logit["sample"]["lower"].value == pytest.approx(moments[0], rel=1e-11)
+            assert logit["share"]["upper"].value == pytest.approx(share, rel=1e-11)
             continue
-        unknown = from_rollouts(name, resamples=20, **arrays).logit_space
+        unknown = attribute_rollouts(name, resamples=20, **arrays).logit_space
         for quantity, value in (("sample", moments[0]), ("share", share)):
             assert logit[quantity]["status"] == "bound"
-            low, high = (logit[quantity][side]["value"] for side in ("lower", "upper"))
+            low, high = (logit[quantity][side].value for side in ("lower", "upper"))
             assert low < value < high
-            assert unknown[quantity]["lower"]["value"] <= low
-            assert unknown[quantity]["upper"]["value"] >= high
-        assert unknown["sample"]["lower"]["value"] < logit["sample"]["lower"]["value"]
+            assert unknown[quantity]["lower"].value <= low
+            assert unknown[quantity]["upper"].value >= high
+        assert unknown["sample"]["lower"].value < logit["sample"]["lower"].value
 
 
 @pytest.mark.parametrize("choices", [2, 3, 50])
@@ -260,71 +263,62 @@ def test_own_objective_sees_tokens_and_prompt():
         return resolve("reinforce")(logp_BxS, traj)
 
     arrays = tiny(tokens=np.full((2, 4), 77), prompt=np.array([[5, 6, 7], [8, 9, 10]]))
-    found = from_rollouts(objective, **arrays)
+    found = attribute_rollouts(objective, **arrays)
     assert found.objective == "objective"
     tokens, prompt, dtype = seen[0]
     np.testing.assert_array_equal(tokens, [[77, 77, STOP, 77], [77, 77, RESAMPLE, 77]])
     np.testing.assert_array_equal(prompt, arrays["prompt"])
     assert dtype == np.float64
-    named = from_rollouts(f"{__name__}:first_token_up", **tiny())
-    np.testing.assert_array_equal(named.coefficients, from_rollouts(first_token_up, **tiny()).coefficients)
-    with pytest.raises(InputError, match=r"options: received .*functools\.partial"):
-        from_rollouts(objective, {"clip": 0.1}, **tiny())
+    named = attribute_rollouts(f"{__name__}:first_token_up", **tiny())
+    np.testing.assert_array_equal(named.coefficients, attribute_rollouts(first_token_up, **tiny()).coefficients)
+    with pytest.raises(InputError, match="option of objective objective: received 'clip'"):
+        attribute_rollouts(objective, {"clip": 0.1}, **tiny())
 
 
 # Intervals.
 
 
 def test_intervals_resample_groups():
-    """The same as `statistics.estimate` on sums by group; wider than over trajectories, which are copies here."""
+    """A ratio of sums by group, resampled; wider than over trajectories, which are copies here."""
     rng = np.random.default_rng(1)
     groups, copies = 20, 8
     logp, traj = ragged_batch()
     rows = np.repeat(rng.integers(0, 8, groups), copies)
     arrays = {k: x[rows] for k, x in arrays_of(logp, traj).items() if k not in ("group", "weight")}
     group = np.repeat(rng.permutation(1000)[:groups], copies)
-    one = from_rollouts("sft", **arrays, group=group, resamples=200, seed=3)
+    one = attribute_rollouts("sft", **arrays, group=group, resamples=200, seed=3)
     c, label = abs(one.coefficients), np.unique(group, return_inverse=True)[1]
     decision = np.bincount(label, np.where(arrays["decision_mask"], c, 0).sum(-1))
     statistic = statistics.ratio_of_sums(decision, np.bincount(label, c.sum(-1)))
-    assert one.conventions["block"]["share"] == pytest.approx(statistics.estimate(statistic, groups, 200, 3), rel=1e-12)
-    alone = from_rollouts("sft", **arrays, resamples=200, seed=3)
+    expected = statistics.estimate(statistic, groups, 200, 3)
+    e = one.conventions["block"]["share"]
+    assert (e.value, e.low, e.high) == pytest.approx((expected.value, expected.low, expected.high), rel=1e-12)
+    alone = attribute_rollouts("sft", **arrays, resamples=200, seed=3)
 
     def width(found):
         e = found.conventions["block"]["share"]
-        assert e["low"] < e["value"] < e["high"]
-        return e["high"] - e["low"]
+        assert e.low < e.value < e.high
+        return e.high - e.low
 
     # sqrt(8) = 2.8 in expectation.
     assert width(one) > 1.8 * width(alone)
 
 
-def test_intervals_do_not_depend_on_memory(monkeypatch):
-    from dsjax.rollouts import diagnosis
-
-    logp, traj = ragged_batch()
-    whole = from_rollouts("sft", resamples=400, **arrays_of(logp, traj)).conventions["block"]["share"]
-    monkeypatch.setattr(diagnosis, "BOOTSTRAP_CHUNK", 14)
-    parts = from_rollouts("sft", resamples=400, **arrays_of(logp, traj)).conventions["block"]["share"]
-    assert parts["value"] == whole["value"]
-    assert parts["low"] == pytest.approx(whole["low"], abs=0.05)
-
-
 def test_one_group_has_no_interval():
-    found = from_rollouts("rloo", **tiny(group=np.array([1, 1])))
+    found = attribute_rollouts("rloo", **tiny(group=np.array([1, 1])))
     e = found.conventions["block"]["share"]
-    assert e["value"] is not None
-    assert e["low"] is e["high"] is None
+    assert e
+    assert np.isnan([e.low, e.high]).all()
 
 
 def test_nothing_to_share_out():
     """No decision, no reward, or all coefficients 0: undefined numbers are None, and the paragraph says why."""
-    bare = from_rollouts("sft", **tiny(decision_mask=np.zeros((2, 4), bool)))
-    assert bare.conventions["token"]["decision"]["value"] is None
-    assert bare.conventions["block"]["share"]["value"] == 0
+    bare = attribute_rollouts("sft", **tiny(decision_mask=np.zeros((2, 4), bool)))
+    assert bare.to_json()["conventions"]["token"]["decision"] == {"value": None, "low": None, "high": None}
+    assert bare.conventions["block"]["share"].value == 0
     assert bare.decisions["STOP"]["count"] == 0
-    flat = from_rollouts("reinforce", **tiny(reward=np.zeros(2)))
-    assert flat.conventions["block"]["share"]["value"] is None
+    flat = attribute_rollouts("reinforce", **tiny(reward=np.zeros(2)))
+    assert not flat.conventions["block"]["share"]
     assert flat.balance["one_coefficient_per_trajectory"] is None
     assert flat.outcome == {"success_from": None, "success_rate": None}
     assert "nothing to learn from" in flat.reading
@@ -336,9 +330,9 @@ def test_nothing_to_share_out():
 
 def test_gradients_signal_and_noise_by_hand():
     g_s, g_d = np.array([[1.0, 0.0], [3.0, 0.0], [2.0, 3.0]]), np.array([[0.0, 1.0], [0.0, 1.0], [0.0, 4.0]])
-    found = from_rollouts("sft", **tiny(gradient_sample=g_s, gradient_decision=g_d)).gradients
+    found = attribute_rollouts("sft", **tiny(gradient_sample=g_s, gradient_decision=g_d)).gradients
     assert found is not None
-    value = {k: e["value"] for k, e in found.items() if k != "estimates"}
+    value = {k: e.value for k, e in found.items() if k != "estimates"}
     # Pairs: 3, 2, 6 and 1, 4, 4. Mean squares: (1 + 9 + 13)/3 and (1 + 1 + 16)/3.
     assert found["estimates"] == 3
     assert value["signal_sample"] == pytest.approx(11 / 3)
@@ -355,20 +349,20 @@ def test_gradient_signal_is_unbiased_and_its_interval_covers_it():
     values, covered = [], 0
     for _ in range(100):
         g = 0.2 + rng.normal(size=(100, 50))
-        e = from_rollouts("sft", resamples=60, **tiny(gradient_sample=g, gradient_decision=g)).gradients
+        e = attribute_rollouts("sft", resamples=60, **tiny(gradient_sample=g, gradient_decision=g)).gradients
         assert e is not None
-        values.append(e["signal_sample"]["value"])
-        covered += e["signal_sample"]["low"] <= 2 <= e["signal_sample"]["high"]
+        values.append(e["signal_sample"].value)
+        covered += e["signal_sample"].low <= 2 <= e["signal_sample"].high
     assert np.mean(values) == pytest.approx(2, abs=4 * float(np.std(values)) / 10)
     assert covered > 80  # 60 resamples cover a little less than 95 %; 80 is some five standard deviations below
 
 
 def test_negative_signal_is_reported_and_counts_as_none():
     g = np.array([[1.0], [-1.0]])
-    found = from_rollouts("sft", **tiny(gradient_sample=g, gradient_decision=np.ones((2, 1)))).gradients
+    found = attribute_rollouts("sft", **tiny(gradient_sample=g, gradient_decision=np.ones((2, 1)))).gradients
     assert found is not None
-    assert found["signal_sample"]["value"] == -1
-    assert found["signal_share"]["value"] == 1
+    assert found["signal_sample"].value == -1
+    assert found["signal_share"].value == 1
 
 
 # Words.
@@ -376,7 +370,7 @@ def test_negative_signal_is_reported_and_counts_as_none():
 
 def test_availability_is_said_plainly():
     def status(**more):
-        found = from_rollouts("sft", **tiny(**more))
+        found = attribute_rollouts("sft", **tiny(**more))
         return {row["quantity"]: row["status"] for row in found.availability}, found.reading
 
     plain, reading = status()
@@ -398,7 +392,7 @@ def test_availability_is_said_plainly():
 
 
 def test_push_on_stop_logit_needs_a_two_way_decision():
-    assert from_rollouts("sft", **tiny(decision_choices=9)).decisions["STOP"]["push_on_stop_logit"] is None
+    assert attribute_rollouts("sft", **tiny(decision_choices=9)).decisions["STOP"]["push_on_stop_logit"] is None
 
 
 # Derived arrays.
@@ -442,7 +436,7 @@ def test_forms_that_are_accepted():
 
 
 def test_equal_weights_are_the_default():
-    a, b = (from_rollouts("sft", **tiny(weight=w)) for w in (None, np.full(2, 17.0)))
+    a, b = (attribute_rollouts("sft", **tiny(weight=w)) for w in (None, np.full(2, 17.0)))
     np.testing.assert_array_equal(a.coefficients, b.coefficients)
 
 
@@ -539,7 +533,7 @@ ERRORS = {
 def test_errors_of_arrays(kind):
     change, words = ERRORS[kind]
     with pytest.raises(InputError) as caught:
-        from_rollouts("sft", **tiny(**change))
+        attribute_rollouts("sft", **tiny(**change))
     assert words in str(caught.value)
 
 
@@ -559,7 +553,7 @@ OBJECTIVE_ERRORS = {
         f"{__name__}:broken",
         {},
         {},
-        "coefficient of tests.rollouts.test_from_rollouts:broken: received 'nan at",
+        "coefficient of tests.rollouts.test_rollouts:broken: received 'nan at",
     ),
 }
 
@@ -572,14 +566,14 @@ def broken(logp_BxS: jax.Array, traj: Trajectories):
 def test_errors_of_objectives(kind):
     name, options, change, words = OBJECTIVE_ERRORS[kind]
     with pytest.raises(InputError) as caught:
-        from_rollouts(name, options, **tiny(**change))
+        attribute_rollouts(name, options, **tiny(**change))
     assert words in str(caught.value)
 
 
 @pytest.mark.parametrize(("name", "value"), [("resamples", 0), ("success", float("nan"))])
 def test_errors_of_settings(name, value):
     with pytest.raises(InputError, match=f"{name}: received"):
-        from_rollouts("sft", **{name: value}, **tiny())
+        attribute_rollouts("sft", **{name: value}, **tiny())
 
 
 # The file and the command.
@@ -595,9 +589,9 @@ def test_a_file_gives_the_same_arrays(tmp_path):
     assert set(found) == {*tiny(), "vocabulary"}
     for name, x in tiny().items():
         np.testing.assert_array_equal(found[name], x)
-    assert from_rollouts("sft", **found).to_json() == from_rollouts("sft", **tiny(vocabulary=7)).to_json()
+    assert attribute_rollouts("sft", **found).to_json() == attribute_rollouts("sft", **tiny(vocabulary=7)).to_json()
     np.savez_compressed(tmp_path / "small.npz", **tiny())
-    assert from_rollouts("sft", **read(tmp_path / "small.npz")).loss == from_rollouts("sft", **tiny()).loss
+    assert attribute_rollouts("sft", **read(tmp_path / "small.npz")).loss == attribute_rollouts("sft", **tiny()).loss
 
 
 def write_npy(path: Path):
@@ -648,14 +642,15 @@ def test_errors_of_files(tmp_path, kind):
     path = tmp_path / "run.npz"
     write(path)
     with pytest.raises(InputError) as caught:
-        command(path, "sft", None, None, Console(file=io.StringIO()))
+        command(path, objective="sft")
     assert words.format(path=path) in str(caught.value)
 
 
-def printed(path: Path, objective: str, options=None, out: Path | None = None) -> str:
-    console = Console(width=120, record=True, file=io.StringIO())
-    assert command(path, objective, options, out, console) == 0
-    return console.export_text()
+def printed(path: Path, objective: str, *option: str, out: Path | None = None) -> str:
+    with contextlib.redirect_stdout(io.StringIO()) as text:
+        assert command(path, objective=objective, option=option, json=out) == 0
+    assert_plain(text.getvalue())
+    return text.getvalue()
 
 
 def test_command_prints_tables_and_writes_json(tmp_path):
@@ -665,16 +660,16 @@ def test_command_prints_tables_and_writes_json(tmp_path):
     for words in ("Coefficients of rloo", "(iii) block", "RESAMPLE", "needs gradients", "|E[g_s]|^2", "2 trajectories"):
         assert words in text
     data = json.loads((tmp_path / "out.json").read_text())
-    assert data == from_rollouts("rloo", **read(path)).to_json()
+    assert data == attribute_rollouts("rloo", **read(path)).to_json()
     assert data["format"] == 1
-    assert "Coefficients of sft (decision_weight = 2.0)" in printed(path, "sft", {"decision_weight": 2.0})
+    assert "Coefficients of sft (decision_weight = 2.0)" in printed(path, "sft", "decision_weight=2.0")
 
 
 def test_command_says_where_it_cannot_write(tmp_path):
     path = saved(tmp_path / "run.npz")
     for out in (tmp_path, tmp_path / "absent" / "out.json"):
         with pytest.raises(InputError, match=r"json: received .*; allowed: a file that can be written"):
-            command(path, "sft", None, out, Console(file=io.StringIO()))
+            command(path, objective="sft", json=out)
 
 
 def test_documented_example_and_formats(tmp_path, monkeypatch, capsys):

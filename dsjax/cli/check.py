@@ -1,0 +1,99 @@
+"""`dsjax check`: the theorems."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dsjax.cli.flags import List
+from dsjax.cli.terminal import Bars, require_directory, require_files, terminal, writing
+from dsjax.errors import InputError, require
+
+
+def check(
+    *,
+    theorem: List = (),
+    instances: int | None = None,
+    seed: int = 0,
+    quick: bool = False,
+    symbolic: bool = False,
+    statistical: bool = False,
+    process: str | None = None,
+    instance_file: Path | None = None,
+    json: Path | None = None,
+    report: Path | None = None,
+) -> int:
+    """Check the theorems on random processes, with controls that must be rejected.
+
+    Args:
+      theorem: Theorems to check, e.g. T3; all by default.
+      instances: Random instances per theorem; 1000 by default, 32 with --quick.
+      seed: Seed of the instances.
+      quick: Fewer instances and one shape a theorem.
+      symbolic: Prove identities in free symbols on small shapes instead.
+      statistical: Test sampled estimators against exact expectations instead.
+      process: Check on a process of your own: module:function that returns a DecisionSamplingProcess.
+      instance_file: Check one stored instance, as a report writes them.
+      json: Also write the results to this file (format: docs/results.md).
+      report: Run everything and write an HTML page with its numbers to this directory.
+    """
+    require_files(json=json)
+    require_directory("report", report)
+    asked = [name for name, on in (("symbolic", symbolic), ("statistical", statistical), ("report", report)) if on]
+    own = [name for name, given in (("process", process), ("instance_file", instance_file)) if given is not None]
+    require(len(own) + len(asked) <= 1, " and ".join(own + asked), "together", "one of them at a time")
+    require(not (statistical and theorem), "theorem", theorem, "no selection: the correction is over all estimators")
+    import proofs_check
+    from dsjax.cli.devices import cores
+    from dsjax.io import write_json
+
+    console, ids = terminal(), list(theorem) or None
+    if instances is None:
+        instances = proofs_check.QUICK_INSTANCES if quick else proofs_check.DEFAULT_INSTANCES
+    kinds = ["numeric", "symbolic", "statistical", "boundaries"] if report else asked or ["numeric"]
+    evidence: Any = None
+    with Bars(console, *kinds) as bars:
+
+        def hook(name: str) -> Callable[[Any], None]:
+            return lambda p: bars(name, p.done, p.total)
+
+        if instance_file is not None:
+            result: Any = proofs_check.check_instance(instance_file, ids)
+        elif symbolic:
+            result = proofs_check.run_symbolic(ids, hook("symbolic"))
+        elif statistical:
+            result = proofs_check.run_statistical(seed, hook("statistical"))
+        elif report is not None:
+            evidence = proofs_check.gather(ids, instances, seed, quick, hook)
+            proofs_check.write_page(report, evidence)
+            result = evidence.numeric
+        else:
+            own_process = None if process is None else _own_process(process)
+            options = {"instances": instances, "seed": seed, "quick": quick, "workers": cores()}
+            result = proofs_check.check(ids, process=own_process, progress=hook("numeric"), **options)
+    result.print(console)
+    if report is not None:
+        console.print(f"Page: {report / 'index.html'}")
+    if json is not None:
+        with writing("json", json):
+            write_json(json, result.to_json())
+    return 0 if (result if evidence is None else evidence).ok else 1
+
+
+def _own_process(name: str) -> Any:
+    """The process that a user's function returns."""
+    from dsjax.config import import_function
+    from dsjax.numerics import exact
+    from dsjax.process import DecisionSamplingProcess
+
+    function = import_function("process", name)
+    try:
+        inspect.signature(function).bind()
+    except (TypeError, ValueError) as error:
+        raise InputError("process", name, f"a function without arguments ({error})") from error
+    with exact():
+        process = function()
+    require(isinstance(process, DecisionSamplingProcess), "process", name, "a function that returns a process")
+    return process
