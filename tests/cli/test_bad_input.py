@@ -122,8 +122,8 @@ TABLES: dict[str, list[tuple[str, list[str]]]] = {
     ],
     "study": [
         ("run nowhere", ["nowhere", "study.json"]),
-        ("run nowhere --workers 2", ["workers", "2", "engine dask"]),
-        ("run nowhere --engine dask --workers 2 --resources GPU=0", ["resources", "'GPU=0'", "an amount > 0"]),
+        ("run nowhere --workers 0", ["workers", "0", "an integer >= 1"]),
+        ("run nowhere --workers 2 --resources GPU=0", ["resources", "'GPU=0'", "an amount > 0"]),
         ("status nowhere", ["nowhere", "study.json"]),
         ("compare one other", ["one", "finished run or study"]),
         ("compare list.json list.json", ["one", "'list.json'", "with a report"]),
