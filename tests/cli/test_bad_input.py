@@ -123,9 +123,10 @@ TABLES: dict[str, list[tuple[str, list[str]]]] = {
     "study": [
         ("run nowhere", ["nowhere", "study.json"]),
         ("run nowhere --resources GPU=1", ["resources", "GPU=1", "without workers or address"]),
+        ("run nowhere --workers 0", ["workers", "0", "an integer >= 1"]),
         ("run nowhere --workers 2 --resources GPU=0", ["resources", "'GPU=0'", "an amount > 0"]),
         ("status nowhere", ["nowhere", "study.json"]),
-        ("compare one other", ["one", "finished run or study"]),
+        ("compare one other", ["one", "finished study"]),
         ("compare list.json list.json", ["one", "'list.json'", "with a report"]),
     ],
 }

@@ -507,7 +507,7 @@ def test_settings_are_checked(fields, words):
         (["tiny.json", "--set", "arm=sgd"], ["arm", "'sgd'", "base, sft-success"]),
         (["tiny.json", "--override", "seed=1"], ["override", "'seed'", "updates, checkpoint_every, keep"]),
         (["tiny.json", "--set", "devices=99"], ["devices", "99", "at most 2"]),
-        (["tiny.json", "--set", "init_from=nowhere"], ["init_from", "'nowhere'", "the directory of a run"]),
+        (["tiny.json", "--set", "init_from=nowhere"], ["init_from", "'nowhere/config.json'", "the directory of a run"]),
     ],
 )
 def test_bad_input_is_refused_before_the_directory_is_made(arguments, words, tmp_path, monkeypatch, capsys):
