@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import chex
 import jax
@@ -448,7 +449,7 @@ def short_policy(task, rounds):
 def test_an_own_network_trains_and_is_evaluated(tmp_path):
     """Through the whole run: checkpoints, measurements, the result; and one program for all uses of the policy."""
     own = f"{__name__}:linear_policy"
-    sizes = {"digits": 1, "rounds": 2, "updates": 2, "chunk": 1, "evaluate_every": 2, "prompts": 2, "group": 2}
+    sizes: Any = {"digits": 1, "rounds": 2, "updates": 2, "chunk": 1, "evaluate_every": 2, "prompts": 2, "group": 2}
     config = TrainConfig(network=own, arm="rloo", evaluation_problems=3, **sizes)
     assert config.policy is config.policy
     result = dsjax.training.train(config, tmp_path)
