@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import chex
 import jax
@@ -313,6 +314,106 @@ def test_an_own_arm_is_taken_as_it_is():
     params = updated(f"{__name__}:LATE")
     jax.tree.map(np.testing.assert_array_equal, params["trunks_sample"], PARAMS["trunks_sample"])
     assert any((np.asarray(a) != b).any() for a, b in zip(*map(jax.tree.leaves, (params, PARAMS)), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "received"),
+    [
+        ("one_number", "1 value of shape ()"),
+        ("a_row_each", "2 values of shapes (12,), ()"),
+        ("three", "3 values of shapes (), (), ()"),
+    ],
+)
+def test_an_own_objective_that_returns_something_else_is_named(name, received):
+    with pytest.raises(InputError) as error:
+        updated(f"{__name__}:{name}")
+    assert (error.value.field, error.value.received) == (f"what objective {name} returns", received)
+    assert error.value.allowed.startswith("two numbers, (sum, count)")
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "allowed"),
+    [
+        ("nonsense", "arm", ", ".join(["base", *ARMS, "module:name"])),
+        (f"{__name__}:nowhere", "arm", "can be imported"),
+        (f"{__name__}:T", "arm", "an Arm or of an objective"),
+        ("nowhere:f", "arm", "can be imported"),
+    ],
+)
+def test_a_name_that_is_no_arm(name, field, allowed):
+    with pytest.raises(InputError) as error:
+        TrainConfig(arm=name)
+    assert (error.value.field, error.value.received) == (field, name)
+    assert allowed in error.value.allowed
+
+
+def test_own_arms_in_a_study():
+    """A job is a folder, whatever the arm is called."""
+    own = f"{__name__}:LATE"
+    found = {job.name: job for job in jobs({"arms": ["rloo", own], "histories": ["none"], "seeds": 1})}
+    job = found[f"none/seed-0/arms/{__name__}.LATE"]
+    assert job.options["config"]["arm"] == own
+    assert job.name in found["none/seed-0/evaluation"].needs
+
+
+def linear_policy(task, rounds):
+    """An own network: every law is a linear function of the prompt."""
+    L, V = task.length, task.vocabulary
+
+    def apply(params, prompt, answers):
+        B, K, _ = answers.shape
+        sample, decision = jnp.split(prompt.astype(jnp.float32) @ params["weights"], [L * V], axis=1)
+        each_round = jnp.ones((1, K, 1, 1))
+        return sample.reshape(B, 1, L, V) * each_round, decision.reshape(B, 1, 2) * each_round[..., 0]
+
+    def initial(key):
+        return {"weights": 0.1 * jax.random.normal(key, (task.prompt_length, L * V + 2))}
+
+    return FunctionPolicy(apply, L, initial)
+
+
+def nothing(task, rounds):
+    return None
+
+
+def of_a_task_alone(task):
+    return short_policy(task, 2)
+
+
+def short_policy(task, rounds):
+    return PositionwisePolicy(1, task.vocabulary, task.length + 1)
+
+
+def test_an_own_network_trains_and_is_evaluated(tmp_path):
+    """Through the whole run: checkpoints, measurements, the result; and one program for all uses of the policy."""
+    own = f"{__name__}:linear_policy"
+    sizes: Any = {"digits": 1, "rounds": 2, "updates": 2, "chunk": 1, "evaluate_every": 2, "prompts": 2, "group": 2}
+    config = TrainConfig(network=own, arm="rloo", evaluation_problems=3, **sizes)
+    assert config.policy is config.policy
+    result = dsjax.training.train(config, tmp_path)
+    assert result["updates"] == 2
+    params = read_params(TrainConfig(network=own, init_from=str(tmp_path), init_checkpoint="last", **sizes))
+    again = dsjax.training.evaluate(config.policy, params, config.task_of, rounds=2, problems=3, resamples=0)
+    assert set(again) == set(result["evaluations"]["last"]["in"])
+    for name in ("p", "b", "accuracy"):
+        assert 0 <= again[name].value <= 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"network": "rnn"}, "network"),
+        ({"network": f"{__name__}:nothing"}, "a function of .task, rounds. that returns a Policy, not NoneType"),
+        ({"network": f"{__name__}:LATE"}, "names a callable"),
+        ({"network": f"{__name__}:of_a_task_alone"}, r"a function of .task, rounds. .too many positional"),
+        ({"network": f"{__name__}:short_policy"}, "length of the policy"),
+        ({"network": f"{__name__}:linear_policy", "history": "full"}, "history of the policy"),
+        ({"network": f"{__name__}:linear_policy", "arm": "ppo"}, "critic of the policy"),
+    ],
+)
+def test_a_network_that_does_not_fit_is_refused(fields, field):
+    with pytest.raises(InputError, match=field):
+        TrainConfig(**fields)
 
 
 def test_writing_is_atomic(tmp_path, monkeypatch):
