@@ -157,7 +157,7 @@ class TrainConfig:
             require_int("devices", self.devices, 1)
         if self.microbatch is not None:
             require_int("microbatch", self.microbatch, 0, "0 is the whole batch")
-        exists = self.longer_share == 0 or "longer" in self.task.splits
+        exists = "longer" in self.task.splits or self.longer_share == 0  # the task checks its size
         allowed = "0 <= longer_share < 1; above 0 only with width > digits"
         require(0 <= self.longer_share < 1 and exists, "longer_share", self.longer_share, allowed)
 
