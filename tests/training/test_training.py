@@ -12,15 +12,18 @@ import numpy as np
 import optax
 import pytest
 
+import dsjax.training
 from dsjax.errors import InputError
 from dsjax.io import write_atomically
 from dsjax.objectives import resolve
-from dsjax.policies import TransformerPolicy, log_probs, sample
+from dsjax.policies import FunctionPolicy, PositionwisePolicy, TransformerPolicy, log_probs, sample
+from dsjax.study.trainings import jobs
 from dsjax.tasks import Addition
 from dsjax.training import sources
 from dsjax.training.arms import ARMS, Arm, arm_of
 from dsjax.training.config import TrainConfig
 from dsjax.training.sources import SOURCES, Setting, Source
+from dsjax.training.start import read_params
 from dsjax.training.step import TrainState, adam, make_gradient_measure, make_train_steps
 from dsjax.trajectories import RESAMPLE, STOP, Trajectories
 
