@@ -17,7 +17,7 @@ from dsjax.errors import InputError
 
 if TYPE_CHECKING:
     from dsjax import objectives, tasks
-    from dsjax.atlas import atlas
+    from dsjax.atlas.rows import compute as atlas
     from dsjax.attribution import attribute, coefficients, component_gradients, energies, signal_to_noise
     from dsjax.evaluation import cross_swap, final_accuracy, shapley
     from dsjax.evaluation.quick import evaluate
@@ -57,13 +57,12 @@ _NAMES = {
     "objectives": ("objective", "register"),
     "attribution": ("attribute", "coefficients", "component_gradients", "energies", "signal_to_noise"),
     "rollouts": ("attribute_rollouts",),
-    "atlas": ("atlas",),
     "tasks": ("Task",),
     "training": ("ARMS", "Arm", "TrainConfig", "train"),
     "evaluation": ("cross_swap", "final_accuracy", "shapley"),
     "evaluation.quick": ("evaluate",),
 }
-_MODULES = ("objectives", "tasks")
+_MODULES = ("atlas", "objectives", "tasks")
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = [
