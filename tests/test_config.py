@@ -12,7 +12,6 @@ import pytest
 from dsjax.config import differences, from_dict, load, require_int, require_positive, to_dict
 from dsjax.errors import InputError, require
 from dsjax.objectives import resolve
-from dsjax.study.quickstart import QuickstartConfig
 from dsjax.training.arms import ARMS, Arm, arm_of
 from dsjax.training.bench import BenchConfig
 from dsjax.training.config import TrainConfig
@@ -54,7 +53,7 @@ def test_plain_data_makes_the_round_trip():
     data = to_dict(config)
     assert json.loads(json.dumps(data, allow_nan=False)) == data
     assert from_dict(Outer, data) == config
-    assert from_dict(QuickstartConfig, to_dict(QuickstartConfig())) == QuickstartConfig()
+    assert from_dict(TrainConfig, to_dict(TrainConfig())) == TrainConfig()
     assert from_dict(Outer, {}) == Outer()
     assert from_dict(Outer, {"inner": {"rate": 1}, "limit": None}) == Outer(Inner(rate=1.0))
     assert isinstance(from_dict(Inner, {"rate": 1}).rate, float)  # 1 and 1.0 are the same number in JSON
@@ -136,11 +135,11 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
         assert reason in error.allowed
 
 
-@pytest.mark.parametrize("name", [f.name for f in dataclasses.fields(QuickstartConfig) if f.type in ("int", "float")])
-def test_every_number_of_the_main_job_has_a_lower_end(name):
-    whole = isinstance(getattr(QuickstartConfig(), name), int)
+@pytest.mark.parametrize("name", [f.name for f in dataclasses.fields(TrainConfig) if f.type in ("int", "float")])
+def test_every_number_of_a_training_has_a_lower_end(name):
+    whole = isinstance(getattr(TrainConfig(), name), int)
     for bad in (-1,) if whole else (-1.0, INFINITY, NAN):
-        error = refused(QuickstartConfig, **{name: bad})
+        error = refused(TrainConfig, **{name: bad})
         assert error.field == name
         assert error.received is bad
 
@@ -155,23 +154,23 @@ def test_every_number_of_the_main_job_has_a_lower_end(name):
         ({"digits": 3, "width": 2}, "width", "3..64, or 0 for 3"),
         ({"temperature": 0.0}, "temperature", "> 0"),
         ({"clip_norm": 0.0}, "clip_norm", "a finite number > 0"),
-        ({"sft_learning_rate": "1e-3"}, "sft_learning_rate", "a finite number > 0"),
+        ({"learning_rate": "1e-3"}, "learning_rate", "a finite number > 0"),
         ({"group": 1}, "group", "an integer >= 2 (a leave-one-out baseline needs others)"),
-        ({"arms": ("sft-self",), "group": 0}, "group", "an integer >= 1"),
-        ({"arms": ("nonsense",)}, "arm", ", ".join([*ARMS, "module:name"])),
-        ({"heads": 5}, "model_width", "a multiple of 5 heads"),
-        ({"points": 7}, "base_updates", "a multiple of points = 7"),
-        ({"evaluation_problems": 100}, "curve_problems", "at most evaluation_problems = 100"),
+        ({"arm": "sft-self", "group": 0}, "group", "an integer >= 1"),
+        ({"arm": "nonsense"}, "arm", ", ".join(["base", *ARMS, "module:name"])),
+        ({"heads": 5}, "model_width", "a multiple of heads = 5"),
+        ({"chunk": 7}, "evaluate_every", "a multiple of chunk = 7"),
+        ({"updates": 950}, "updates", "a multiple of evaluate_every = 100"),
     ],
 )
 def test_impossible_values_say_what_is_allowed(fields, field, allowed):
-    error = refused(QuickstartConfig, **fields)
+    error = refused(TrainConfig, **fields)
     assert error.field == field
     assert error.allowed.startswith(allowed)
 
 
 def test_a_group_of_one_is_enough_without_a_baseline():
-    assert QuickstartConfig(arms=("sft-self",), group=1).group == 1
+    assert TrainConfig(arm="sft-self", group=1).group == 1
 
 
 def test_number_checks():
@@ -196,8 +195,8 @@ def test_differences_lists_every_leaf_that_differs():
     ]
     assert differences({"x": {"y": 1}}, {"x": 2}) == [("x", {"y": 1}, 2)]
     assert differences(a, json.loads(json.dumps(a))) == []
-    one, two = to_dict(QuickstartConfig()), to_dict(QuickstartConfig(seed=1, arms=("rloo",)))
-    assert [name for name, _, _ in differences(one, two)] == ["seed", "arms"]
+    one, two = to_dict(TrainConfig()), to_dict(TrainConfig(seed=1, arm="grpo"))
+    assert [name for name, _, _ in differences(one, two)] == ["seed", "arm"]
 
 
 @pytest.mark.parametrize(

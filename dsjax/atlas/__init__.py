@@ -2,7 +2,7 @@
 
     rows = ds.atlas({"mine": my_loss, "REINFORCE": "reinforce"}, lengths=(1, 8, 64, 512))
 
-The folder is the function too: see `dsjax.atlas.rows.compute` for its arguments, `dsjax.atlas.table` for what prints rows.
+The folder is the function too: `dsjax.atlas.rows.compute` has its arguments, `dsjax.atlas.table` prints rows.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 
 class _Callable(ModuleType):
-    """A module that can be called: importing a file of the folder makes `dsjax.atlas` the folder, whoever asks first."""
+    """A module that can be called: whoever imports a file of the folder makes `dsjax.atlas` the folder."""
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         from dsjax.atlas.rows import compute

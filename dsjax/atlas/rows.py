@@ -289,27 +289,3 @@ def compute(
             return [job.result() for job in jobs]
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-CURVES = {
-    "reward": "REINFORCE",
-    "SFT": "SFT",
-    "own-token KL": "KL loss, k2",
-    "trajectory KL": "trajectory KL",
-}
-
-
-def share_against_length(progress: Callable[[int, int], None] | None = None) -> list[dict[str, Any]]:
-    """The numbers of figure F1: rows {"objective", "length", "share" (energy), "euclidean_share", "block_share"}."""
-    rows = compute({label: ENTRIES[name] for label, name in CURVES.items()}, progress=progress)
-    return [
-        {
-            "objective": row.name,
-            "length": length,
-            "share": row.shares[length],
-            "euclidean_share": row.column("euclidean_shares")[length],
-            "block_share": row.column("block_shares")[length],
-        }
-        for row in rows
-        for length in row.lengths
-    ]

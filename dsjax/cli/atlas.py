@@ -62,10 +62,10 @@ def atlas(
         with writing("csv", csv):
             write_atomically(csv, to_csv(found).encode())
     if figures is not None:
-        from dsjax.figures.atlas import draw_atlas
+        from dsjax.figures import draw
 
         with writing("figures", figures, "a directory"):
-            for path in draw_atlas(data, figures):
+            for path in draw({"theory": {"atlas": data}, "histories": {}}, figures):
                 console.print(str(path), soft_wrap=True)
     return 0
 

@@ -1,48 +1,55 @@
-"""`dsjax quickstart`: the main job."""
+"""`dsjax quickstart`: the study that comes with the package, from its jobs to its figures."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from dsjax.cli.flags import chosen, fields_of
-from dsjax.cli.terminal import Bars, terminal
-from dsjax.errors import require
+from dsjax.cli.study import print_failures, told
+from dsjax.cli.summary import summarise
+from dsjax.cli.terminal import print_tables, terminal, waiting
 
 
 def quickstart(
     *,
     out: Path = Path("runs/quickstart"),
     config: Path | None = None,
-    settings: fields_of("dsjax.study.quickstart:QuickstartConfig") = None,  # pyright: ignore[reportInvalidTypeForm]
+    seed: int | None = None,
+    instances: int | None = None,
+    updates: int | None = None,
 ) -> int:
     """Theorem checks, base model, SFT and RL from it, evaluation, figures; resumable.
 
     Args:
       out: Run directory.
-      config: JSON file with the fields to change.
-      settings: Fields of `QuickstartConfig`, a flag each.
+      config: Another study.json; its first preset is used (format: docs/jobs.md).
+      seed: Of the runs and of the theorem checks.
+      instances: Random instances of each theorem.
+      updates: Of each arm.
     """
-    from dsjax.cli.summary import summarise
-    from dsjax.config import from_dict
-    from dsjax.io import read_json
-    from dsjax.study import quickstart as job
+    from dsjax.cli.devices import keep_compiled_programs
+    from dsjax.figures import draw
+    from dsjax.io import write_json
+    from dsjax.study import jobs
+    from dsjax.study.engine import run_here
+    from dsjax.study.quickstart import FILE, definition
+    from dsjax.study.results import NAME, collect
+    from proofs_check.theorems.t07_kl_tax.boundary import draw as draw_kl_tax
 
-    data = {} if config is None else read_json(config, "configuration file")
-    require(isinstance(data, dict), "configuration file", str(config), "a JSON object with named fields")
-    wanted = from_dict(job.QuickstartConfig, {**data, **chosen(settings, job.QuickstartConfig)})
-    console = terminal()
-    with Bars(console, *job.stages(wanted)) as bars:
-        results = job.run(wanted, out, _check_theorems, bars)
-    summarise(results, out, console)
-    return 0 if results["theorems"]["ok"] else 1
-
-
-def _check_theorems(instances: int, seed: int, progress: Any) -> dict[str, Any]:
-    import proofs_check
-    from dsjax.cli.devices import cores
-
-    def hook(p: proofs_check.Progress) -> None:
-        progress(p.done / p.total)
-
-    return proofs_check.check(instances=instances, seed=seed, workers=cores(), progress=hook).to_json()
+    asked = definition(config or FILE, seed=seed, instances=instances, updates=updates)
+    study, console = asked.study(out=out), terminal()
+    keep_compiled_programs()
+    study.start()  # refused before there is a bar
+    with told(study, console) as notice:
+        run_here(study, notice)
+    found = study.status()
+    if any(status.state != jobs.DONE for status in found):
+        print_failures(study, found, console)
+        return 1
+    with waiting(console, "Report and figures"):
+        results = collect(study, asked)
+        write_json(study.path / NAME, results, indent=None)
+        draw(results["report"], study.path, kl_tax=draw_kl_tax)
+    print_tables(results["report"]["tables"], console)
+    ok = summarise(results["report"], console)
+    console.print(f"Results and figures: {study.path}", soft_wrap=True)
+    return 0 if ok else 1

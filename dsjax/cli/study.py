@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json as text
 import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.text import Text
@@ -16,7 +15,7 @@ from tyro.conf import Positional
 
 from dsjax.cli.flags import Pairs, pairs
 from dsjax.cli.terminal import Bars, print_tables, require_files, table, terminal, waiting, writing
-from dsjax.errors import InputError, require
+from dsjax.errors import require
 
 if TYPE_CHECKING:  # the command line shows its help without loading JAX
     from dsjax.study import jobs
@@ -56,7 +55,7 @@ def run(
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)  # for workers that the run starts
     study.start()  # so that a refusal is not buried under a bar
     console = terminal()
-    with _told(study, console) as notice:
+    with told(study, console) as notice:
         if given:
             run_on_dask(study, given[0], amounts, notice)
         else:
@@ -64,7 +63,7 @@ def run(
     found = study.status()
     counts = {state: sum(s.state == state for s in found) for state in dict.fromkeys(s.state for s in found)}
     console.print(Text(f"{study.path}: " + ", ".join(f"{n} {state}" for state, n in counts.items())), soft_wrap=True)
-    _print_failures(study, found, console)
+    print_failures(study, found, console)
     return 1 if jobs.FAILED in counts else 0
 
 
@@ -87,7 +86,7 @@ def status(path: Positional[Path], *, preset: str | None = None, out: Path | Non
         needs = s.job.needs if len(s.job.needs) < 2 else (s.job.needs[0], f"and {len(s.job.needs) - 1} more")
         shown.add_row(s.job.name, s.state, f"{100 * s.fraction:.0f} %", f"{s.seconds:.1f}", " ".join(needs))
     console.print(shown)
-    _print_failures(study, found, console)
+    print_failures(study, found, console)
     return 0
 
 
@@ -99,34 +98,22 @@ def report(path: Positional[Path], *, preset: str | None = None, out: Path | Non
       preset: One of its presets; the first by default.
       out: Directory of the study; runs/NAME-PRESET by default.
     """
-    from dsjax.config import import_function
     from dsjax.io import write_json
     from dsjax.study import jobs
+    from dsjax.study.results import NAME, collect
 
     definition = jobs.Definition.read(path)
     study, console = _load(definition, preset, out), terminal()
-    merged = jobs.merge(study)
-    records = {name: study.record(name) for name in merged["jobs"]}
-    texts = sorted({text.dumps(record["provenance"], sort_keys=True) for record in records.values()})
-    results: dict[str, Any] = {
-        "format": 1,
-        "hypotheses": list(definition.hypotheses),
-        "provenance": [text.loads(provenance) for provenance in texts],
-        "seconds": {name: record["seconds"] for name, record in records.items()},
-        **merged,
-    }
-    if definition.report is not None:
-        function = import_function("report of the study", definition.report)
-        with waiting(console, "Report: reading and resampling"):  # about a minute for a whole study
-            results["report"] = function(merged, study.path, definition)
-    file = study.path / "results.json"
+    with waiting(console, "Report: reading and resampling"):  # about a minute for a whole study
+        results = collect(study, definition)
+    file = study.path / NAME
     with writing("out", file):
         write_json(file, results, indent=None)
     print_tables(results.get("report", {}).get("tables", []), console)
-    console.print(Text(f"{file}: {len(merged['jobs'])} of {len(study.jobs)} jobs"), soft_wrap=True)
-    for name in merged["missing"]:
+    console.print(Text(f"{file}: {len(results['jobs'])} of {len(study.jobs)} jobs"), soft_wrap=True)
+    for name in results["missing"]:
         console.print(Text(f"missing: {name}"))
-    return 1 if merged["missing"] else 0
+    return 1 if results["missing"] else 0
 
 
 def compare(one: Positional[Path], other: Positional[Path], *, json: Path | None = None) -> int:
@@ -137,18 +124,15 @@ def compare(one: Positional[Path], other: Positional[Path], *, json: Path | None
       other: That of the other.
       json: Write what is found to this file (format: docs/jobs.md).
     """
-    from dsjax.cli.results import read_results, study_report
     from dsjax.io import write_json
     from dsjax.study.agreement import agreement, tables
+    from dsjax.study.results import read_results, report_of
 
     reports, runs, files = [], [], []
     for name, path in (("one", one), ("other", other)):
         file, results = read_results(name, path)
         files.append(file)
-        found = study_report(results)
-        if found is None:
-            raise InputError(name, str(path), "results of an arithmetic study, with a report")
-        reports.append(found)
+        reports.append(report_of(results, name, path))
         runs.append({field: results.get(field) for field in ("study", "preset", "provenance", "missing")})
         runs[-1]["seconds"] = sum(results.get("seconds", {}).values())
     require_files(*files, json=json)
@@ -170,7 +154,7 @@ def _amount(name: str, value: str) -> float:
 
 
 @contextmanager
-def _told(study: jobs.Study, console: Console) -> Iterator[Callable[[str, str, float], None]]:
+def told(study: jobs.Study, console: Console) -> Iterator[Callable[[str, str, float], None]]:
     """One bar over the whole study, with the time that is left, and a line for every job that ends."""
     from dsjax.study import jobs
 
@@ -190,7 +174,8 @@ def _told(study: jobs.Study, console: Console) -> Iterator[Callable[[str, str, f
         yield notice
 
 
-def _print_failures(study: jobs.Study, found: list[jobs.Status], console: Console) -> None:
+def print_failures(study: jobs.Study, found: list[jobs.Status], console: Console) -> None:
+    """A line and the file of the traceback for every job that has failed."""
     from dsjax.study import jobs
 
     for status in found:

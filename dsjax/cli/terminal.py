@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import tempfile
 import time
@@ -98,8 +99,8 @@ def print_tables(tables: list[dict[str, Any]], console: Console) -> None:
 
 
 def number(x: float | None, form: str = ".4g") -> str:
-    """A number, or `-`."""
-    return "-" if x is None else format(x, form)
+    """A number, or `-` for none and NaN."""
+    return "-" if x is None or math.isnan(x) else format(x, form)
 
 
 def estimate(e: Estimate | Mapping[str, Any] | None, form: str = ".3g") -> str:

@@ -74,7 +74,7 @@ def _train_together(
     """One of several processes; `who` says how they meet."""
     import jax
 
-    from dsjax.training.loop import DivergedError
+    from dsjax.training.divergence import DivergedError
     from dsjax.training.multihost import CONTINUES, LostProcessError, initialize, leave, shutdown
 
     try:

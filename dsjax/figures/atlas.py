@@ -1,87 +1,109 @@
-"""Figures of the atlas, from its stored JSON alone: F1 (shares against length) and F2 (the heat map)."""
+"""Figures about theory: F1 (shares against length), F2 (heat map of the atlas) and F3 (the tax of T7)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.colors import LogNorm
-from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from dsjax.atlas.rows import ENTRIES
-from dsjax.figures.style import footer, new_figure, save_figures, share_curves
-
-Atlas = Mapping[str, Any]
-
-
-def _shares(row: Mapping[str, Any], key: str) -> dict[int, float | None]:
-    return {int(length): share for length, share in row[key].items()}
-
+from dsjax.figures.style import Drawn, Row, Source, figure, footer, line_style, new_figure, number, picked
 
 # More lines than this cannot be told apart without colour; the heat map has them all.
 DRAWN = ("REINFORCE", "GRPO", "SFT", "SFT, weight 32", "DPO", "KL loss, k2", "trajectory KL", "reward + traj. KL")
 
 
-def curves(atlas: Atlas) -> Figure:
+def _rows(objectives: Sequence[Mapping[str, Any]]) -> list[Row]:
+    return [
+        {"objective": found["name"], "length": int(length)}
+        | {share: found[f"{share}s"][length] for share in ("share", "euclidean_share")}
+        for found in objectives
+        for length in found["shares"]
+    ]
+
+
+@figure("F1", "share_against_length", of="theory")
+def share_against_length(source: Source) -> Drawn | None:
     """F1: well-known objectives and whatever is not in the atlas itself, with the fitted slope of the energy share."""
-    rows = [row for row in atlas["objectives"] if row["name"] in DRAWN or row["name"] not in ENTRIES]
-    shares = {}
-    for row in rows:
-        fit = row["slope"]
-        slope = "no slope" if fit["value"] is None else f"slope {fit['value']:+.2f} ± {fit['error']:.2f}"
-        shares[f"{row['name']} ({slope})"] = {
-            "share": _shares(row, "shares"),
-            "euclidean_share": _shares(row, "euclidean_shares"),
-        }
-    return share_curves(shares)
+    if "atlas" not in source.theory:
+        return None
+    objectives = [o for o in source.theory["atlas"]["objectives"] if o["name"] in DRAWN or o["name"] not in ENTRIES]
+    rows = _rows(objectives)
+    lengths = sorted({row["length"] for row in rows})
+    height = 4.3 + 0.12 * max(0, len(objectives) - 12)
+    fig = new_figure(9.6, height, "Decision share of the exact expected gradient")
+    panels = fig.subplots(1, 2, sharex=True, sharey=True)
+    titles = {"share": "energy share", "euclidean_share": "Euclidean share in logit space"}
+    for ax, (key, title) in zip(panels, titles.items(), strict=True):
+        for i, objective in enumerate(objectives):
+            fit = objective["slope"]
+            slope = "no slope" if fit["value"] is None else f"slope {fit['value']:+.2f} ± {fit['error']:.2f}"
+            label = f"{objective['name']} ({slope})"
+            of = sorted(picked(rows, objective=objective["name"]), key=lambda row: row["length"])
+            some = [row for row in of if number(row[key]) > 0]
+            if len(some) < len(of):
+                label += " (not where zero or undefined)"
+            ax.plot([row["length"] for row in some], [row[key] for row in some], label=label, **line_style(i))
+        ax.plot(lengths, [1 / x for x in lengths], color="0.45", linewidth=0.7, label="1/L", zorder=1)
+        ax.set(xscale="log", yscale="log", xlabel="answer length L (tokens)", title=title)
+        ax.xaxis.set_major_locator(FixedLocator(lengths[:: max(1, len(lengths) // 6)]))
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+        ax.grid(True, color="0.9", linewidth=0.6)
+    panels[0].set_ylabel("decision share (fraction)")
+    fig.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", handlelength=3.2)
+    footer(fig, "exact expected gradients, no sampling: no seed and no intervals; both axes logarithmic")
+    return Drawn(rows, fig)
 
 
-def heat_map(atlas: Atlas) -> Figure:
+@figure("F2", "atlas", of="theory")
+def heat_map(source: Source) -> Drawn | None:
     """F2: energy share of the decision, objective by length, with the slope at long answers."""
-    rows = atlas["objectives"]
-    lengths = sorted({int(length) for row in rows for length in row["shares"]})
-    table = np.array([[_shares(row, "shares").get(n) or math.nan for n in lengths] for row in rows], dtype=float)
-    figure = new_figure(10.0, 0.3 * len(rows) + 2.2, "Decision share of energy, by objective and answer length")
-    ax = figure.subplots()
+    if "atlas" not in source.theory:
+        return None
+    objectives = source.theory["atlas"]["objectives"]
+    rows = _rows(objectives)
+    lengths = sorted({row["length"] for row in rows})
+    shares = {(row["objective"], row["length"]): row["share"] or math.nan for row in rows}
+    table = np.array([[shares.get((o["name"], n), math.nan) for n in lengths] for o in objectives], dtype=float)
+    fig = new_figure(10.0, 0.3 * len(objectives) + 2.2, "Decision share of energy, by objective and answer length")
+    ax = fig.subplots()
     colours = mpl.colormaps["cividis"].with_extremes(bad="white")
     low = max(float(np.nanmin(table)), 1e-5) if np.isfinite(table).any() else 1e-3
     norm = LogNorm(low, 1.0)
     image = ax.imshow(np.ma.masked_invalid(table), cmap=colours, norm=norm, aspect="auto")
-    for r, row in enumerate(rows):
-        for c in range(len(lengths)):
-            share = table[r, c]
+    for r, objective in enumerate(objectives):
+        for c, share in enumerate(table[r]):
             if not math.isfinite(share):
                 ax.text(c, r, "-", ha="center", va="center", fontsize=7)
                 continue
             ink = "white" if norm(share) < 0.5 else "black"
-            ax.text(
-                c,
-                r,
-                f"{share:.2f}" if share >= 0.01 else f"{share:.0e}",
-                ha="center",
-                va="center",
-                color=ink,
-                fontsize=6.5,
-            )
-        slope = row["slope"]["tail"]
+            text = f"{share:.2f}" if share >= 0.01 else f"{share:.0e}"
+            ax.text(c, r, text, ha="center", va="center", color=ink, fontsize=6.5)
+        slope = objective["slope"]["tail"]
         ax.text(len(lengths) - 0.35, r, "-" if slope is None else f"{slope:+.2f}", va="center", fontsize=7.5)
     ax.text(len(lengths) - 0.35, -0.75, "slope at the end", va="bottom", fontsize=7.5)
     ax.set_xticks(range(len(lengths)), [str(n) for n in lengths])
-    ax.set_yticks(range(len(rows)), [row["name"] for row in rows])
+    ax.set_yticks(range(len(objectives)), [objective["name"] for objective in objectives])
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     ax.set(xlabel="answer length L (tokens)")
-    figure.colorbar(image, ax=ax, label="decision share of energy (log scale)", fraction=0.04, pad=0.12)
-    footer(
-        figure, "exact expected gradients; slope: of log share against log L between the two longest; -: no gradient"
-    )
-    return figure
+    fig.colorbar(image, ax=ax, label="decision share of energy (log scale)", fraction=0.04, pad=0.12)
+    footer(fig, "exact expected gradients; slope: of log share against log L between the two longest; -: no gradient")
+    return Drawn(rows, fig)
 
 
-def draw_atlas(atlas: Atlas, directory: Path) -> list[Path]:
-    """Write F1 and F2 as PNG and SVG."""
-    return save_figures({"F1_share_against_length": curves, "F2_atlas": heat_map}, atlas, directory)
+@figure("F3", "kl_tax", of="theory")
+def kl_tax(source: Source) -> Drawn | None:
+    """F3: the phase diagram of T7, drawn by whoever knows what its numbers are."""
+    if "kl_tax" not in source.theory or source.kl_tax is None:
+        return None
+    fig = new_figure(9.6, 5.2, "T7: where a KL penalty turns the push on STOP at a wrong answer")
+    source.kl_tax(source.theory["kl_tax"], fig)
+    return Drawn(source.theory["kl_tax"]["lattice"], fig)

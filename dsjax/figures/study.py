@@ -1,312 +1,297 @@
-"""Figures F4 to F9 of the study from its stored results, each as PNG, SVG and, with the numbers in it, as CSV."""
+"""Figures F4 to F7 and F9 of a study: its trainings, its components, and what each of them brings."""
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-from matplotlib.figure import Figure
+import matplotlib as mpl
+import numpy as np
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
-from dsjax.errors import require
-from dsjax.figures import style as plotting
-from dsjax.figures.atlas import DRAWN, draw_atlas
-from dsjax.io import write_atomically
+from dsjax.figures.gradients import curve_rows
+from dsjax.figures.style import (
+    Drawn,
+    Source,
+    estimate,
+    figure,
+    footer,
+    line_style,
+    new_figure,
+    number,
+    numbers,
+    picked,
+)
+from dsjax.statistics import Estimate
 from dsjax.training.arms import ARMS
 from dsjax.training.config import BASE
 
-Report = Mapping[str, Any]
-Row = dict[str, Any]
-
-CURVES = ("accuracy", "p", "auroc")
 COMPONENTS = ("p", "a", "b", "youden", "auroc", "brier", "accuracy", "accuracy_at_base_rate", "gain", "rounds")
-NUMBERS = ("value", "low", "high")
 WEIGHTED = ("sft-self", "sft-self-sqrt-l", "sft-self-l")  # F9: decision weights 1, sqrt(L), L
-GRADIENTS = {
-    "share": "decision share of the gradient",
-    "norm_sample": "norm of the sampler's gradient",
-    "norm_decision": "norm of the decider's gradient",
-    "cosine": "cosine of the two",
-}
+LEVELS = (BASE, "rloo")  # F9: shown for comparison
+WIDEST = 22.0  # inches of panels side by side
 
 
-def draw(
-    report: Report,
-    directory: Path,
-    shown: Sequence[str] = (),
-    kl_tax: Callable[[dict[str, Any], Figure], None] | None = None,
-) -> list[Path]:
-    """Draw F1 to F3 and every figure of every history, as far as the report has them; returns the files.
-
-    Args:
-      report: of `dsjax.study.report`.
-      directory: where; made if it is not there.
-      shown: arms in the figures, in this order; by default those that the study names, or all. The CSV files always
-        have all.
-      kl_tax: puts the numbers of F3 on an empty figure; without it F3 is left out.
-
-    Raises:
-      InputError: for an arm that the report does not have.
-    """
-    known = {m for entry in report["histories"].values() for m in entry["models"]} - {BASE}
-    for arm in shown:
-        require(arm in known, "arms", arm, sorted(known))
-    shown = shown or report.get("shown", ())
-    written = _theory(report["theory"], directory, kl_tax)
-    for history, entry in report["histories"].items():
-        arms = [m for m in entry["models"] if m != BASE]
-        some = [arm for arm in shown if arm in arms] or arms
-        results = _results(entry, some)
-        figures: dict[str, tuple[Callable[[Any], Figure], list[Row]]] = {
-            "F4_training_curves": (plotting.training_curves, _curve_rows(entry, "evaluation", CURVES)),
-            "F5_components": (plotting.components, _component_rows(entry)),
-            "F6_cross_swap": (plotting.cross_swap, _swap_rows(entry)),
-            "F7_log_odds": (plotting.log_odds, _accounting_rows(entry)),
-            "F8_gradients": (
-                lambda _, entry=entry, some=some: gradients(entry, some),
-                _curve_rows(entry, "gradient", (*GRADIENTS, *_SIGNALS)),
-            ),
-            "F9_decision_weight": (lambda _, entry=entry: decision_weight(entry), _weight_rows(entry)),
-        }
-        named = {f"{name}_{history}": one for name, one in figures.items()}
-        written += plotting.save_figures({name: f for name, (f, _) in named.items()}, results, directory)
-        for name, (_, rows) in named.items():
-            written.append(_save_rows(directory / f"{name}.csv", rows))
-    return written
-
-
-def _theory(
-    theory: Mapping[str, Any], directory: Path, kl_tax: Callable[[dict[str, Any], Figure], None] | None
-) -> list[Path]:
-    written = []
-    if "atlas" in theory:
-        written += draw_atlas(theory["atlas"], directory)
-        rows = [
-            {"objective": row["name"], "length": length}
-            | {k: row[f"{k}s"][length] for k in ("share", "euclidean_share")}
-            for row in theory["atlas"]["objectives"]
-            for length in row["shares"]
-        ]
-        drawn = [row for row in rows if row["objective"] in DRAWN]
-        written += [_save_rows(directory / "F1_share_against_length.csv", drawn)]
-        written += [_save_rows(directory / "F2_atlas.csv", rows)]
-    if "kl_tax" in theory and kl_tax is not None:
-
-        def figure(data: dict[str, Any]) -> Figure:
-            empty = plotting.new_figure(9.6, 5.2, "T7: where a KL penalty turns the push on STOP at a wrong answer")
-            kl_tax(data, empty)
-            return empty
-
-        written += plotting.save_figures({"F3_kl_tax": figure}, theory["kl_tax"], directory)
-        written += [_save_rows(directory / "F3_kl_tax.csv", theory["kl_tax"]["lattice"])]
-    return written
-
-
-_SIGNALS = ("signal_sample", "noise_sample", "signal_decision", "noise_decision")
-
-
-def _results(entry: Report, arms: Sequence[str]) -> dict[str, Any]:
-    """One history in the form that the figures of the main job take."""
-    models = [BASE, *arms]
-    splits = entry["splits"]
-    curves = {
-        arm: {
-            kind: [
-                {k: v[0] if isinstance(v, list) else v for k, v in row.items()} for row in entry["curves"][arm][kind]
-            ]
-            for kind in ("evaluation", "gradient")
-        }
-        for arm in arms
+@figure("F4", "training_curves")
+def training_curves(source: Source) -> Drawn:
+    """F4: final accuracy, p and AUROC while training, per split, and the decision share of the gradient."""
+    labels = {
+        "accuracy": f"final accuracy at T = {source.rounds}",
+        "p": "p = P(right), one attempt",
+        "auroc": "AUROC of STOP",
     }
-    seeds = len(entry["seeds"])
-    accounting = {}
-    for split, found in splits.items():
-        odds = {m: found["measures"][m]["log_odds"]["value"] for m in models}
-        accounting[split] = {
-            arm: {
-                "base_log_odds": odds[BASE],
-                "arm_log_odds": odds[arm],
-                "log_odds": found["accounting"][f"{arm} - {BASE}"]["log_odds"],
-            }
-            for arm in arms
-        }
-    return {
-        "config": {"arms": list(arms), "rounds": entry["config"]["rounds"]},
-        "curves": curves,
-        "evaluation": {
-            split: {m: {**found["measures"][m], "roc": found["roc"][m]} for m in models}
-            for split, found in splits.items()
-        },
-        "swap": {
-            split: {s: {d: found["swap"][s][d] for d in models} for s in models} for split, found in splits.items()
-        },
-        "accounting": accounting,
-        "split_names": entry["split_names"],
-        "intervals_are": f"95 % intervals over {seeds} trainings and their problems",
-        "curves_are": f"means of {seeds} trainings, without intervals",
-    }
+    rows = curve_rows(source, "evaluation", (*labels,))
+    shares = curve_rows(source, "gradient", ("share",))
+    fig = new_figure(11.0, 2.4 * (len(source.splits) + 1) + 0.8, "Training curves")
+    grid = fig.add_gridspec(len(source.splits) + 1, 3)
 
-
-def gradients(entry: Report, arms: Sequence[str]) -> Figure:
-    """F8: decision share, norms and cosine along the training, and signal-to-noise of each component over all of it."""
-    figure = plotting.new_figure(11.5, 7.6, "Gradients during training")
-    panels: Any = figure.subplots(2, 3)
-    for ax, (key, label) in zip(panels.flat, GRADIENTS.items(), strict=False):
-        for i, arm in enumerate(arms):
-            rows = [row for row in entry["curves"][arm]["gradient"] if row.get(key) is not None]
-            style = plotting.line_style(i)
-            ax.plot([row["step"] for row in rows], [row[key][0] for row in rows], **style)
-            low, high = ([row[key][j] for row in rows] for j in (1, 2))
-            ax.fill_between([row["step"] for row in rows], low, high, color=style["color"], alpha=0.12, linewidth=0)
-        ax.set(xlabel="update", ylabel=label)
-        if key.startswith("norm"):
-            ax.set_yscale("log")
+    def lines(ax: Any, rows: Any, marks: int, **fields: Any) -> None:
+        for i, arm in enumerate(source.arms):
+            found = picked(rows, arm=arm, **fields)
+            mean = [number(row["mean"]) for row in found]
+            ax.plot([row["step"] for row in found], mean, markevery=max(1, len(found) // marks), **line_style(i))
+        ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         ax.grid(True, color="0.92", linewidth=0.6)
-    for ax, name, label in (
-        (panels[1, 1], "sample", "sampler: signal / noise"),
-        (panels[1, 2], "decision", "decider: signal / noise"),
-    ):
-        for i, arm in enumerate(arms):
-            rows = entry["curves"][arm]["gradient"]
-            signal, noise = (
-                sum(row[f"{what}_{name}"][0] for row in rows if row.get(f"{what}_{name}"))
-                for what in ("signal", "noise")
-            )
-            if noise > 0:
-                ax.barh(i, signal / noise, color=plotting.line_style(i)["color"], height=0.7, edgecolor="black")
-        ax.set_yticks(range(len(arms)), arms)
-        ax.invert_yaxis()
-        ax.axvline(0, color="black", linewidth=0.6)
-        ax.set(xlabel=label)
-    handles = [Line2D([], [], label=arm, **plotting.line_style(i)) for i, arm in enumerate(arms)]
-    figure.legend(handles=handles, loc="outside right upper", title="arm", handlelength=3.2)
-    plotting.footer(
-        figure,
-        f"means of {len(entry['seeds'])} trainings, bands: least to greatest; Euclidean, in parameter space; signal:"
-        " product of two batches' gradients, noise: what is left of the square of one; summed over the training",
+
+    for r, (split, name) in enumerate(source.splits.items()):
+        for c, (key, label) in enumerate(labels.items()):
+            ax = fig.add_subplot(grid[r, c])
+            lines(ax, rows, 10, split=split, measure=key)
+            if key == "auroc":
+                ax.axhline(0.5, color="0.6", linewidth=0.7, zorder=1)
+            ax.set(ylabel=label, xlabel="update")
+            if c == 1:
+                ax.set_title(name, fontweight="bold")
+    ax = fig.add_subplot(grid[len(source.splits), :])
+    lines(ax, shares, 15)
+    ax.set_title("decision share of the gradient", fontweight="bold")
+    ax.set(xlabel="update", ylabel="decision share (fraction)")
+    ax.set_ylim(bottom=0)
+    handles = [Line2D([], [], label=arm, **line_style(i)) for i, arm in enumerate(source.arms)]
+    fig.legend(handles=handles, loc="outside right upper", title="arm", handlelength=3.2)
+    several = f"means of {source.seeds} trainings, without intervals"
+    footer(
+        fig,
+        "share: of one batch's gradient (signal and noise), Euclidean in parameter space; grey line: AUROC of a blind"
+        f" decider; {several if source.seeds > 1 else 'point values without intervals; one seed'}",
     )
-    return figure
+    return Drawn(rows, fig)
 
 
-def decision_weight(entry: Report) -> Figure:
+@figure("F5", "components")
+def components(source: Source) -> Drawn:
+    """F5: p, a and b of every model with intervals, and the ROC curves of STOP."""
+    rows = [
+        {"split": split, "model": m, "measure": key, **numbers(source.entry["splits"][split]["measures"][m][key])}
+        for split in source.splits
+        for m in source.entry["models"]
+        for key in COMPONENTS
+    ]
+    models = source.models
+    width = max(4.6, 0.75 * len(models) + 1.2)
+    fig = new_figure(width + 5.4, 3.3 * len(source.splits) + 0.6, "The two components after training")
+    panels: Any = fig.subplots(len(source.splits), 2, squeeze=False, width_ratios=(width, 3.6))
+    labels = {"p": "p = P(right)", "a": "a = P(STOP | right)", "b": "b = P(STOP | wrong)"}
+    looks = (("o", "#000000", "#000000"), ("s", "#0072B2", "#0072B2"), ("^", "#D55E00", "white"))
+    for (left, right), (split, name) in zip(panels, source.splits.items(), strict=True):
+        for j, (key, label) in enumerate(labels.items()):
+            marker, colour, face = looks[j]
+            look = {"linestyle": "none", "marker": marker, "color": colour, "markerfacecolor": face}
+            left.plot([], [], label=label, **look)
+            for i, model in enumerate(models):
+                (row,) = picked(rows, split=split, model=model, measure=key)
+                found, x = estimate(row), i + 0.22 * (j - 1)
+                if found:
+                    left.plot([x, x], [found.low, found.high], color=colour, linewidth=1.2, marker="_", markersize=5)
+                    left.plot([x], [found.value], **look)
+        for i in range(1, len(models)):
+            left.axvline(i - 0.5, color="0.88", linewidth=0.8, zorder=0)
+        turn = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if len(models) > 4 else {}
+        left.set_xticks(range(len(models)), models, **turn)
+        left.set(ylabel="probability", xlim=(-0.5, len(models) - 0.5), ylim=(-0.03, 1.03))
+        left.set_title(name, fontweight="bold")
+        for i, model in enumerate(models):
+            roc = source.entry["splits"][split]["roc"][model]
+            style = {"color": "black", "linestyle": "-", "linewidth": 2.2} if i == 0 else line_style(i - 1)
+            if roc:
+                right.plot(roc["wrong_accepted"], roc["right_accepted"], **{**style, "marker": "none"}, label=model)
+        right.plot([0, 1], [0, 1], color="0.6", linewidth=0.7, zorder=1)
+        right.set(xlabel="P(accepted | wrong)", ylabel="P(accepted | right)", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+        right.set_title("ROC of STOP")
+        right.set_box_aspect(1)
+    dots, lines = (ax.get_legend_handles_labels() for ax in panels[0])
+    fig.legend(dots[0] + lines[0], dots[1] + lines[1], loc="outside right center", handlelength=3.2)
+    footer(fig, f"bars: {source.intervals}; diagonal: a blind decider")
+    return Drawn(rows, fig)
+
+
+@figure("F6", "cross_swap")
+def cross_swap(source: Source) -> Drawn:
+    """F6: final accuracy of every sampler with every decider."""
+    swap = {split: source.entry["splits"][split]["swap"] for split in source.splits}
+    rows = [
+        {"split": split, "sampler": s, "decider": d, **cell}
+        for split in swap
+        for s, row in swap[split].items()
+        for d, cell in row.items()
+    ]
+    models = source.models
+    cells = {split: [[Estimate.from_json(swap[split][s][d]) for d in models] for s in models] for split in swap}
+    values = {split: np.array([[cell.value for cell in row] for row in cells[split]]) for split in swap}
+    finite = np.concatenate([table[np.isfinite(table)] for table in values.values()]).tolist()
+    low, high = (min(finite), max(finite)) if finite else (0.0, 1.0)
+    high = high if high > low else low + 1e-3
+    across = max(3.0, 0.8 * len(models) + 0.4) + 1.1
+    down = max(3.0, 0.62 * len(models) + 0.4) + 1.2
+    beside = across * len(swap) <= WIDEST
+    shape = (1, len(swap)) if beside else (len(swap), 1)
+    title = "Cross-swap: each sampler (rows) with each decider (columns)"
+    fig = new_figure(across * shape[1] + 1.2, down * shape[0] + 0.7, title)
+    panels: Any = fig.subplots(*shape, squeeze=False, sharex=True, sharey=True)
+    colours = mpl.colormaps["cividis"].with_extremes(bad="white")
+    image: Any = None
+    for ax, (split, name) in zip(panels.flat, source.splits.items(), strict=True):
+        table = np.ma.masked_invalid(values[split])
+        image = ax.imshow(table, cmap=colours, vmin=low, vmax=high, aspect="auto")
+        for r, row in enumerate(cells[split]):
+            for c, cell in enumerate(row):
+                if not cell:
+                    ax.text(c, r, "not\ndefined", ha="center", va="center", fontsize=6.5)
+                    continue
+                ink = "white" if (cell.value - low) / (high - low) < 0.5 else "black"
+                ax.text(c, r - 0.13, f"{cell.value:.3f}", ha="center", va="center", color=ink, fontsize=8.5)
+                if math.isfinite(cell.low):
+                    interval = f"{cell.low:.3f}–{cell.high:.3f}"
+                    ax.text(c, r + 0.21, interval, ha="center", va="center", color=ink, fontsize=5.8)
+        ax.set_xticks(range(len(models)), models, rotation=35, ha="right", rotation_mode="anchor")
+        ax.set_yticks(range(len(models)), models)
+        ax.tick_params(length=0)
+        ax.spines[:].set_visible(False)
+        ax.set_title(name, fontweight="bold")
+    for ax in panels[-1]:
+        ax.set_xlabel("decider")
+    for ax in panels[:, 0]:
+        ax.set_ylabel("sampler")
+    label = f"final accuracy at T = {source.rounds}"
+    fig.colorbar(image, ax=list(panels.flat), label=label, fraction=0.05, pad=0.02)
+    footer(fig, f"small type: {source.intervals}; one colour scale for all panels")
+    return Drawn(rows, fig)
+
+
+@figure("F7", "log_odds")
+def log_odds(source: Source) -> Drawn:
+    """F7: what sampler and decider each bring to the log-odds of final accuracy."""
+    rows = [
+        {"split": split, "difference": pair, "scale": scale, "part": part, **numbers(found[scale][part])}
+        for split in source.splits
+        for pair, found in source.entry["splits"][split]["accounting"].items()
+        for scale in found
+        for part in found[scale]
+    ]
+    columns = len(source.arms)
+    title = f"Log-odds of final accuracy at T = {source.rounds}: from base to arm"
+    fig = new_figure(max(6.5, 1.95 * columns + 2.4), 2.75 * len(source.splits) + 1.1, title)
+    panels: Any = fig.subplots(len(source.splits), columns, squeeze=False, sharey="row")
+    for r, (split, name) in enumerate(source.splits.items()):
+        measures = source.entry["splits"][split]["measures"]
+        for c, arm in enumerate(source.arms):
+            ends = [Estimate.from_json(measures[model]["log_odds"]).value for model in (BASE, arm)]
+            steps = [
+                estimate(picked(rows, split=split, difference=f"{arm} - {BASE}", scale="log_odds", part=part)[0])
+                for part in ("sampler", "decider")
+            ]
+            panels[r, c].set_title(arm)
+            _waterfall(panels[r, c], ends, steps)
+        panels[r, 0].set_ylabel("{}\nlog-odds (nats)".format(name.replace(" (", "\n(")))
+        panels[r, 0].margins(y=0.15)
+    handles = [
+        Patch(facecolor="0.8", edgecolor="black", label="base, arm"),
+        Patch(facecolor="#9ecae1", edgecolor="black", hatch="////", label="sampler (Shapley)"),
+        Patch(facecolor="#fdbe85", edgecolor="black", hatch="....", label="decider (Shapley)"),
+    ]
+    fig.legend(handles=handles, loc="outside right upper")
+    footer(fig, f"bars: {source.intervals}; percentages: the log-odds as probabilities")
+    return Drawn(rows, fig)
+
+
+def _waterfall(ax: Any, ends: Sequence[float], steps: Sequence[Estimate]) -> None:
+    """One panel of F7: from the base's log-odds to the arm's, by steps of sampler and decider."""
+    (start, end), (sampler, decider) = ends, steps
+    ax.set_xticks(range(4), ["base", "+sampler", "+decider", "arm"], rotation=40, ha="right", rotation_mode="anchor")
+    ax.set_xlim(-0.6, 3.6)
+    ax.use_sticky_edges = False
+    ax.margins(y=0.15)
+    if not all(math.isfinite(x) for x in (start, end, sampler.value, decider.value)):
+        ax.text(0.5, 0.5, "not defined", ha="center", va="center", transform=ax.transAxes, color="0.3")
+        return
+    middle = start + sampler.value
+    look: dict[str, Any] = {"width": 0.72, "edgecolor": "black", "linewidth": 0.7, "zorder": 2}
+    ax.bar([0, 3], [start, end], color="0.8", **look)
+    ax.bar(1, sampler.value, bottom=start, color="#9ecae1", hatch="////", **look)
+    ax.bar(2, decider.value, bottom=middle, color="#fdbe85", hatch="....", **look)
+    for x, level in enumerate((start, middle, middle + decider.value)):
+        ax.plot([x + 0.36, x + 0.64], [level, level], color="black", linewidth=0.8, zorder=3)
+    for x, origin, step in ((1, start, sampler), (2, middle, decider)):
+        if math.isfinite(step.low) and math.isfinite(step.high):
+            interval = [origin + step.low, origin + step.high]
+            ax.plot([x, x], interval, color="white", linewidth=3.2, zorder=4, solid_capstyle="butt")
+            ax.plot([x, x], interval, color="black", linewidth=1.3, marker="_", markersize=6, zorder=5)
+    for x, level in ((0, start), (3, end)):
+        up = level >= 0
+        accuracy = 1 / (1 + math.exp(-level)) if level > -700 else 0.0
+        look = {"xytext": (0, 3 if up else -3), "va": "bottom" if up else "top", "fontsize": 7.5, "zorder": 6}
+        ax.annotate(f"{100 * accuracy:.1f} %", (x, level), textcoords="offset points", ha="center", **look)
+    ax.axhline(0, color="black", linewidth=0.6, zorder=1)
+
+
+@figure("F9", "decision_weight")
+def decision_weight(source: Source) -> Drawn | None:
     """F9: quality of the decider against the weight of the decision token in SFT, with reward training as a level."""
-    splits = list(entry["splits"])
-    keys = {"auroc": "AUROC of STOP", "b": "b = P(STOP | wrong)", "accuracy": "final accuracy"}
-    figure = plotting.new_figure(3.6 * len(splits) + 1.6, 7.4, "Does a heavier decision token teach SFT to decide?")
-    panels: Any = figure.subplots(len(keys), len(splits), squeeze=False)
-    levels = [m for m in (BASE, "rloo") if m in entry["models"]]
-    for r, (key, label) in enumerate(keys.items()):
-        for c, split in enumerate(splits):
+    models = [m for m in (*WEIGHTED, *LEVELS) if m in source.entry["models"]]
+    if len({*WEIGHTED} & {*models}) < 2:  # one weight is no comparison
+        return None
+    labels = {"auroc": "AUROC of STOP", "b": "b = P(STOP | wrong)", "accuracy": "final accuracy"}
+    rows = [
+        {
+            "split": split,
+            "measure": key,
+            "model": m,
+            "weight": source.entry["length"] ** ARMS[m].length_power if m in WEIGHTED else None,
+            **numbers(source.entry["splits"][split]["measures"][m][key]),
+        }
+        for split in source.splits
+        for key in labels
+        for m in models
+    ]
+    fig = new_figure(3.6 * len(source.splits) + 1.6, 7.4, "Does a heavier decision token teach SFT to decide?")
+    panels: Any = fig.subplots(len(labels), len(source.splits), squeeze=False)
+    for r, (key, label) in enumerate(labels.items()):
+        for c, (split, name) in enumerate(source.splits.items()):
             ax = panels[r, c]
-            rows = [row for row in _weight_rows(entry) if row["split"] == split and row["measure"] == key]
-            weighted = [row for row in rows if row["weight"] is not None and _finite(row)]
+            found = {row["model"]: (row["weight"], estimate(row)) for row in picked(rows, split=split, measure=key)}
+            weighted = [found[m] for m in WEIGHTED if m in found and found[m][1]]
             ax.errorbar(
-                [row["weight"] for row in weighted],
-                [row["value"] for row in weighted],
-                yerr=[[row[a] - row[b] for row in weighted] for a, b in (("value", "low"), ("high", "value"))],
+                [weight for weight, _ in weighted],
+                [e.value for _, e in weighted],
+                yerr=[[e.value - e.low for _, e in weighted], [e.high - e.value for _, e in weighted]],
                 color="black",
                 marker="o",
                 capsize=3,
                 label="SFT on the base's labelled answers",
             )
-            for i, model in enumerate(levels):
-                level = next(row for row in rows if row["model"] == model)
-                if _finite(level):
-                    style = plotting.line_style(i)
-                    ax.axhline(level["value"], color=style["color"], linestyle=style["linestyle"], label=model)
-                    ax.axhspan(level["low"], level["high"], color=style["color"], alpha=0.12, linewidth=0)
+            for i, model in enumerate(m for m in LEVELS if m in found):
+                level = found[model][1]
+                if level:
+                    style = line_style(i)
+                    ax.axhline(level.value, color=style["color"], linestyle=style["linestyle"], label=model)
+                    ax.axhspan(level.low, level.high, color=style["color"], alpha=0.12, linewidth=0)
             ax.set(xlabel="weight of the decision token w", ylabel=label)
             if r == 0:
-                ax.set_title(entry["split_names"].get(split, split), fontweight="bold")
+                ax.set_title(name, fontweight="bold")
             ax.grid(True, color="0.92", linewidth=0.6)
-    handles, labels = panels[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper")
-    plotting.footer(
-        figure, f"95 % intervals over {len(entry['seeds'])} trainings and their problems; weights 1, sqrt(L) and L"
-    )
-    return figure
-
-
-def _finite(row: Mapping[str, Any]) -> bool:
-    return all(row[name] is not None and math.isfinite(row[name]) for name in NUMBERS)
-
-
-def _weight_rows(entry: Report) -> list[Row]:
-    length = entry["config"]["width"] + 1
-    models = [m for m in (*WEIGHTED, BASE, "rloo") if m in entry["models"]]
-    return [
-        {
-            "split": split,
-            "measure": key,
-            "model": m,
-            "weight": length ** ARMS[m].length_power if m in WEIGHTED else None,
-            **{n: found["measures"][m][key][n] for n in NUMBERS},
-        }
-        for split, found in entry["splits"].items()
-        for key in ("auroc", "b", "accuracy")
-        for m in models
-    ]
-
-
-def _curve_rows(entry: Report, kind: str, keys: Sequence[str]) -> list[Row]:
-    return [
-        {
-            "arm": arm,
-            "split": row.get("split", ""),
-            "step": row["step"],
-            "measure": key,
-            **dict(zip(("mean", "least", "greatest"), row[key] or (None,) * 3, strict=True)),
-        }
-        for arm in entry["models"]
-        for row in entry["curves"][arm].get(kind, [])
-        for key in keys
-        if key in row
-    ]
-
-
-def _component_rows(entry: Report) -> list[Row]:
-    return [
-        {"split": split, "model": m, "measure": key, **{n: found["measures"][m][key][n] for n in NUMBERS}}
-        for split, found in entry["splits"].items()
-        for m in entry["models"]
-        for key in COMPONENTS
-    ]
-
-
-def _swap_rows(entry: Report) -> list[Row]:
-    return [
-        {"split": split, "sampler": s, "decider": d, **cell}
-        for split, found in entry["splits"].items()
-        for s, row in found["swap"].items()
-        for d, cell in row.items()
-    ]
-
-
-def _accounting_rows(entry: Report) -> list[Row]:
-    return [
-        {
-            "split": split,
-            "difference": pair,
-            "scale": scale,
-            "part": part,
-            **{n: found[scale][part][n] for n in NUMBERS},
-        }
-        for split, of in entry["splits"].items()
-        for pair, found in of["accounting"].items()
-        for scale in found
-        for part in found[scale]
-    ]
-
-
-def _save_rows(path: Path, rows: Sequence[Row]) -> Path:
-    buffer = io.StringIO(newline="")
-    if rows:
-        writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    write_atomically(path, buffer.getvalue().encode())
-    return path
+    fig.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside right upper")
+    footer(fig, f"{source.intervals}; weights 1, sqrt(L) and L")
+    return Drawn(rows, fig)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +33,7 @@ class FunctionPolicy(Policy):
       history: what a round sees of earlier ones; with `none` nothing may depend on them.
     """
 
-    apply: Callable[[Params, jax.Array, jax.Array], tuple[jax.Array, jax.Array]] = struct.field(pytree_node=False)
+    apply: Callable[..., Any] = struct.field(pytree_node=False)
     length: int = struct.field(pytree_node=False)
     initial: Callable[[jax.Array], Params] | None = struct.field(pytree_node=False, default=None)
     history: History = struct.field(pytree_node=False, default="none")

@@ -22,7 +22,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
@@ -336,15 +336,15 @@ class Definition:
     report: str | None = None
 
     @classmethod
-    def read(cls, folder: str | Path) -> Definition:
-        """Read `study.json` of a folder.
+    def read(cls, path: str | Path) -> Definition:
+        """Read a study's file, by default `study.json` of a folder.
 
         Raises:
           InputError: if it cannot be read or lacks a field.
         """
-        file = Path(folder) / "study.json"
-        data = read_json(file, "study", "a folder with a readable study.json")
-        require(isinstance(data, dict), "study.json", data, "an object with named fields")
+        file = Path(path) if str(path).endswith(".json") else Path(path) / "study.json"
+        data = read_json(file, "study", "a readable study.json, or a folder with one")
+        require(isinstance(data, dict), "study", str(file), "a JSON object with named fields")
         require(isinstance(data.get("jobs"), str), f"jobs in {file}", data.get("jobs"), "a text")
         _require_name(f"name in {file}", data.get("name"))
         presets = data.get("presets")
@@ -374,6 +374,10 @@ class Definition:
         for name in reversed(chain):
             changed = _changed(changed, {k: v for k, v in self.presets[name].items() if k != "extends"})
         return {**self.settings, **changed}
+
+    def changed(self, preset: str, changes: Mapping[str, Any]) -> Definition:
+        """The same with only this preset, and these changes to its settings, inside of objects too."""
+        return replace(self, presets={preset: _changed(self.settings_of(preset), changes)})
 
     def study(self, preset: str | None = None, out: str | Path | None = None) -> Study:
         """The study of a preset (the first by default) on a directory (`runs/NAME-PRESET` by default).

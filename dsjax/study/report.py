@@ -23,7 +23,6 @@ from dsjax.study.trainings import CHOICE, RUN, arm_job, rows_of
 from dsjax.training.arms import arm_of
 from dsjax.training.config import BASE, TrainConfig
 
-FORMAT = 1
 RESAMPLES = 1000
 DIGITS = 6
 MEASURES = ("p", "a", "b", "youden", "auroc", "auroc_on_base", "brier", "accuracy", "accuracy_at_base_rate")
@@ -54,7 +53,6 @@ def report(merged: Mapping[str, Any], directory: Path, definition: Definition) -
         if name.endswith("/evaluation"):
             evaluations.setdefault(name.split("/")[0], []).append(name.rsplit("/", 1)[0])
     out: dict[str, Any] = {
-        "format": FORMAT,
         "shown": list(definition.settings.get("shown", ())),
         "sweep": done[CHOICE]["result"] if CHOICE in done else None,
         "theory": {n.split("/")[1]: done[n]["result"] for n in done if n.startswith("theory/")},
@@ -101,6 +99,7 @@ def _of_history(
     rows = {m: [rows_of(folder / name / RUN) for name in jobs[m]] for m in models}
     gradients = partial(_of_gradients, {m: [_gradients(r) for r in rows[m]] for m in models})
     find[history, TRAINING] = gradients
+    task = from_dict(TrainConfig, first["config"]).task_of
     splits = {}
     for split in first["splits"]:
         seeds = [Evaluated.read(folder / p / "evaluation" / f"{split}.npz", models) for p in parents]
@@ -109,7 +108,8 @@ def _of_history(
         splits[split] = _of_split(measures, models, pairs)
     return {
         "config": first["config"],
-        "split_names": dict(from_dict(TrainConfig, first["config"]).task_of.split_names),
+        "length": task.length,
+        "split_names": dict(task.split_names),
         "seeds": [_seed(p) for p in parents],
         "models": models,
         "trainings": {m: [_training(done[name]["result"]) for name in jobs[m]] for m in models},

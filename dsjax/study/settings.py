@@ -45,6 +45,30 @@ class Sweep:
 
 
 @dataclass(frozen=True)
+class Theory:
+    """A job without needs next to the trainings.
+
+    Attributes:
+      kind: `module:function`.
+      options: of the job.
+      work: as that of a training, whose amount of work is its number of updates; for progress bars only.
+    """
+
+    kind: str
+    options: dict[str, Any] = field(default_factory=dict)
+    work: float = 1.0
+
+    @classmethod
+    def read(cls, name: str, entry: Any) -> Theory:
+        """From an entry of the settings' `theory`: a kind alone, or an object with the fields of this class.
+
+        Raises:
+          InputError: for an unknown field or an impossible value.
+        """
+        return from_dict(cls, {"kind": entry} if isinstance(entry, str) else entry, f"theory.{name}")
+
+
+@dataclass(frozen=True)
 class Settings:
     """One preset.
 
@@ -57,10 +81,10 @@ class Settings:
       train: fields of `TrainConfig` for all trainings.
       base: more of them for the base.
       arm: more of them for the arms.
-      sweep: how step sizes are chosen.
+      sweep: how step sizes are chosen; None: they are those of `arm`.
       evaluation_problems: fixed held-out problems a split, after training (`train` has those along the training).
       attempts: at each problem, for rules that use more than T attempts; history `none`.
-      theory: jobs without needs that give the numbers of figures about theory, `module:function` by name.
+      theory: jobs without needs, by name: what theory says, and checks that it holds; see `Theory`.
       comparisons: pairs of models whose differences are reported, besides each arm's to the base.
       shown: arms in the figures, in this order; all by default.
     """
@@ -73,7 +97,7 @@ class Settings:
     train: dict[str, Any] = field(default_factory=dict)
     base: dict[str, Any] = field(default_factory=dict)
     arm: dict[str, Any] = field(default_factory=dict)
-    sweep: Sweep = field(default_factory=Sweep)
+    sweep: Sweep | None = field(default_factory=Sweep)
     evaluation_problems: int = 1000
     attempts: int = 8
     theory: dict[str, Any] = field(default_factory=dict)
@@ -101,9 +125,12 @@ class Settings:
             require(name in self.histories, "seeds_of", name, self.histories)
             require_int(f"seeds_of.{name}", number, 1)
         require_int("first_seed", self.first_seed, 0)
-        allowed = f"seeds that do not include {self.sweep.seed}, which is the sweep's"
-        apart = all(self.sweep.seed not in self.seeds_for(history) for history in self.histories)
-        require(apart, "first_seed", self.first_seed, allowed)
+        if self.sweep is not None:
+            allowed = f"seeds that do not include {self.sweep.seed}, which is the sweep's"
+            apart = all(self.sweep.seed not in self.seeds_for(history) for history in self.histories)
+            require(apart, "first_seed", self.first_seed, allowed)
+        for name, entry in self.theory.items():
+            Theory.read(name, entry)
         for name, arm in ((BASE, BASE), *((arm, arm) for arm in self.arms)):
             self.config(arm, self.histories[0], self.first_seed, f"settings of {name}")
         rounds = self.config(BASE, self.histories[0], 0).rounds

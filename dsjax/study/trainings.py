@@ -1,8 +1,8 @@
 """The jobs of the study: sweep, bases, arms, evaluations.
 
-theory/NAME                   the numbers of a figure about theory
+theory/NAME                   what theory says, or checks that it holds
 sweep/base, sweep/FAMILY/..   the trainings that step size and problems an update are chosen by
-sweep/choice                  what they chose, on fresh in-distribution problems
+sweep/choice                  what they chose, on fresh in-distribution problems; without a sweep neither is there
 HISTORY/seed-S/base           a base
 HISTORY/seed-S/arms/ARM       an arm from it
 HISTORY/seed-S/evaluation     samples of all of these models, and what each decider thinks of each
@@ -22,7 +22,7 @@ from dsjax.evaluation.samples import draw_samples, evaluation_sets, judge
 from dsjax.io import read_rows, write_arrays
 from dsjax.policies.base import Params
 from dsjax.study.jobs import Done, Job, Progress
-from dsjax.study.settings import Settings
+from dsjax.study.settings import Settings, Sweep, Theory
 from dsjax.training.arms import Family, arm_of
 from dsjax.training.config import BASE, TrainConfig
 from dsjax.training.run import run
@@ -42,14 +42,18 @@ def jobs(settings: Mapping[str, Any]) -> list[Job]:
       InputError: for settings that cannot be used.
     """
     asked = Settings.read(settings)
-    out = [Job(f"theory/{name}", kind) for name, kind in asked.theory.items()]
-    out += _sweep(asked)
+    read = {name: Theory.read(name, entry) for name, entry in asked.theory.items()}
+    out = [Job(f"theory/{name}", job.kind, job.options, work=job.work) for name, job in read.items()]
+    chosen: tuple[str, ...] = ()
+    if asked.sweep is not None:
+        out += _sweep(asked, asked.sweep)
+        chosen = (CHOICE,)
     for history in asked.histories:
         for seed in asked.seeds_for(history):
             folder = f"{history}/seed-{seed}"
             base = _training(f"{folder}/{BASE}", asked.config(BASE, history, seed), ())
             arms = [
-                _training(arm_job(folder, arm), asked.config(arm, history, seed), (base.name, CHOICE))
+                _training(arm_job(folder, arm), asked.config(arm, history, seed), (base.name, *chosen))
                 for arm in asked.arms
             ]
             options = {
@@ -75,8 +79,7 @@ def _training(name: str, config: TrainConfig, needs: tuple[str, ...]) -> Job:
     return Job(name, f"{HERE}:train", {"config": to_dict(config)}, needs, float(config.updates))
 
 
-def _sweep(asked: Settings) -> list[Job]:
-    sweep = asked.sweep
+def _sweep(asked: Settings, sweep: Sweep) -> list[Job]:
     base = _training(f"sweep/{BASE}", asked.config(BASE, SWEEP_HISTORY, sweep.seed), ())
     out = [base]
     for family in get_args(Family):

@@ -1,7 +1,13 @@
 """Training of the two components, and the front door to it: `train`, `TrainConfig`, `Arm`, `ARMS`, `evaluate`."""
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dsjax.evaluation.quick import evaluate
+    from dsjax.training.arms import ARMS, Arm
+    from dsjax.training.config import TrainConfig
+    from dsjax.training.run import run as train
 
 # Name: (file, name there). Taken when first asked for: the files of this folder need one another.
 _PUBLIC = {

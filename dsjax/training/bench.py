@@ -29,11 +29,10 @@ from dsjax.policies.transformer import Dtype, TransformerPolicy
 from dsjax.tasks import Problems
 from dsjax.training.arms import Family
 from dsjax.training.cost import block_weights, row_tokens, step_cost
-from dsjax.training.loop import adam
 from dsjax.training.run_directory import provenance
 from dsjax.training.sharding import Layout, ParameterSharding, data_mesh
 from dsjax.training.sources import SOURCES, Setting
-from dsjax.training.step import TrainState, computed, make_train_steps
+from dsjax.training.step import TrainState, adam, computed, make_train_steps
 
 FORMAT = 1
 SIZES = {"nano": (2, 64, 4), "1M": (5, 128, 4), "4M": (5, 256, 4), "16M": (5, 512, 8)}  # layers, width, heads

@@ -1,4 +1,4 @@
-"""Training on disk: one MessagePack file of parameters, or a series of Orbax checkpoints of everything.
+"""Training on disk: a series of Orbax checkpoints of everything.
 
 Whatever is written appears whole or not at all, and nothing from a file is ever executed. Of several processes
 (`dsjax.training.multihost`) each writes and reads its part of the arrays, process 0 all other files: every process must
@@ -31,36 +31,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from flax import serialization
 
 from dsjax.config import differences
-from dsjax.errors import InputError, require
+from dsjax.errors import InputError
 from dsjax.io import write_atomically
-from dsjax.policies.base import Params
 from dsjax.training.multihost import LostProcessError, all_max, barrier, lost_processes_named, on_process_0
-
-
-def save_params(path: Path, params: Params) -> None:
-    """Write a parameter pytree."""
-    write_atomically(path, serialization.to_bytes(params))
-
-
-def load_params(path: Path, like: Params) -> Params:
-    """Read a parameter pytree with the structure of `like`.
-
-    Raises:
-      InputError: if the file is damaged or holds another structure.
-    """
-    try:
-        params = serialization.from_bytes(like, path.read_bytes())
-        shapes = [[np.shape(x) for x in jax.tree.leaves(tree)] for tree in (params, like)]
-    # A damaged file can decode to anything, and then fail wherever it is first used as what it should be.
-    except (ValueError, KeyError, TypeError, AttributeError, EOFError, OSError) as error:
-        raise InputError("parameters", path.name, f"a complete file written by this configuration ({error})") from error
-    require(shapes[0] == shapes[1], "parameters", path.name, f"arrays of shapes {shapes[1]}")
-    return params
-
 
 ARRAYS, FACTS, MANIFEST = "arrays", "facts.json", "manifest.json"
 SMALL_FILES = 2**18  # bytes: metadata of a checkpoint

@@ -21,6 +21,10 @@ from dsjax.trajectories import Trajectories
 FILE = "bad_batch.npz"
 
 
+class DivergedError(FloatingPointError):
+    """Loss, gradient or parameters are not finite; says of which update, and what."""
+
+
 @jax.jit
 def all_finite(tree: Any) -> jax.Array:
     """bool[]: no NaN and no infinity in any float of the tree."""

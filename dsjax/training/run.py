@@ -40,14 +40,13 @@ from dsjax.policies.base import Params
 from dsjax.tasks import Problems
 from dsjax.training.checkpoints import Checkpoints, Facts, Restored, StorageError, Trees
 from dsjax.training.config import BASE, MAY_CHANGE, TrainConfig
-from dsjax.training.divergence import FILE, all_finite, not_finite, save_batch
-from dsjax.training.loop import DivergedError, adam
+from dsjax.training.divergence import FILE, DivergedError, all_finite, not_finite, save_batch
 from dsjax.training.multihost import all_max, local_copy, lost_processes_named, on_process_0, require_same
 from dsjax.training.records import EventFiles, Row, RowFile, require_tensorboard
 from dsjax.training.run_directory import RunDirectory, provenance
 from dsjax.training.sources import SOURCES
 from dsjax.training.start import KIND, read_params, start_params
-from dsjax.training.step import TrainState, computed, draw, make_gradient_measure, make_train_steps
+from dsjax.training.step import TrainState, adam, computed, draw, make_gradient_measure, make_train_steps
 
 FORMAT = 1
 IN_DISTRIBUTION = "in"

@@ -19,6 +19,11 @@ from dsjax.training.sources import Draw, Setting
 from dsjax.trajectories import Trajectories
 
 
+def adam(learning_rate: optax.ScalarOrSchedule, clip_norm: float) -> optax.GradientTransformation:
+    """Adam after clipping the gradient to a global norm; a schedule gives the step size of each update."""
+    return optax.chain(optax.clip_by_global_norm(clip_norm), optax.adam(learning_rate))
+
+
 class TrainState(struct.PyTreeNode):
     """All that changes during training."""
 

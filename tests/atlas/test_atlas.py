@@ -23,7 +23,7 @@ from dsjax.attribution import attribute, signal_to_noise
 from dsjax.cli.atlas import entries_with
 from dsjax.cli.main import main
 from dsjax.errors import InputError
-from dsjax.figures.atlas import draw_atlas
+from dsjax.figures import draw
 from dsjax.objectives import OBJECTIVES, resolve
 from dsjax.objectives.aggregation import aggregate
 from tests.cli.plain import assert_plain
@@ -166,7 +166,7 @@ def test_stored_forms(rows, tmp_path):
         by_length = data["objectives"][0].get(column) or data["objectives"][0]["snr"]["decision"]
         assert float(line[column]) == by_length[line["length"]]
     assert table(list(rows.values())).row_count == len(rows)
-    files = draw_atlas(data, tmp_path)
+    files = draw({"theory": {"atlas": data}, "histories": {}}, tmp_path)
     assert {f.name for f in files} >= {"F2_atlas.png", "F2_atlas.svg"}
     assert all(f.stat().st_size > 5000 for f in files)
 

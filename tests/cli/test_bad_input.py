@@ -118,14 +118,15 @@ TABLES: dict[str, list[tuple[str, list[str]]]] = {
         ("--compare list.json", ["compare", "'list.json'", "dsjax bench --json"]),
     ],
     "figures": [
-        ("no-such-run", ["run", "no-such-run", "finished run"]),
+        ("no-such-run", ["run", "no-such-run", "finished study"]),
     ],
     "study": [
         ("run nowhere", ["nowhere", "study.json"]),
         ("run nowhere --resources GPU=1", ["resources", "GPU=1", "without workers or address"]),
+        ("run nowhere --workers 0", ["workers", "0", "an integer >= 1"]),
         ("run nowhere --workers 2 --resources GPU=0", ["resources", "'GPU=0'", "an amount > 0"]),
         ("status nowhere", ["nowhere", "study.json"]),
-        ("compare one other", ["one", "finished run or study"]),
+        ("compare one other", ["one", "finished study"]),
         ("compare list.json list.json", ["one", "'list.json'", "with a report"]),
     ],
 }
@@ -169,5 +170,5 @@ def test_what_the_parser_refuses(arguments, words, here, capsys):
 def test_results_of_something_else_are_not_drawn(content, tmp_path, capsys):
     (tmp_path / "results.json").write_bytes(content)
     error = refused(["figures", str(tmp_path)], capsys)
-    assert all(w in error for w in ("run: received", str(tmp_path), "finished run")), error
+    assert all(w in error for w in ("run: received", str(tmp_path), "finished study")), error
     assert [p.name for p in tmp_path.iterdir()] == ["results.json"]

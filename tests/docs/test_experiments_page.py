@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from dsjax.cli.results import read_results
 from dsjax.statistics import Estimate
 from dsjax.study.agreement import estimates_in, tables
+from dsjax.study.results import read_results
 from dsjax.study.tables import p_value, with_student
 
 ROOT = Path(__file__).parents[2]

@@ -74,6 +74,7 @@ def test_a_flax_module_is_a_policy(made):
         np.testing.assert_allclose(got, jax.nn.log_softmax(logits), rtol=0, atol=1e-6)
     rounds = sample(policy, params, PROMPT, jax.random.key(1), rounds=T)
     traj = to_trajectories(PROMPT, rounds, jnp.asarray([[0.0, 1.0], [1.0, 0.0]]))
+    assert traj.old_logp is not None
     np.testing.assert_allclose(traj.old_logp, log_probs(policy, params, traj), rtol=0, atol=1e-5)
     found = component_gradients(policy, params, traj, resolve("reinforce", {"baseline": "none"}))
     whole = jax.grad(
@@ -86,7 +87,7 @@ def test_a_flax_module_is_a_policy(made):
 
 def test_without_a_function_for_parameters_there_are_none():
     with pytest.raises(InputError, match="initial: received None"):
-        FunctionPolicy(lambda *_: None, length=L).init(jax.random.key(0))  # pyright: ignore[reportArgumentType]
+        FunctionPolicy(lambda *_: None, length=L).init(jax.random.key(0))
 
 
 @pytest.mark.parametrize(

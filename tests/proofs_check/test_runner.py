@@ -219,7 +219,7 @@ def test_printed_table(toy):
 
 def test_nothing_loads_a_blas_before_the_runner_limits_its_threads():
     """Idle threads of SciPy's BLAS wait by spinning; their number is read when it is loaded."""
-    code = "import sys, proofs_check, dsjax.cli.main, dsjax.study.quickstart; sys.exit('scipy' in sys.modules)"
+    code = "import sys, proofs_check, dsjax.cli.main, dsjax.study.trainings; sys.exit('scipy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode == 0
 
 

@@ -17,7 +17,7 @@ def numbers(report):
 
 def test_a_killed_check_continues_with_the_numbers_of_an_undisturbed_one(tmp_path, monkeypatch):
     job = Job("checks", "proofs_check.study_jobs:theorem", OPTIONS)
-    study = Study(tmp_path, "checks", "", [job, Job("all", "proofs_check.study_jobs:theorems", needs=("checks",))])
+    study = Study(tmp_path, "checks", "only", [job, Job("all", "proofs_check.study_jobs:theorems", needs=("checks",))])
     study.start()
     whole, asked = study_jobs.check, []
 
@@ -33,13 +33,13 @@ def test_a_killed_check_continues_with_the_numbers_of_an_undisturbed_one(tmp_pat
 
     monkeypatch.setattr(study_jobs, "check", check)
     with pytest.raises(KeyboardInterrupt):
-        study.attempt("checks", 0, lambda _: None)
+        study.do("checks")
     seen = []
-    assert study.attempt("checks", 0, seen.append) == DONE
+    assert study.do("checks", seen.append) == DONE
     assert asked == [["T10", "T1"], ["T1"]]
     assert seen[0] > 0.5
     assert seen[-1] == 1.0
-    assert study.attempt("all", 0, lambda _: None) == DONE
+    assert study.do("all") == DONE
     options = {name: value for name, value in OPTIONS.items() if name != "theorems"}
     direct = proofs_check.check(OPTIONS["theorems"], **options).to_json()
     for name in ("checks", "all"):
@@ -47,7 +47,7 @@ def test_a_killed_check_continues_with_the_numbers_of_an_undisturbed_one(tmp_pat
 
 
 def test_an_unknown_theorem_fails_the_job(tmp_path):
-    study = Study(tmp_path, "checks", "", [Job("T99", "proofs_check.study_jobs:theorem", {"theorems": ["T99"]})])
+    study = Study(tmp_path, "checks", "only", [Job("T99", "proofs_check.study_jobs:theorem", {"theorems": ["T99"]})])
     study.start()
-    assert study.attempt("T99", 0, lambda _: None) == FAILED
+    assert study.do("T99") == FAILED
     assert "T99" in study.status()[0].message

@@ -1,106 +1,175 @@
-"""The main job at toy size: complete, resumable, honest about what is stored."""
+"""The quickstart at toy size: complete, the same after kills, and honest about what it was asked."""
 
+from __future__ import annotations
+
+import copy
+import csv
 import json
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
+import dsjax.figures
+import dsjax.training.run
+from dsjax.atlas.rows import ENTRIES
+from dsjax.cli.main import main
 from dsjax.errors import InputError
-from dsjax.figures import style as plotting
-from dsjax.study import quickstart as job
-from dsjax.training import loop
-from tests.compiled_once import share_programs
+from dsjax.study.quickstart import FILE, definition
+from dsjax.study.results import read_results
+from tests.training import run_worker
 
-TINY = job.QuickstartConfig(
-    instances=1,
-    layers=1,
-    model_width=8,
-    heads=2,
-    base_updates=2,
-    base_batch=8,
-    arms=("sft-self", "rloo"),
-    updates=2,
-    points=1,
-    prompts=2,
-    group=2,
-    evaluation_problems=16,
-    curve_problems=8,
-    resamples=10,
-)
+KILLS = int(os.environ.get("DSJAX_KILLS", "2"))
+CLOCKS = ("seconds", "compile_seconds", "instances_per_second", "provenance", "init_from")
+
+
+def tiny() -> dict:
+    """The packaged study with everything small; without the atlas, which has no small size."""
+    data = json.loads(FILE.read_text())
+    (preset,) = data["presets"].values()
+    preset["arms"] = ["sft-self", "rloo"]
+    preset["train"] |= {"digits": 1, "width": 2, "rounds": 2, "layers": 1, "model_width": 8, "heads": 2}
+    preset["train"] |= {"evaluation_problems": 4}
+    small = {"updates": 2, "chunk": 1, "evaluate_every": 1, "checkpoint_every": 1, "prompts": 4}
+    preset["base"] |= small
+    preset["arm"] |= {**small, "group": 2}
+    preset |= {"evaluation_problems": 4, "attempts": 2}
+    preset["theory"]["theorems"]["options"] |= {"theorems": ["T10"], "instances": 2, "quick": True}
+    del preset["theory"]["atlas"]
+    return data
 
 
 @pytest.fixture(scope="module")
-def lengths():
-    return [
-        {"objective": name, "length": n, "share": 0.5 / n, "euclidean_share": 0.4 / n, "block_share": 0.5}
-        for name in ("reward", "SFT", "own-token KL", "trajectory KL")
-        for n in (1, 2)
+def study(tmp_path_factory) -> Path:
+    file = tmp_path_factory.mktemp("study") / "study.json"
+    file.write_text(json.dumps(tiny()))
+    return file
+
+
+@pytest.fixture(scope="module")
+def straight(study, tmp_path_factory) -> Path:
+    """A run that nothing disturbed."""
+    path = tmp_path_factory.mktemp("straight") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        # The slowest program to compile, which has tests of its own.
+        patch.setattr(dsjax.training.run, "make_gradient_measure", run_worker.same_gradient)
+        assert main(["quickstart", "--config", str(study), "--out", str(path)]) == 0
+    return path
+
+
+def numbers(data):
+    """What must be the same whatever happened on the way."""
+    if isinstance(data, dict):
+        return {name: numbers(value) for name, value in data.items() if name not in CLOCKS}
+    return [numbers(value) for value in data] if isinstance(data, list) else data
+
+
+def files_in(path: Path) -> int:
+    """Also of a folder whose files come and go."""
+    return sum(len(files) for _, _, files in os.walk(path))
+
+
+def test_what_a_run_leaves(straight):
+    file, results = read_results("run", straight)
+    assert file == straight / "results.json"
+    assert results["missing"] == []
+    assert results["format"] == json.loads(file.read_text())["format"] == 2
+    entry = results["report"]["histories"]["none"]
+    assert (entry["models"], entry["seeds"], entry["length"]) == (["base", "sft-self", "rloo"], [0], 3)
+    assert [t["id"] for t in results["report"]["theory"]["theorems"]["theorems"]] == ["T10"]
+    for found in entry["splits"].values():
+        parts = {name: e["value"] for name, e in found["accounting"]["rloo - base"]["accuracy"].items()}
+        assert parts["sampler"] + parts["decider"] == pytest.approx(parts["total"], abs=2e-6)  # rounded to six digits
+        assert found["swap"]["rloo"]["rloo"]["value"] == found["measures"]["rloo"]["accuracy"]["value"]
+    for figure in ("F4", "F5", "F6", "F7", "F8"):
+        assert sorted(p.suffix for p in straight.glob(f"{figure}_*_none.*")) == [".csv", ".png", ".svg"]
+    with (straight / "F7_log_odds_none.csv").open() as rows:
+        assert {row["difference"] for row in csv.DictReader(rows)} == {"sft-self - base", "rloo - base"}
+
+
+def test_the_same_command_does_nothing_twice_and_another_seed_is_refused(straight, study, capsys, monkeypatch):
+    monkeypatch.setattr(dsjax.figures, "draw", lambda *_, **__: [])
+    times = {p: p.stat().st_mtime_ns for p in straight.glob("jobs/**/result.json")}
+    arguments = ["quickstart", "--config", str(study), "--out", str(straight)]
+    assert main(arguments) == 0
+    assert {p: p.stat().st_mtime_ns for p in straight.glob("jobs/**/result.json")} == times
+    assert "Theorems: 1 of 1 hold, 1 of 1 controls rejected." in capsys.readouterr().out
+    assert main([*arguments, "--seed", "4"]) == 2
+    error = capsys.readouterr().err
+    assert all(words in error for words in ("seed", "received 4", "0, the value of the results in")), error
+    assert {p: p.stat().st_mtime_ns for p in straight.glob("jobs/**/result.json")} == times
+
+
+def test_kills_change_nothing(straight, study, tmp_path):
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([run_worker.__name__])
+    path, rng = tmp_path / "run", np.random.default_rng(0)
+    arguments = ["quickstart", "--config", str(study), "--out", str(path)]
+    for kill in range(KILLS + 1):
+        process = context.Process(target=run_worker.quickstart, args=(arguments, str(tmp_path / "errors")))
+        process.start()
+        if kill == KILLS:  # and now to the end
+            process.join(300)
+            assert process.exitcode == 0, (tmp_path / "errors").read_text()
+            break
+        # When it has done a random part of what is left: files come with every start, row, checkpoint, job and figure.
+        enough = rng.integers(files_in(path), files_in(straight / "jobs"))
+        while process.is_alive() and files_in(path) < enough:
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.1))
+        process.kill()
+        process.join(60)
+        assert process.exitcode in (-signal.SIGKILL, 0)
+    assert numbers(read_results("run", path)[1]) == numbers(read_results("run", straight)[1])
+
+
+def test_the_packaged_study_is_what_the_readme_says():
+    found = definition()
+    jobs = found.study().jobs
+    assert [name for name in jobs if name.startswith("none/")] == [
+        "none/seed-0/base",
+        *(f"none/seed-0/arms/{arm}" for arm in ("sft-success", "sft-self", "rloo")),
+        "none/seed-0/evaluation",
     ]
+    assert set(jobs["theory/atlas"].options["objectives"]) <= set(ENTRIES)
+    assert not any(job.startswith("sweep") for job in jobs)
 
 
-class Killed(BaseException):
-    """Stands for SIGKILL: no handler in the library may catch it."""
-
-
-def test_whole_job_resumes_after_a_kill_and_gives_the_same_results(tmp_path, monkeypatch, lengths):
-    monkeypatch.setattr(job, "share_against_length", lambda progress: lengths)
-    share_programs(monkeypatch, job, loop)
-    report = {"ok": True, "theorems": []}
-    calls = []
-
-    def check(instances, seed, progress):
-        calls.append((instances, seed))
-        return report
-
-    def kill_in_rloo(stage, done, total):
-        if stage == "rloo" and 0 < done < total + 1:
-            raise Killed
-
-    with pytest.raises(Killed):
-        job.run(TINY, tmp_path / "a", check, kill_in_rloo)
-    kept = (tmp_path / "a" / "stages" / "sft-self" / "params.msgpack").stat().st_mtime_ns
-    assert not (tmp_path / "a" / "stages" / "rloo" / "result.json").exists()
-    assert not (tmp_path / "a" / "results.json").exists()
-    resumed = job.run(TINY, tmp_path / "a", check, lambda *_: None)
-    assert calls == [(1, 0)], "the finished stage is not done again"
-    assert (tmp_path / "a" / "stages" / "sft-self" / "params.msgpack").stat().st_mtime_ns == kept
-    monkeypatch.setattr(plotting, "draw_figures", lambda results, path: None)  # those of the first run are looked at
-    straight = job.run(TINY, tmp_path / "b", check, lambda *_: None)
-    for name in ("evaluation", "swap", "accounting", "improvement", "curves"):
-        assert resumed[name] == straight[name], name
-
-    stored = json.loads((tmp_path / "a" / "results.json").read_text())
-    assert stored["config"]["seed"] == 0
-    assert stored["provenance"]["device"]["platform"] == "cpu"
-    assert set(stored["seconds"]) == {"theorems", "lengths", "base", "sft-self", "rloo", "evaluation"}
-    for figure in ("F1", "F4", "F5", "F6", "F7"):
-        assert sorted(p.suffix for p in (tmp_path / "a").glob(f"{figure}_*")) == [".png", ".svg"]
-    rows = [json.loads(line) for line in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()]
-    assert {r["stage"] for r in rows} == {"base", "sft-self", "rloo"}
-    assert {r["kind"] for r in rows} == {"train", "gradient", "evaluation"}
-    for split in ("in", "carry"):
-        diagonal = stored["swap"][split]["rloo"]["rloo"]["value"]
-        assert diagonal == stored["evaluation"][split]["rloo"]["accuracy"]["value"]
-        parts = stored["accounting"][split]["rloo"]["accuracy"]
-        total = stored["improvement"][split]["rloo"]["value"]
-        assert parts["sampler"]["value"] + parts["decider"]["value"] == pytest.approx(total, abs=1e-12)
-
-
-def test_keys_differ_by_purpose_and_seed_only():
-    data = {
-        (seed, purpose): tuple(np.asarray(jax.random.key_data(job.QuickstartConfig(seed=seed).key(purpose))))
-        for seed in (0, 1)
-        for purpose in ("problems", "rloo", "init")
-    }
-    assert len(set(data.values())) == len(data)
+def test_what_people_change():
+    jobs = definition(seed=3, instances=8, updates=50).study().jobs
+    assert jobs["theory/theorems"].options == {"instances": 8, "seed": 3}
+    assert jobs["none/seed-3/base"].options["config"]["updates"] == 800
+    config = jobs["none/seed-3/arms/rloo"].options["config"]
+    assert (config["updates"], config["learning_rate"], config["prompts"]) == (50, 1e-4, 32)
 
 
 @pytest.mark.parametrize(
-    ("field", "value"),
-    [("updates", 7), ("model_width", 30), ("arms", ("rloo", "rloo")), ("curve_problems", 2000), ("cost", -1.0)],
+    ("change", "words"),
+    [
+        ({"rounds": 1}, "rounds: received 1.*nothing to decide"),
+        ({"temperature": float("inf")}, "temperature: received inf"),
+        ({"bogus": 1}, "configuration field: received 'bogus'"),
+        ({"evaluation_problems": 10**9}, "evaluation problems: received 1000000000.*at most"),
+    ],
 )
-def test_impossible_values_name_the_field(field, value):
-    with pytest.raises(InputError) as error:
-        job.QuickstartConfig(**{field: value})
-    assert error.value.field == field
+def test_impossible_settings_are_refused_before_the_work(change, words, tmp_path):
+    data = copy.deepcopy(tiny())
+    (preset,) = data["presets"].values()
+    (preset if "evaluation_problems" in change else preset["train"]).update(change)
+    (tmp_path / "study.json").write_text(json.dumps(data))
+    with pytest.raises(InputError, match=words):
+        definition(tmp_path / "study.json")
+
+
+def test_instances_need_theorems(tmp_path):
+    data = tiny()
+    for preset in data["presets"].values():
+        preset["theory"] = {}
+    (tmp_path / "study.json").write_text(json.dumps(data))
+    assert definition(tmp_path / "study.json", seed=2).study().jobs["none/seed-2/base"]
+    with pytest.raises(InputError, match="instances: received 3; allowed: nothing"):
+        definition(tmp_path / "study.json", instances=3)

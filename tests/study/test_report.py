@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
-
 import numpy as np
 import pytest
 
@@ -12,7 +9,6 @@ from dsjax.errors import InputError
 from dsjax.evaluation.accounting import kept
 from dsjax.evaluation.components import component_statistics
 from dsjax.evaluation.deciders import accuracy_at_rate
-from dsjax.figures.study import draw
 from dsjax.statistics import Bootstrap, Estimate, Resampled
 from dsjax.study.measures import Evaluated, Measures
 from dsjax.study.report import PARTS, TRAINING, _curves, _gradients, _of_gradients, _of_split, judged, rounded
@@ -217,34 +213,6 @@ def test_curves_have_mean_least_and_greatest():
     assert found["gradient"][0]["share"] == pytest.approx([0.3, 0.2, 0.4])
     assert found["evaluation"][0]["split"] == "in"
     assert found["evaluation"][0]["auroc"] is None
-
-
-def test_every_figure_comes_with_its_numbers(tmp_path):
-    found = _of_split(Measures([evaluated(0), evaluated(1)], "none", 20), MODELS, [("rloo", "sft-self")])
-    entry = {
-        "config": {"rounds": T, "width": 4},
-        "split_names": {"in": "in distribution (easy)"},
-        "seeds": [0, 1],
-        "models": list(MODELS),
-        "curves": {m: _curves([rows(1.0), rows(2.0)]) for m in MODELS},
-        "splits": {"in": found},
-    }
-    stored = json.loads(json.dumps(rounded({"theory": {}, "histories": {"none": entry}}), allow_nan=False))
-    with pytest.raises(InputError, match=r"arms: received 'rlo'.*rloo"):
-        draw(stored, tmp_path / "none", ["rlo"])
-    files = draw(stored, tmp_path)
-    names = (
-        "F4_training_curves",
-        "F5_components",
-        "F6_cross_swap",
-        "F7_log_odds",
-        "F8_gradients",
-        "F9_decision_weight",
-    )
-    assert {p.name for p in files} == {f"{name}_none.{suffix}" for name in names for suffix in ("png", "svg", "csv")}
-    with (tmp_path / "F5_components_none.csv").open() as file:
-        row = next(r for r in csv.DictReader(file) if (r["model"], r["measure"]) == ("rloo", "auroc"))
-    assert float(row["value"]) == rounded(found["measures"]["rloo"]["auroc"])["value"]
 
 
 def test_numbers_are_rounded_wherever_they_stand():

@@ -16,6 +16,7 @@ from orbax.checkpoint import v1  # noqa: F401  loaded once, in the server that t
 
 import dsjax.cli.main
 import dsjax.cli.train
+import dsjax.figures
 import dsjax.training.run
 from dsjax.objectives import resolve
 from dsjax.training.checkpoints import Checkpoints
@@ -39,6 +40,20 @@ def command(arguments: list[str], errors: str) -> None:
     with open(errors, "w") as file:
         os.dup2(file.fileno(), 2)
         sys.exit(dsjax.cli.main.main(arguments))
+
+
+def same_gradient(*_: Any) -> Any:
+    """In the place of `make_gradient_measure`: numbers of every kind that a report asks for."""
+    found = {"share": 0.25, "norm_sample": 1.0, "norm_decision": 0.5, "cosine": 0.0}
+    found |= {"signal_sample": 1.0, "noise_sample": 2.0, "signal_decision": 1.0, "noise_decision": 4.0}
+    return lambda state, base_params: found
+
+
+def quickstart(arguments: list[str], errors: str) -> None:
+    """`command`, without gradients and figures, which take the most time."""
+    dsjax.training.run.make_gradient_measure = same_gradient
+    dsjax.figures.draw = lambda *_, **__: []
+    command(arguments, errors)
 
 
 def small_measure(*_: Any) -> Any:

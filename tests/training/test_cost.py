@@ -13,10 +13,9 @@ from dsjax.policies.rollout import sample
 from dsjax.policies.transformer import TransformerPolicy
 from dsjax.training import cost
 from dsjax.training.bench import RandomDigits
-from dsjax.training.loop import adam
 from dsjax.training.sharding import Layout, data_mesh
 from dsjax.training.sources import SOURCES, Setting
-from dsjax.training.step import TrainState, make_train_steps
+from dsjax.training.step import TrainState, adam, make_train_steps
 
 POLICY = TransformerPolicy(
     prompt_vocabulary=12, prompt_length=6, vocabulary=10, length=9, rounds=1, layers=2, width=128, heads=4

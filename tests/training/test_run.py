@@ -29,8 +29,7 @@ from dsjax.training import arms
 from dsjax.training.arms import Arm
 from dsjax.training.checkpoints import Checkpoints, StorageError, check_files, load_checkpoint
 from dsjax.training.config import MAY_CHANGE, TrainConfig
-from dsjax.training.divergence import not_finite
-from dsjax.training.loop import DivergedError
+from dsjax.training.divergence import DivergedError, not_finite
 from dsjax.training.run import Stopped, run
 from dsjax.training.start import read_params
 from dsjax.training.step import draw
@@ -508,7 +507,7 @@ def test_settings_are_checked(fields, words):
         (["tiny.json", "--set", "arm=sgd"], ["arm", "'sgd'", "base, sft-success"]),
         (["tiny.json", "--override", "seed=1"], ["override", "'seed'", "updates, checkpoint_every, keep"]),
         (["tiny.json", "--set", "devices=99"], ["devices", "99", "at most 2"]),
-        (["tiny.json", "--set", "init_from=nowhere"], ["init_from", "'nowhere'", "the directory of a run"]),
+        (["tiny.json", "--set", "init_from=nowhere"], ["init_from", "'nowhere/config.json'", "the directory of a run"]),
     ],
 )
 def test_bad_input_is_refused_before_the_directory_is_made(arguments, words, tmp_path, monkeypatch, capsys):
