@@ -6,10 +6,10 @@ Samples of one problem are not independent, so problems are resampled, not sampl
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,7 @@ RESAMPLES = 2000
 LEVEL = 0.95
 CHUNK = 2**22  # weights in memory at a time
 
+Key = TypeVar("Key", bound=Hashable)
 Statistic = Callable[[np.ndarray], np.ndarray]  # weights of N units f[R, N] -> values f[R]
 Range = tuple[float, float]
 ANY, PROBABILITY, DIFFERENCE = (-math.inf, math.inf), (0.0, 1.0), (-1.0, 1.0)  # what values are possible
@@ -171,7 +172,7 @@ class Bootstrap:
         """One measure, given as the statistic of each seed."""
         return self._of(statistics, within)
 
-    def estimates(self, statistics: Mapping[str, Statistic]) -> dict[str, Estimate]:
+    def estimates(self, statistics: Mapping[Key, Statistic]) -> dict[Key, Estimate]:
         """Several measures of one run, each with its interval over units."""
         found = self._of(list(statistics.values()), ANY)
         rows = zip(statistics, found.values[:, None], found.samples[:, None], strict=True)

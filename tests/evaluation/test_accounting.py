@@ -242,4 +242,4 @@ def test_t10_checks_the_functions_that_the_study_reports(name, monkeypatch):
     before = reported()
     monkeypatch.setattr(accounting, name, FAULTS[name](getattr(accounting, name)))
     assert np.abs(np.subtract(reported(), before)).max() > 1e-3
-    assert not proofs_check.run(["T10"], 2).ok
+    assert not proofs_check.check("T10", instances=2).ok

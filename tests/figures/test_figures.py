@@ -51,7 +51,7 @@ def results(arms=("sft-self", "rloo"), seeds=(0, 1), theory=None, **config):
     config = {"rounds": T, "digits": 3, "width": 4, **config}
     entry = {
         "config": config,
-        "length": from_dict(TrainConfig, config).task.length,
+        "length": from_dict(TrainConfig, config).task_of.length,
         "split_names": {"in": "in distribution (easy)"},
         "seeds": list(seeds),
         "models": list(models),

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dsjax.config import import_function
 from dsjax.errors import InputError
 from dsjax.objectives import (
     OBJECTIVES,
     dapo,
     grpo,
-    import_function,
     named,
     register,
     registry,
