@@ -118,6 +118,29 @@ def shapley(value: Callable[[Any, Any], Any], base: tuple[Any, Any], new: tuple[
     return Parts(sampler=0.5 * ((v10 - v00) + (v11 - v01)), decider=0.5 * ((v01 - v00) + (v11 - v10)))
 
 
+class Terms(NamedTuple):
+    """The parts of a change of log-odds after many rounds; `sampler + mix + decider` is the whole change."""
+
+    sampler: Array  # of logit(p)
+    mix: Array  # of log(a/b), by what the new sampler answers
+    decider: Array  # of log(a/b), by the new decider
+
+
+def three_terms(p: Array, a: Array, b: Array) -> Terms:
+    """Shapley parts of the limit logit(p) + log(a/b) for real swaps, nats (T22).
+
+    Args:
+      p: P(correct) of the old and the new sampler, f[2, ..].
+      a: P(STOP | correct) by sampler and decider, old and new, f[2, 2, ..].
+      b: P(STOP | wrong), likewise.
+    """
+    logit_p, _ = limit_parts(p, p, p)
+    _, odds = limit_parts(a, a, b)
+    mix = 0.5 * ((odds[1, 0] - odds[0, 0]) + (odds[1, 1] - odds[0, 1]))
+    decider = 0.5 * ((odds[0, 1] - odds[0, 0]) + (odds[1, 1] - odds[1, 0]))
+    return Terms(logit_p[1] - logit_p[0], mix, decider)
+
+
 def cross_swap(
     right: Mapping[str, np.ndarray],
     log_stop: Mapping[tuple[str, str], np.ndarray],

@@ -12,6 +12,8 @@ DECIDES = "the statement needs a decision, and the stop of round T is forced"
 BINARY = "the statement is about a binary verifier"
 FREE = "the statement is about c = 0"
 TABLES = "the statement is about saturated policies: what they have in common in two encodings is the law of answers"
+LAWS = "laws of whole answers are all that enters: L and V set their number only, parameters do not matter"
+CHAIN = "one process for each number of steps and modulus, with a policy of one parameter"
 MEMORYLESS = "the statement is about attempts that do not depend on each other"
 
 RANGE = {
@@ -30,6 +32,44 @@ EXEMPT = {
     **{name: {"T": ({1}, DECIDES)} for name in ("T5", "T6", "T7", "T8", "T13", "T14", "T15")},
     "T9": {"T": ({1}, DECIDES), "graded": ({True}, BINARY), "cost": ({True}, FREE)},
     "T10": {"graded": ({True}, BINARY), "cost": ({True}, FREE), "history": ({"full"}, MEMORYLESS)},
+    "T16": {
+        "T": ({1}, DECIDES),
+        "L": ({1, 3}, LAWS),
+        "V": ({5}, LAWS),
+        "history": ({"full"}, MEMORYLESS),
+        "policy": ({"transformer"}, LAWS),
+    },
+    "T17": {
+        "T": ({1, 2}, DECIDES),
+        "L": ({2, 3, 4, 5, 6}, CHAIN),
+        "V": ({4}, CHAIN),
+        "several prompts": ({False}, CHAIN),
+        "graded": ({True}, CHAIN),
+        "cost": ({True}, CHAIN),
+        "history": ({"none"}, CHAIN),
+        "policy": ({"shared", "transformer"}, CHAIN),
+    },
+    "T18": {
+        "T": ({1}, DECIDES),
+        "L": ({3, 5, 6}, LAWS),
+        "V": ({5}, LAWS),
+        "policy": ({"shared", "transformer"}, TABLES),
+    },
+    "T19": {
+        "T": ({1}, DECIDES),
+        "L": ({3, 6}, LAWS),
+        "V": ({3, 4, 5}, LAWS),
+        "history": ({"full"}, MEMORYLESS),
+        "policy": ({"shared", "transformer"}, TABLES),
+    },
+    "T22": {
+        "T": ({1}, DECIDES),
+        "L": ({3, 5}, LAWS),
+        "V": ({4}, LAWS),
+        "graded": ({True}, BINARY),
+        "cost": ({True}, FREE),
+        "history": ({"full"}, MEMORYLESS),
+    },
 }
 LEAST = 50  # instances on a transformer in a default run
 

@@ -1,0 +1,165 @@
+"""T18: a KL penalty moves the decider's threshold; how it tells answers apart follows reward and reference alone."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from dsjax.attribution import component_gradients
+from dsjax.objectives import Objective, SumCount, own_token_kl, reinforce
+from dsjax.policies import Params, log_probs
+from dsjax.trajectories import Trajectories
+from proofs_check import instances
+from proofs_check.instances import Instance, Shape
+from proofs_check.numerics import SUM, gap
+from proofs_check.requirements import MEMORYLESS, RESAMPLES
+from proofs_check.statement import STATEMENTS
+from proofs_check.theorem import Theorem
+
+BETA = 0.4
+STEPS, TIME = 64, 1.0  # of the flow
+# RK4 on dC/dt = dr - beta (C - C_ref) errs by N (beta h)^5/120 x |C - ..|: 64 x (0.4/64)^5/120 x 10 = 5e-11.
+FLOW = 1e-10
+
+
+def _with_own_token_kl(logp_BxS: jax.Array, traj: Trajectories) -> SumCount:
+    total, count = reinforce(logp_BxS, traj)
+    return total + BETA * own_token_kl(logp_BxS, traj)[0], count
+
+
+OBJECTIVES: dict[str, Objective] = {
+    "trajectory KL": partial(reinforce, reward_kl=BETA),
+    "own-token KL": _with_own_token_kl,
+}
+
+
+def odds(params: Params) -> jax.Array:
+    """D[Q, H, A]: log-odds of STOP."""
+    return params["decision"][..., 0] - params["decision"][..., 1]
+
+
+class Setting(instances.Setting):
+    """Pushes per visit on the log-odds of STOP, from the library's gradients."""
+
+    def __init__(self, instance: Instance):
+        super().__init__(instance)
+        self.reference = instance.reference
+        self.reward = self.process.reward_table
+        self.drift = (odds(self.params) - odds(self.reference))[:, 0]  # Delta f[Q, A], round 1 with history `full`
+        self.path = instances.perturbed(instance.key, self.params, 1.0)["sample"]
+
+    def law(self, params: Params) -> Trajectories:
+        """All trajectories of a policy with their log-probs under it and under the reference."""
+        traj = self.process.enumerate_trajectories(self.policy, params)
+        return traj.replace(ref_logp=log_probs(self.policy, self.reference, traj))
+
+    def pushes(self, params: Params, objective: Objective) -> jax.Array:
+        """f[Q, H, A]: gradient on the log-odds of STOP over the Fisher information there."""
+        traj = self.law(params)
+        gradient = component_gradients(self.policy, params, traj, objective).decision["decision"][..., 0]
+        visitation = self.process.visitation(self.process.tables(traj.old_logp))
+        visits = jnp.concatenate(visitation.answer[:-1], axis=1)
+        if self.shape.history == "none":
+            visits = jnp.sum(visits, axis=1, keepdims=True)
+        stop = jax.nn.sigmoid(odds(params))
+        return gradient / (visits * stop * (1 - stop))
+
+    def uneven(self, pushes_QxA: jax.Array, stated_QxA: jax.Array) -> jax.Array:
+        """How far differences of pushes between the answers of a prompt are from the stated ones."""
+
+        def centred(x: jax.Array) -> jax.Array:
+            return x - jnp.mean(x, -1, keepdims=True)
+
+        return gap(centred(pushes_QxA), centred(stated_QxA))
+
+    def flow(self, beta: float) -> jax.Array:
+        """D[Q, A] after `TIME` of natural gradient flow of pi_d by RK4, while the sampler goes to `path`."""
+        objective = partial(reinforce, reward_kl=beta) if beta else reinforce
+        h = TIME / STEPS
+
+        def velocity(time: jax.Array, D: jax.Array) -> jax.Array:
+            sample = self.params["sample"] + time / TIME * (self.path - self.params["sample"])
+            decide = jnp.stack([D, jnp.zeros_like(D)], -1)[:, None]
+            return self.pushes({"sample": sample, "decision": decide}, objective)[:, 0]
+
+        def step(D: jax.Array, time: jax.Array) -> tuple[jax.Array, None]:
+            k1 = velocity(time, D)
+            k2 = velocity(time + h / 2, D + h / 2 * k1)
+            k3 = velocity(time + h / 2, D + h / 2 * k2)
+            k4 = velocity(time + h, D + h * k3)
+            return D + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4), None
+
+        times = jnp.arange(STEPS) * h
+        return jax.lax.scan(step, odds(self.params)[:, 0], times.astype(self.reward.dtype))[0]
+
+    def stated(self, beta: float) -> jax.Array:
+        """D[Q, A] in closed form, up to a constant for each prompt."""
+        start, reference = odds(self.params)[:, 0], odds(self.reference)[:, 0]
+        if not beta:
+            return start + TIME * self.reward
+        rest = reference + self.reward / beta
+        return rest + (start - rest) * jnp.exp(-beta * TIME)
+
+
+THEOREM = Theorem(
+    STATEMENTS["T18"],
+    shapes=(
+        Shape(rounds=3, length=1, vocabulary=4, prompts=2, history="none", graded=True, cost=True),
+        Shape(rounds=2, length=1, vocabulary=2, prompts=2, history="none"),
+        Shape(rounds=2, length=2, vocabulary=3, prompts=2, history="none", cost=True),
+        Shape(rounds=4, length=1, vocabulary=3, history="none", graded=True),
+        Shape(rounds=2, length=4, vocabulary=2, history="none", cost=True),
+        Shape(rounds=2, length=1, vocabulary=4, prompts=2, graded=True),
+    ),
+    prepare=Setting,
+    requires=(MEMORYLESS, RESAMPLES),
+)
+memoryless = THEOREM.on(lambda shape: shape.history == "none")
+reading = THEOREM.on(lambda shape: shape.history == "full")
+small = THEOREM.on(lambda shape: shape.history == "none" and shape.vocabulary**shape.length <= 4)
+two = THEOREM.on(lambda shape: shape.history == "none" and shape.rounds == shape.vocabulary**shape.length == 2)
+
+found = {
+    name: memoryless.equation(
+        f"{name}: pushes at two answers of a prompt differ by r - r' - beta (Delta - Delta')",
+        lambda s, f=objective: s.uneven(s.pushes(s.params, f)[:, 0], s.reward - BETA * s.drift),
+    )
+    for name, objective in OBJECTIVES.items()
+}
+pulled = small.equation(
+    "flow of pi_d, the sampler moving: C = C_ref + dr/beta + (C(0) - C_ref - dr/beta) exp(-beta t)",
+    lambda s: s.uneven(s.flow(BETA), s.stated(BETA)),
+    FLOW,
+)
+small.equation("without KL: C = C(0) + t dr", lambda s: s.uneven(s.flow(0.0), s.stated(0.0)), SUM)
+
+
+@two.equation("T = 2, c = 0: logit a at 1 - p, logit b at -p, logit p at (1 + (a-b)(1-2p))/E[tau]")
+def _rates(s: Setting) -> jax.Array:
+    law = jax.nn.softmax(s.params["sample"][:, 0, 0])  # f[Q, 2]
+    stop = jax.nn.sigmoid(odds(s.params))[:, 0]
+    right, wrong = s.reward > 0, s.reward == 0
+    p, a, b = (jnp.sum(jnp.where(mask, x, 0.0), -1) for mask, x in ((right, law), (right, stop), (wrong, stop)))
+    decider = s.pushes(s.params, reinforce)[:, 0]
+    gradient = component_gradients(s.policy, s.params, s.law(s.params), reinforce).sample["sample"][:, 0, 0]
+    tau = 1 + (1 - p * a - (1 - p) * b)
+    # The Fisher block of one prompt's softmax is mu E[tau] p (1 - p) along the log-odds of the right answer.
+    sampler = jnp.sum(jnp.where(right, gradient, 0.0), -1) / (s.process.prompt_law * tau * p * (1 - p))
+    of_right, of_wrong = (jnp.sum(jnp.where(mask, decider, 0.0), -1) for mask in (right, wrong))
+    moved = jnp.stack([of_right, of_wrong, sampler])
+    return gap(moved, jnp.stack([1 - p, -p, (1 + (a - b) * (1 - 2 * p)) / tau]))
+
+
+memoryless.control(
+    "Delta left out",
+    found["trajectory KL"],
+    lambda s: s.uneven(s.pushes(s.params, OBJECTIVES["trajectory KL"])[:, 0], s.reward),
+)
+reading.control(
+    "a sampler that reads the answer, round 1",
+    found["trajectory KL"],
+    lambda s: s.uneven(s.pushes(s.params, OBJECTIVES["trajectory KL"])[:, 0], s.reward - BETA * s.drift),
+)
+small.control("the flow without the pull of the reference", pulled, lambda s: s.uneven(s.flow(BETA), s.stated(0.0)))
