@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -176,7 +176,8 @@ class Bootstrap:
         """Several measures of one run, each with its interval over units."""
         found = self._of(list(statistics.values()), ANY)
         rows = zip(statistics, found.values[:, None], found.samples[:, None], strict=True)
-        return {name: replace(Resampled(value, samples).estimate(), seeds=()) for name, value, samples in rows}
+        of_one = {name: Resampled(value, samples).estimate() for name, value, samples in rows}
+        return {name: Estimate(e.value, e.low, e.high) for name, e in of_one.items()}
 
 
 def estimate(statistic: Statistic, units: int, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:

@@ -38,7 +38,7 @@ class Laws(NamedTuple):
 
     first: np.ndarray  # f[Q, 2] of the first token
     filler: np.ndarray  # f[2] of every other token
-    decide: np.ndarray  # f[Q, 2, 2] of STOP, RESAMPLE after each first token
+    decision: np.ndarray  # f[Q, 2, 2] of STOP, RESAMPLE after each first token
 
 
 class Behaviour(NamedTuple):
@@ -46,7 +46,7 @@ class Behaviour(NamedTuple):
 
     first: np.ndarray  # f[K, Q, 2] of the first token, by round
     filler: np.ndarray  # f[2]
-    decide: np.ndarray  # f[Q, 2, 2]
+    decision: np.ndarray  # f[Q, 2, 2]
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,9 @@ def standard_scenario(graded: bool = False) -> Scenario:
         np.array([0.6, 0.0]),
         np.array([[[1.0, 0.0], [-0.4, 0.0]], [[0.3, 0.0], [0.2, 0.0]], [[0.6, 0.0], [-0.7, 0.0]]]),
     )
-    reference = Laws(np.array([[0.2, 0.0], [0.3, 0.0], [-0.5, 0.0]]), np.zeros(2), policy.decide - np.array([0.6, 0.0]))
+    reference = Laws(
+        np.array([[0.2, 0.0], [0.3, 0.0], [-0.5, 0.0]]), np.zeros(2), policy.decision - np.array([0.6, 0.0])
+    )
     first = np.stack([0.6 * right + 0.4 * (1 - right), right])
     decide = np.stack([right, 1 - right], axis=-1)
     return Scenario(
@@ -136,7 +138,7 @@ def on_policy(scenario: Scenario) -> Behaviour:
     """The policy's own probabilities."""
     laws = scenario.policy
     first = _softmax(laws.first)
-    return Behaviour(np.stack([first] * ROUNDS), _softmax(laws.filler), _softmax(laws.decide))
+    return Behaviour(np.stack([first] * ROUNDS), _softmax(laws.filler), _softmax(laws.decision))
 
 
 def structure(scenario: Scenario, law: Behaviour, length: int, nodes: int = NODES) -> Structure:
@@ -156,7 +158,9 @@ def structure(scenario: Scenario, law: Behaviour, length: int, nodes: int = NODE
     one = np.concatenate([c1, d1])
     two = np.concatenate([np.zeros_like(c1), d2])
     stop = np.concatenate([np.zeros_like(q1), np.ones_like(q2)])
-    start = scenario.prompt_law[prompt] * law.first[0][prompt, y[one]] * inside[one] * law.decide[prompt, y[one], stop]
+    start = (
+        scenario.prompt_law[prompt] * law.first[0][prompt, y[one]] * inside[one] * law.decision[prompt, y[one], stop]
+    )
     weight = np.where(stop == 0, start, start * law.first[1][prompt, y[two]] * inside[two])
     classes = np.stack([one, two], axis=1)
     return Structure(
@@ -173,7 +177,7 @@ def structure(scenario: Scenario, law: Behaviour, length: int, nodes: int = NODE
 def parameters(laws: Laws, num_prompts: int) -> Params:
     """{"first": f[Q, 2], "filler": f[Q, 2] (at the probe's position), "decision": f[Q, 2, 2]} logits."""
     filler = jnp.broadcast_to(jnp.asarray(laws.filler)[None], (num_prompts, 2))
-    return {"first": jnp.asarray(laws.first), "filler": filler, "decision": jnp.asarray(laws.decide)}
+    return {"first": jnp.asarray(laws.first), "filler": filler, "decision": jnp.asarray(laws.decision)}
 
 
 def structured_logp(params: Params, x: Structure, longest: int) -> jax.Array:
@@ -240,7 +244,7 @@ def exact_values(scenario: Scenario) -> Values:
     law = on_policy(scenario)
     U_2 = scenario.reward - scenario.cost
     V_2 = (law.first[1] * U_2).sum(-1)
-    U_1 = law.decide[..., 0] * scenario.reward + law.decide[..., 1] * V_2[:, None]
+    U_1 = law.decision[..., 0] * scenario.reward + law.decision[..., 1] * V_2[:, None]
     return Values(np.stack([(law.first[0] * U_1).sum(-1), V_2]), np.stack([U_1, U_2]))
 
 
@@ -278,7 +282,7 @@ def enumerate_at(scenario: Scenario, length: int, demonstrations: bool = False) 
         filler = jnp.broadcast_to(jnp.asarray(laws.filler), (Q, length - 1, 2))
         return {
             "sample": jnp.concatenate([jnp.asarray(laws.first)[:, None], filler], 1),
-            "decision": jnp.asarray(laws.decide),
+            "decision": jnp.asarray(laws.decision),
         }
 
     params = spelled(scenario.policy)
@@ -297,7 +301,7 @@ def _demonstrated(scenario: Scenario, traj: Trajectories, length: int) -> jax.Ar
     answers, prompt = np.asarray(traj.answers(length)), np.asarray(traj.prompt[:, 0])
     decided = np.asarray(traj.blocks(traj.tokens, length))[:, 0, length]
     drawn = np.asarray(traj.blocks(traj.sample_mask, length))[..., 0]
-    weight = scenario.prompt_law[prompt] * law.decide[prompt, answers[:, 0, 0], decided]
+    weight = scenario.prompt_law[prompt] * law.decision[prompt, answers[:, 0, 0], decided]
     for k in range(ROUNDS):
         whole = law.first[k][prompt, answers[:, k, 0]] * np.asarray(law.filler)[answers[:, k, 1:]].prod(-1)
         weight = weight * np.where(drawn[:, k], whole, 1.0)

@@ -29,7 +29,7 @@ class Blocks(struct.PyTreeNode):
 
     first: jax.Array  # f[Q, 2]
     filler: jax.Array  # f[Q, 2] of each of the L - 1 filler positions
-    decide: jax.Array  # f[Q, 2, 2]
+    decision: jax.Array  # f[Q, 2, 2]
 
 
 class Measured(struct.PyTreeNode):
@@ -62,7 +62,7 @@ def _inverse_fisher(
 
     first = part(a.first, b.first, visits.first, law.first)
     filler = part(a.filler, b.filler, visits.filler, law.filler)
-    return first + fillers * filler, part(a.decide, b.decide, visits.decide, law.decide)
+    return first + fillers * filler, part(a.decision, b.decision, visits.decision, law.decision)
 
 
 def _visits(x: Structure, num_prompts: int) -> Blocks:
@@ -88,10 +88,10 @@ def _moments(
     def moment(g: jax.Array, n: jax.Array, p: jax.Array) -> jax.Array:
         return jnp.sum(x.weight * jnp.sum(divide(g * g, n * p), -1))
 
-    first, filler, decide = law.first[q], law.filler[q], law.decide[q, y]
+    first, filler, decide = law.first[q], law.filler[q], law.decision[q, y]
     sample = moment(over_rounds(k_BxKxS[..., 0], x.first, first), visits.first[q], first)
     probe = moment(over_rounds(k_BxKxS[..., 1], x.probe, filler), visits.filler[q], filler)
-    decision = moment(k_BxKxS[:, 0, -1, None] * score(x.stop_round, decide), visits.decide[q, y], decide)
+    decision = moment(k_BxKxS[:, 0, -1, None] * score(x.stop_round, decide), visits.decision[q, y], decide)
     return sample + fillers * probe, decision
 
 
@@ -158,7 +158,7 @@ def measure(objective: Objective, scenario: Scenario, x: Structure, own: Structu
         energy_sample=E_s,
         energy_decision=E_d,
         square_sample=square_s,
-        square_decision=jnp.sum(G.decide**2),
+        square_decision=jnp.sum(G.decision**2),
         factor_ratio=ratio(own_mean(decisions), own_mean(answers)),
         token_ratio=ratio(own_mean(decisions), own_mean(tokens)),
         factor_gap=factor_gap,

@@ -59,7 +59,7 @@ def sign_errors(measured: Measured, scenario: Scenario) -> dict[str, int]:
     """(vi): states at which the gradient of the STOP logit has the wrong sign, or is 0, against r - V + c (T8)."""
     values = exact_values(scenario)
     truth = _sign(scenario.reward - values.V[1][:, None] + scenario.cost, 1.0)
-    gradient = np.asarray(measured.gradient.decide)[..., 0]
+    gradient = np.asarray(measured.gradient.decision)[..., 0]
     found = np.zeros_like(truth) if is_zero(measured) else _sign(gradient, float(np.abs(gradient).max()))
     return {
         "states": int(truth.size),
@@ -221,7 +221,7 @@ def _gap(entry: Entry, laws: _Laws, program: Callable[[Structure, Structure], Me
     )
     true = gradients(spelled.params, spelled.traj)
     sample, decide = np.asarray(true.sample["sample"]), np.asarray(true.decision["decision"])
-    pairs = ((found.first, sample[:, 0]), (found.filler, sample[:, 1]), (found.decide, decide))
+    pairs = ((found.first, sample[:, 0]), (found.filler, sample[:, 1]), (found.decision, decide))
     worst = max(float(np.abs(np.asarray(f) - t).max()) for f, t in pairs)
     # Against grad J too, for objectives whose own expected gradient is zero.
     entries = (*(t for _, t in pairs), *jax.tree.leaves(measured.true_gradient))
@@ -244,7 +244,7 @@ def _row(
         tick()
         other = _program(_objective(entry, graded.scenario), graded, SHORT)
         m = other(graded.structures[entry.demonstrations, SHORT], graded.structures[False, SHORT])
-        graded_signs = sign_errors(m, graded.scenario) if np.isfinite(m.gradient.decide).all() else None
+        graded_signs = sign_errors(m, graded.scenario) if np.isfinite(m.gradient.decision).all() else None
         tick()
     signs = {"binary": sign_errors(measured[-1], binary.scenario), "graded": graded_signs}
     return Row(name, entry, tuple(lengths), measured, signs, gap)

@@ -7,12 +7,12 @@ from typing import Any
 
 from rich.console import Console
 
-from dsjax.statistics import Estimate
-from dsjax.training.config import BASE
-
 
 def summarise(report: Mapping[str, Any], console: Console) -> bool:
     """Print what each component brought to each arm, and whether the theorems hold; returns whether all do."""
+    from dsjax.statistics import Estimate
+    from dsjax.training.config import BASE
+
     for entry in report["histories"].values():
         for split, found in entry["splits"].items():
             console.print(f"Final accuracy minus base, {entry['split_names'].get(split, split)}:")

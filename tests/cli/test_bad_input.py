@@ -127,7 +127,7 @@ TABLES: dict[str, list[tuple[str, list[str]]]] = {
         ("run nowhere --workers 2 --resources GPU=0", ["resources", "'GPU=0'", "an amount > 0"]),
         ("status nowhere", ["nowhere", "study.json"]),
         ("compare one other", ["one", "finished study"]),
-        ("compare list.json list.json", ["one", "'list.json'", "with a report"]),
+        ("compare list.json list.json", ["one", "'list.json'", "format 1 or 2"]),
     ],
 }
 CASES = [(command, arguments, words) for command, table in TABLES.items() for arguments, words in table]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -14,7 +15,7 @@ from dsjax.errors import InputError
 from dsjax.figures import draw
 from dsjax.figures.style import FIGURES
 from dsjax.study.measures import Evaluated, Measures
-from dsjax.study.report import _of_split
+from dsjax.study.report import _of_split, rounded
 from dsjax.tasks import TASKS
 from dsjax.training.config import TrainConfig
 
@@ -47,7 +48,8 @@ def curves(scale: float):
 def results(arms=("sft-self", "rloo"), seeds=(0, 1), theory=None, **config):
     """A report with one history and one split, as it is stored."""
     models = ("base", *arms)
-    found = _of_split(Measures([training(models, seed) for seed in seeds], "none", 20), models, [])
+    measures = Measures([training(models, seed) for seed in seeds], "none", 20)
+    found: Any = rounded(_of_split(measures, models, []))
     config = {"rounds": T, "digits": 3, "width": 4, **config}
     entry = {
         "config": config,

@@ -125,7 +125,9 @@ def test_the_same_seeds_and_other_studies_are_no_second_run():
 def test_the_command(tmp_path, capsys):
     for name, results in (("one", report([0])), ("other", report([1], 3.0)), ("run", None)):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "results.json").write_text(json.dumps({"report": results} if results else {"config": {}}))
+        (tmp_path / name / "results.json").write_text(
+            json.dumps({"format": 2, "jobs": {}, **({"report": results} if results else {})})
+        )
     out = tmp_path / "agreement.json"
     assert compare(tmp_path / "one", tmp_path / "other" / "results.json", json=out) == 0
     stored = json.loads(out.read_text())
@@ -136,6 +138,6 @@ def test_the_command(tmp_path, capsys):
     assert "1 of 5" in text
     with pytest.raises(InputError, match=r"json: .*another file than one that is read"):
         compare(tmp_path / "one", tmp_path / "other", json=tmp_path / "other" / "results.json")
-    for name, words in (("run", "with a report"), ("nothing", "finished run or study")):
+    for name, words in (("run", "with a report"), ("nothing", "finished study")):
         with pytest.raises(InputError, match=f"other: .*{words}"):
             compare(tmp_path / "one", tmp_path / name)
