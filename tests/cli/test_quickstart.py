@@ -11,6 +11,7 @@ from tests.cli.test_bad_input import files, refused
     [
         (["--seed", "4294967296"], ["seed", "4294967296", "0..2^32-1"]),
         (["--instances", "0"], ["instances", "0", ">= 1"]),
+        (["--workers", "0"], ["workers", "0", "an integer >= 1"]),
         (["--updates", "7"], ["updates", "7", "a multiple of evaluate_every = 25"]),
         (["--config", "no-such.json"], ["study", "no-such.json", "readable study.json"]),
     ],
