@@ -59,6 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with _terminations():
             return _parsed([item for item in given if item != "--traceback"])()
+    except BrokenPipeError:  # whoever reads the output has enough of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except (Exception, KeyboardInterrupt) as error:
         if shows:
             traceback.print_exc()

@@ -1,10 +1,12 @@
 """Numbers in the README come from the stored run."""
 
-import json
 import re
 from pathlib import Path
 
 import pytest
+
+from dsjax.statistics import Estimate
+from dsjax.study.results import read_results
 
 ROOT = Path(__file__).parents[2]
 SPLITS = {"in distribution": "in", "longer carries": "carry"}
@@ -15,37 +17,36 @@ def rows(text):
     return [(m["split"], m["arm"], [c.strip() for c in m["cells"].split("|")]) for m in ROW.finditer(text)]
 
 
-def shown(estimate):
-    return "{value:+.3f} [{low:+.3f}, {high:+.3f}]".format(**estimate)
-
-
 @pytest.fixture(scope="module")
-def results():
-    return json.loads((ROOT / "experiments" / "quickstart" / "results.json").read_text())
+def entry():
+    return read_results("run", ROOT / "experiments" / "quickstart")[1]["report"]["histories"]["none"]
 
 
-def stated(results, split, arm):
-    parts = results["accounting"][split][arm]["accuracy"]
-    return [shown(results["improvement"][split][arm]), shown(parts["sampler"]), shown(parts["decider"])]
+def gains(entry, split, arm):
+    """{part: its estimate} of the change of final accuracy."""
+    found = entry["splits"][split]["accounting"][f"{arm} - base"]["accuracy"]
+    return {part: Estimate.from_json(found[part]) for part in ("total", "sampler", "decider")}
 
 
-def test_table_is_the_stored_run(results):
+def test_table_is_the_stored_run(entry):
     found = rows((ROOT / "README.md").read_text())
-    assert [(split, arm) for split, arm, _ in found] == [(s, a) for s in SPLITS for a in results["config"]["arms"]]
+    assert [(split, arm) for split, arm, _ in found] == [(s, a) for s in SPLITS for a in entry["models"][1:]]
     for split, arm, cells in found:
-        assert cells == stated(results, SPLITS[split], arm)
+        assert cells == [f"{part:+.3f}" for part in gains(entry, SPLITS[split], arm).values()]
 
 
-def test_words_under_the_table_follow_from_it(results):
+def test_words_under_the_table_follow_from_it(entry):
     """If a new stored run turns out otherwise, the text must be written again."""
-    inside, outside = (results["accounting"][s]["rloo"]["accuracy"] for s in ("in", "carry"))
-    assert inside["sampler"]["low"] > 0
-    assert inside["decider"]["low"] > 0
-    assert outside["sampler"]["low"] > 0
-    assert outside["decider"]["low"] < 0 < outside["decider"]["high"]
-    reward, copied = (results["improvement"]["carry"][arm] for arm in ("rloo", "sft-self"))
-    assert reward["low"] > copied["high"]
-    assert all(results["evaluation"]["in"]["sft-success"][k]["value"] > 0.94 for k in ("a", "b"))
+    inside, outside = (gains(entry, split, "rloo") for split in ("in", "carry"))
+    assert inside["sampler"].low > 0
+    assert inside["decider"].low > 0
+    assert outside["sampler"].low > 0
+    assert outside["decider"].high < 0
+    for split in ("in", "carry"):
+        mine, other = (gains(entry, split, arm)["total"] for arm in ("rloo", "sft-self"))
+        assert max(mine.low, other.low) < min(mine.high, other.high), split
+    stopping = entry["splits"]["in"]["measures"]["sft-success"]
+    assert all(Estimate.from_json(stopping[name]).value > 0.9 for name in ("a", "b"))
 
 
 def test_linked_files_exist():
