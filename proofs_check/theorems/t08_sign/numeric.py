@@ -38,6 +38,11 @@ class Setting(instances.Setting):
         """The library's gradient on the decider's logits."""
         return component_gradients(self.policy, self.params, traj, objective).decision["decision"]
 
+    def demonstrations(self, shift: jax.Array | float) -> Trajectories:
+        """Those of the policy with `shift`, in nats, added to each log-odds of STOP."""
+        other = {**self.params, "decision": self.params["decision"].at[..., STOP].add(shift)}
+        return self.process.enumerate_trajectories(self.policy, other)
+
     def stated(self, *, ahead: int = 1, cost: float | None = None, rounds: int | None = None) -> jax.Array:
         """f[Q, H_d, A]: the statement's gradient on the STOP logits.
 
@@ -118,11 +123,10 @@ def _unvisited(s: Setting) -> jax.Array:
     return jnp.max(jnp.where(visits == 0, jnp.abs(s.on_decider(s.success, sft)), 0.0))
 
 
-binary.equation(
-    "SFT: unchanged when right and wrong are swapped",
-    lambda s: jnp.max(jnp.abs(s.on_decider(_swapped(s.anything), sft) - s.sft_gradient)),
-    0.0,
-)
+@binary.inequality("SFT on demonstrations that decide better than pi: STOP up iff the answer is right", strict=True)
+def _better(s: Setting) -> jax.Array:
+    return s.signed(s.on_decider(s.demonstrations(2.0 * s.process.reward_table[:, None, :] - 1.0), sft)[..., STOP])
+
 
 everywhere.control("V_t for V_(t+1)", _formula, lambda s: gap(s.up, s.stated(ahead=0)))
 THEOREM.on(lambda shape: shape.cost).control(
@@ -135,9 +139,7 @@ THEOREM.on(lambda shape: shape.history == "none" and shape.rounds >= 3).control(
 
 @binary.control("SFT on demonstrations that stop more often than pi: STOP pushed up iff the answer is right", _sign)
 def _eager(s: Setting) -> jax.Array:
-    eager = {**s.params, "decision": s.params["decision"].at[..., STOP].add(1.0)}
-    demos = s.process.enumerate_trajectories(s.policy, eager)
-    return shortfall(s.signed(s.on_decider(demos, sft)[..., STOP]))
+    return shortfall(s.signed(s.on_decider(s.demonstrations(1.0), sft)[..., STOP]))
 
 
 everywhere.control("normaliser N left out of the SFT gradient", _sft, lambda s: _imitation(s, normalised=False))
