@@ -136,8 +136,7 @@ def three_terms(p: Array, a: Array, b: Array) -> Terms:
     """
     logit_p, _ = limit_parts(p, p, p)
     _, odds = limit_parts(a, a, b)
-    mix = 0.5 * ((odds[1, 0] - odds[0, 0]) + (odds[1, 1] - odds[0, 1]))
-    decider = 0.5 * ((odds[0, 1] - odds[0, 0]) + (odds[1, 1] - odds[1, 0]))
+    mix, decider = shapley(lambda sampler, decider: odds[sampler, decider], (0, 0), (1, 1))
     return Terms(logit_p[1] - logit_p[0], mix, decider)
 
 
