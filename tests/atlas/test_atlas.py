@@ -168,7 +168,7 @@ def test_stored_forms(rows, tmp_path):
     assert table(list(rows.values())).row_count == len(rows)
     files = draw({"theory": {"atlas": data}, "histories": {}}, tmp_path)
     assert {f.name for f in files} >= {"F2_atlas.png", "F2_atlas.svg"}
-    assert all(f.stat().st_size > 5000 for f in files)
+    assert all(f.stat().st_size > 5000 for f in files if f.suffix != ".csv")
 
 
 def test_readings_are_plain(rows):

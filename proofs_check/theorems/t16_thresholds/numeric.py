@@ -109,7 +109,7 @@ class Setting(instances.Setting):
     def value_labels(self) -> list[jax.Array]:
         """f[Q, U] by round: part of the answers of a context with `r >= V`, the value of going on."""
         Q, law = self.process.num_prompts, self.law
-        chosen = [law * (self.process.reward_table >= V[:, None]) for V in self.V]
+        chosen = [jnp.where(self.process.reward_table >= V[:, None], law, 0.0) for V in self.V]
         return [x.reshape(Q, self.contexts, -1).sum(-1) / self.mass for x in chosen]
 
     def lost(self, stop: list[jax.Array]) -> jax.Array:

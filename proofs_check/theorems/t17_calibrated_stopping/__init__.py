@@ -23,7 +23,7 @@ trajectories. Controls: RFT said to leave `p`; SFT said to multiply the odds; th
 reward said to vanish as the gradient of imitation does.
 """
 
-PLAIN = "imitation keeps a chain's share; reward does not"
+PLAIN = "imitation keeps chains' share; reward does not"
 STATEMENT = "SFT: p' = p; RFT: p' = p/(p + (1-p)s); reward gradient p(1-p)(1-s); P(STOP | prefix) = (1-p)s/(p + (1-p)s)"
 ASSUMPTIONS = (
     "right guesses have probability s = 1/m, whatever the symbols",

@@ -49,8 +49,8 @@ class Chain:
         return np.stack([x.ravel() for x in grid], axis=-1)
 
     def prefixes(self) -> np.ndarray:
-        """i[Q, T]: sums of the first t symbols mod m; of all of them after the last."""
-        sums = np.cumsum(self.symbols(), axis=1) % self.modulus
+        """i4[Q, T], as tokens are: sums of the first t symbols mod m; of all of them after the last."""
+        sums = (np.cumsum(self.symbols(), axis=1) % self.modulus).astype(np.int32)
         return sums[:, np.minimum(np.arange(self.rounds), self.steps - 1)]
 
     def process(self) -> DecisionSamplingProcess:
@@ -154,7 +154,7 @@ class Setting:
         traj = self.traj
         first = traj.tokens[:, 0] == jnp.asarray(self.sizes.prefixes())[traj.prompt[:, 0], 0]
         one = jnp.sum(traj.mask & (traj.round > 0), -1) == 0
-        return jnp.sum(traj.weight * (first & one)) / jnp.sum(traj.weight * first)
+        return jnp.sum(traj.weight, where=first & one) / jnp.sum(traj.weight, where=first)
 
 
 OWN_CHAIN = Requirement("to be the chain itself, which is fixed", lambda process: False)

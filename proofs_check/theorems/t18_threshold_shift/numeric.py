@@ -91,8 +91,8 @@ class Setting(instances.Setting):
             k4 = velocity(time + h, D + h * k3)
             return D + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4), None
 
-        times = jnp.arange(STEPS) * h
-        return jax.lax.scan(step, odds(self.params)[:, 0], times.astype(self.reward.dtype))[0]
+        times = h * jnp.arange(STEPS, dtype=self.reward.dtype)
+        return jax.lax.scan(step, odds(self.params)[:, 0], times)[0]
 
     def stated(self, beta: float) -> jax.Array:
         """D[Q, A] in closed form, up to a constant for each prompt."""

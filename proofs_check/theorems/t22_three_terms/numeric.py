@@ -68,7 +68,7 @@ class Setting(instances.Setting):
         _, a, b = self.pair(old, stop)
         e_1, e_0 = (_moved(old, new, among, stop) for among in (self.right, 1 - self.right))
         p, a1, b1 = self.pair(new, stop)
-        low, high = jnp.maximum(a - right * e_1, 0.0), jnp.minimum(b + wrong * e_0, 1.0)
+        low, high = jnp.maximum(a - e_1, 0.0) if right else a, jnp.minimum(b + e_0, 1.0) if wrong else b
         T, mu = self.rounds, self.process.prompt_law
         return jnp.sum(mu * (final_accuracy(p, a1, b1, T) - final_accuracy(p, low, high, T)))
 
