@@ -59,6 +59,7 @@ class Setting(instances.Setting):
         """f[Q, H, A]: gradient on the log-odds of STOP over the Fisher information there."""
         traj = self.law(params)
         gradient = component_gradients(self.policy, params, traj, objective).decision["decision"][..., 0]
+        assert traj.old_logp is not None
         visitation = self.process.visitation(self.process.tables(traj.old_logp))
         visits = jnp.concatenate(visitation.answer[:-1], axis=1)
         if self.shape.history == "none":

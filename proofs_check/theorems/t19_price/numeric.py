@@ -11,7 +11,7 @@ from flax import struct
 
 from dsjax.attribution import ComponentGradients, component_gradients, energies, ratio
 from dsjax.objectives import Objective, SumCount, own_token_kl, reinforce, trajectory_kl
-from dsjax.policies import Params, PositionwisePolicy, log_probs
+from dsjax.policies import Params, Policy, PositionwisePolicy, log_probs
 from dsjax.process import DecisionSamplingProcess
 from dsjax.trajectories import Trajectories
 from proofs_check import instances
@@ -77,7 +77,7 @@ def _negative_tau(logp_BxS: jax.Array, traj: Trajectories) -> SumCount:
 class Law:
     """A process with its position-wise policy and reference, all trajectories with their log-probs under both."""
 
-    def __init__(self, process: DecisionSamplingProcess, policy: PositionwisePolicy, params: Params, reference: Params):
+    def __init__(self, process: DecisionSamplingProcess, policy: Policy, params: Params, reference: Params):
         self.process, self.policy, self.params = process, policy, params
         traj = process.enumerate_trajectories(policy, params)
         self.traj = traj.replace(ref_logp=log_probs(policy, reference, traj))
