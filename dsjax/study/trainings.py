@@ -95,16 +95,18 @@ def _sweep(asked: Settings, sweep: Sweep) -> list[Job]:
 def train(options: Mapping[str, Any], directory: RunDirectory, needs: Mapping[str, Done], progress: Progress) -> Any:
     """One training: without needs a base, else from the base needed, and as `sweep/choice` says if that is needed."""
     fields = dict(options["config"])
-    arm = fields["arm"]
+    arm, start = fields["arm"], None
     for name, need in needs.items():
         if name == CHOICE:
             chosen = need.result["chosen"]
             fields |= {"learning_rate": chosen[arm_of(arm).family], "prompts": chosen["prompts"]}
         else:
             fields |= {"init_from": str(need.folder / RUN), "init_checkpoint": "last"}
+            start = f"jobs/{name}/{RUN}"  # results are read elsewhere: relative to the study's directory
     config = from_dict(TrainConfig, fields)
     result = run(config, directory.path / RUN, advance=lambda step, row: progress(step, config.updates))
-    return {"config": to_dict(config), "updates": result["updates"], **_tokens(config, directory.path / RUN)}
+    stored = {**to_dict(config), "init_from": start}
+    return {"config": stored, "updates": result["updates"], **_tokens(config, directory.path / RUN)}
 
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:

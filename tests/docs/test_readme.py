@@ -1,5 +1,6 @@
 """Numbers in the README come from the stored run."""
 
+import gzip
 import re
 from pathlib import Path
 
@@ -47,6 +48,12 @@ def test_words_under_the_table_follow_from_it(entry):
         assert max(mine.low, other.low) < min(mine.high, other.high), split
     stopping = entry["splits"]["in"]["measures"]["sft-success"]
     assert all(Estimate.from_json(stopping[name]).value > 0.9 for name in ("a", "b"))
+
+
+def test_stored_results_hold_no_path_of_a_machine():
+    for file in (ROOT / "experiments").rglob("results.json*"):
+        text = gzip.decompress(file.read_bytes()).decode() if file.suffix == ".gz" else file.read_text()
+        assert not re.search(r'"/(tmp|home|root|work|Users|mnt)/', text), file
 
 
 def test_linked_files_exist():
