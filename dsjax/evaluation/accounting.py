@@ -31,13 +31,13 @@ class Kept(NamedTuple):
 
     right: Array  # P(the kept answer is correct)
     wrong: Array  # P(it is wrong)
-    rounds: Array  # E[tau] = 1 + rho + .. + rho^(T-1): samples it takes
+    rounds: Array  # E[tau] = 1 + zeta + .. + zeta^(T-1): samples it takes
 
 
 def kept(p: Array, a: Array, b: Array | None = None, rounds: int | None = None) -> Kept:
-    """P(correct) = sum_t p_t a_t prod_(s<t) rho_s with rho = 1 - p a - (1 - p) b; the last round is kept by force.
+    """P(correct) = sum_t p_t a_t prod_(s<t) zeta_s with zeta = 1 - p a - (1 - p) b; the last round is kept by force.
 
-    The geometric sum is added up term by term, so that rho = 1 (never stops) needs no special case.
+    The geometric sum is added up term by term, so that zeta = 1 (never stops) needs no special case.
 
     Args:
       p: P(correct) of each round, f[.., T]; or f[..], the same in all `rounds`.
@@ -52,13 +52,13 @@ def kept(p: Array, a: Array, b: Array | None = None, rounds: int | None = None) 
         arrays = [xp.broadcast_to(x[..., None], (*x.shape, rounds)) for x in arrays]
     one = xp.ones_like(arrays[0][..., :1])
     p, a, b = arrays[0], *(xp.concatenate([x[..., :-1], one], axis=-1) for x in arrays[1:])
-    rho = 1.0 - p * a - (1.0 - p) * b
-    alive = xp.cumprod(xp.concatenate([one, rho[..., :-1]], axis=-1), axis=-1)
+    zeta = 1.0 - p * a - (1.0 - p) * b
+    alive = xp.cumprod(xp.concatenate([one, zeta[..., :-1]], axis=-1), axis=-1)
     return Kept(*(xp.sum(x, axis=-1) for x in (alive * (p * a), alive * ((1.0 - p) * b), alive)))
 
 
 def final_accuracy(p: Array, a: Array, b: Array | None = None, rounds: int | None = None) -> Array:
-    """acc_T = p a (1 - rho^(T-1))/(1 - rho) + rho^(T-1) p: P(the kept answer is correct); arguments as of `kept`."""
+    """acc_T = p a (1 - zeta^(T-1))/(1 - zeta) + zeta^(T-1) p: P(the kept answer is correct); arguments as of `kept`."""
     return kept(p, a, b, rounds).right
 
 

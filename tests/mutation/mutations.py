@@ -879,7 +879,7 @@ MUTATIONS: tuple[Mutation, ...] = (
             "accuracy-rounds",
             "(*x.shape, rounds))",
             "(*x.shape, rounds + 1))",
-            "rho^T for rho^(T-1) in the accuracy",
+            "zeta^T for zeta^(T-1) in the accuracy",
             {},
         ),
         (
@@ -890,10 +890,10 @@ MUTATIONS: tuple[Mutation, ...] = (
             {},
         ),
         (
-            "accuracy-rho",
-            "rho = 1.0 - p * a - (1.0 - p) * b",
-            "rho = 1.0 - p * a - p * b",
-            "wrong attempts counted with p for 1 - p in rho",
+            "accuracy-zeta",
+            "zeta = 1.0 - p * a - (1.0 - p) * b",
+            "zeta = 1.0 - p * a - p * b",
+            "wrong attempts counted with p for 1 - p in zeta",
             {},
         ),
         ("mean-rounds", "* b), alive)))", "* b), alive[..., 1:])))", "E[tau] one round short", {}),

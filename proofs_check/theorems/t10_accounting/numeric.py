@@ -17,7 +17,7 @@ from proofs_check.requirements import BINARY, FREE, MEMORYLESS, MIXED
 from proofs_check.statement import STATEMENTS
 from proofs_check.theorem import Theorem
 
-LONG = 400  # rounds: rho <= 0.9 below, so rho^399 < 1e-18
+LONG = 400  # rounds: zeta <= 0.9 below, so zeta^399 < 1e-18
 
 
 def of(measure: str, weights_N: Any, *law: Any, rounds: int | None = None) -> Any:
@@ -55,9 +55,9 @@ class Setting(instances.Setting):
         self.p, self.a, self.b = p, a, b = jax.vmap(of_prompt)(answer, right, stop)
         self.accuracy = self.values.V[0][:, 0]  # f[Q] of the enumerated process
         self.acc = accounting.final_accuracy(p, a, b, self.T)
-        self.rho = 1.0 - p * a - (1.0 - p) * b
+        self.zeta = 1.0 - p * a - (1.0 - p) * b
         self.limit = jax.nn.sigmoid(sum(accounting.limit_parts(p, a, b)))
-        self.geometric = sum((self.rho**i for i in range(self.T - 1)), jnp.zeros_like(self.rho))
+        self.geometric = sum((self.zeta**i for i in range(self.T - 1)), jnp.zeros_like(self.zeta))
         # Before and after a change, f[2] each: far enough from 0 and 1 for the limit to be reached.
         keys = jax.random.split(instance.key, 3)
         ranges = ((0.05, 0.95), (0.1, 1.0), (0.1, 1.0))
@@ -66,8 +66,8 @@ class Setting(instances.Setting):
         )
 
     def closed(self, kept: int) -> jax.Array:
-        """p a (1 - rho^kept)/(1 - rho), the attempts that end right before the last."""
-        return self.p * self.a * (1 - self.rho**kept) / (1 - self.rho)
+        """p a (1 - zeta^kept)/(1 - zeta), the attempts that end right before the last."""
+        return self.p * self.a * (1 - self.zeta**kept) / (1 - self.zeta)
 
     def log_odds(self, rounds: int) -> jax.Array:
         """f[2, 2] by (sampler, decider), each 0 before the change and 1 after it; one prompt."""
@@ -113,22 +113,22 @@ _mean = everywhere.equation(
     "mean over prompts: J = E_q[acc_T(p_q, a_q, b_q)]",
     lambda s: gap(of("accuracy", s.mu, s.p, s.a, s.b, rounds=s.T), s.process.expected_return(s.tables)),
 )
-# 1 - rho >= ~0.01 at these logits: dividing by it costs a factor 100 on EPS.
+# 1 - zeta >= ~0.01 at these logits: dividing by it costs a factor 100 on EPS.
 _closed = everywhere.equation(
-    "acc_T = p a (1 - rho^(T-1))/(1 - rho) + rho^(T-1) p",
-    lambda s: gap(s.acc, s.closed(s.T - 1) + s.rho ** (s.T - 1) * s.p),
+    "acc_T = p a (1 - zeta^(T-1))/(1 - zeta) + zeta^(T-1) p",
+    lambda s: gap(s.acc, s.closed(s.T - 1) + s.zeta ** (s.T - 1) * s.p),
 )
 _decay = everywhere.equation(
-    "acc_T = acc + rho^(T-1) (p - acc), logit(acc) = logit(p) + log(a/b)",
-    lambda s: gap(s.acc, s.limit + s.rho ** (s.T - 1) * (s.p - s.limit)),
+    "acc_T = acc + zeta^(T-1) (p - acc), logit(acc) = logit(p) + log(a/b)",
+    lambda s: gap(s.acc, s.limit + s.zeta ** (s.T - 1) * (s.p - s.limit)),
 )
 everywhere.equation(
-    "gain acc_T - p = p (1-p) (a-b) (1 + rho + .. + rho^(T-2))",
+    "gain acc_T - p = p (1-p) (a-b) (1 + zeta + .. + zeta^(T-2))",
     lambda s: gap(s.acc - s.p, s.p * (1 - s.p) * (s.a - s.b) * s.geometric),
 )
 everywhere.equation(
-    "mean rounds = 1 + rho + .. + rho^(T-1)",
-    lambda s: gap(accounting.kept(s.p, s.a, s.b, s.T).rounds, s.geometric + s.rho ** (s.T - 1)),
+    "mean rounds = 1 + zeta + .. + zeta^(T-1)",
+    lambda s: gap(accounting.kept(s.p, s.a, s.b, s.T).rounds, s.geometric + s.zeta ** (s.T - 1)),
 )
 resamples.inequality(
     "gain > 0 iff a > b, for T >= 2 and 0 < p < 1",
@@ -172,7 +172,7 @@ def _far_parts(s: Setting) -> jax.Array:
 
 
 everywhere.control("forced stop of round T forgotten", _closed, lambda s: gap(s.acc, s.closed(s.T - 1)))
-everywhere.control("rho^T for rho^(T-1)", _closed, lambda s: gap(s.acc, s.closed(s.T) + s.rho**s.T * s.p))
+everywhere.control("zeta^T for zeta^(T-1)", _closed, lambda s: gap(s.acc, s.closed(s.T) + s.zeta**s.T * s.p))
 everywhere.control("the identity of the limit at finite T", _decay, lambda s: gap(s.acc, s.limit))
 
 

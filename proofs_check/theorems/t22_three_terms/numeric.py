@@ -13,7 +13,7 @@ from proofs_check.requirements import BINARY, FREE, MEMORYLESS, MIXED, RESAMPLES
 from proofs_check.statement import STATEMENTS
 from proofs_check.theorem import Theorem
 
-LONG = 400  # rounds: P(STOP) >= 0.1 below, so rho^399 < 1e-18
+LONG = 400  # rounds: P(STOP) >= 0.1 below, so zeta^399 < 1e-18
 LEAST_STOP = 0.1
 
 
