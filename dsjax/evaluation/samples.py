@@ -32,7 +32,7 @@ def draw_samples(
 ) -> tuple[Samples, jax.Array]:
     """A sampler's answers to the problems, and the same policy's log pi_d(STOP) for each, f[N, T] nats."""
     drawn = sample(policy, params, problems.prompt, key, rounds=rounds)
-    right = task.score(drawn.answers, problems.answer[:, None, :]) > 0.5
+    right = task.score(drawn.answers, problems) > 0.5
     return Samples(problems.prompt, drawn.answers, right), drawn.log_decision[..., STOP]
 
 

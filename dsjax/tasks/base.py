@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,10 +22,17 @@ MOST_EVALUATION_PROBLEMS = 1_000_000
 
 
 class Problems(struct.PyTreeNode):
-    """n problems with their right answers."""
+    """n problems, each with a right answer: the one that demonstrations show, where there are several."""
 
     prompt: jax.Array  # i32[n, P]
     answer: jax.Array  # i32[n, L]
+
+
+class Steps(NamedTuple):
+    """Intermediate answers that lead to the right one, a round each: what a chain demonstrates."""
+
+    answers: jax.Array  # i32[n, K, L]; after the last step, copies of it
+    last: jax.Array  # i32[n], index of the last step, whose answer is right
 
 
 class Task(ABC):
@@ -79,12 +86,21 @@ class Task(ABC):
         del split
         return None
 
-    def score(self, answers: jax.Array, right_answer: jax.Array) -> jax.Array:
-        """Verifier: f32[...] in [0, 1] of answers i32[..., L], here 1 where all are right; broadcasts over equal ranks.
+    def score(self, answers: jax.Array, problems: Problems) -> jax.Array:
+        """Verifier: f32[n, K] in [0, 1] of K answers i32[n, K, L] to each of n problems; a score above 1/2 is right.
 
-        A score above 1/2 counts as right.
+        Here 1 where all tokens are those of the right answer. A task with several right answers has its own.
         """
-        return jnp.all(answers == right_answer, axis=-1).astype(jnp.float32)
+        return jnp.all(answers == problems.answer[:, None, :], axis=-1).astype(jnp.float32)
+
+    def steps(self, problems: Problems) -> Steps:
+        """The chain of intermediate answers, if the task has one; traceable.
+
+        Raises:
+          InputError: if it has none.
+        """
+        del problems
+        raise InputError("task", type(self).__name__, "a task with intermediate answers, such as prefix_sums")
 
     def corrupt(self, key: jax.Array, answer_nxL: jax.Array) -> jax.Array:
         """Wrong answers that look like the given right ones: one token, at a uniform place, changed to another one."""

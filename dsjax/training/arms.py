@@ -68,6 +68,7 @@ EVERY = -1e9  # a return that every episode reaches
 ARMS: dict[str, Arm] = {
     "sft-success": Arm("success", "sft", "sft"),
     "sft-synthetic": Arm("synthetic", "sft", "sft"),
+    "sft-mixture": Arm("chains-and-guesses", "sft", "sft"),
     "sft-self": Arm("base-answers", "sft", "sft"),
     "sft-self-sqrt-l": Arm("base-answers", "sft", "sft", length_power=0.5),
     "sft-self-l": Arm("base-answers", "sft", "sft", length_power=1.0),

@@ -132,9 +132,9 @@ class RandomDigits:
         digits = jax.random.randint(key, (n, self.prompt_length + self.length), 0, 10, jnp.int32)
         return Problems(digits[:, : self.prompt_length], digits[:, self.prompt_length :])
 
-    def score(self, answers: jax.Array, answer: jax.Array) -> jax.Array:
+    def score(self, answers: jax.Array, problems: Problems) -> jax.Array:
         """The fraction of right digits, so that rewards differ."""
-        return jnp.mean((answers == answer).astype(jnp.float32), axis=-1)
+        return jnp.mean((answers == problems.answer[:, None, :]).astype(jnp.float32), axis=-1)
 
 
 @dataclass

@@ -79,6 +79,8 @@ class TrainConfig:
       task: a name of `dsjax.tasks.TASKS`, such as `addition`, or `module:function` of a user's own (see `make_task`).
       digits: D of the task, if it has digits.
       width: digits written per operand, if it has operands; 0 means D.
+      modulus: of the task, if it has one.
+      numbers: given in a problem of the task, if it says so.
       network: `transformer`, or `module:function` of a user's own: (task, rounds) to a policy.
       rounds: T.
       layers: of the transformer.
@@ -87,7 +89,10 @@ class TrainConfig:
       history: what a later round sees of earlier ones, `none` or `full`.
       separate_trunks: one trunk per component instead of a shared one.
       arm: what to train: a name of `dsjax.training.arms.ARMS`; `module:name` of a user's own arm or objective (see
-        `arm_of`); or `base`: demonstrations with an error in one token, in all rows or, with history `full`, in half.
+        `arm_of`); or `base`: demonstrations of `base_source`.
+      base_source: a key of `training.sources.SOURCES`; None: `synthetic`, whose demonstrations have an error in one
+        token, or `synthetic-half` with history `full`.
+      chain_share: part of the rows of `chains-and-guesses` that are chains, p of T17.
       init_from: directory of another run: its parameters are the start and the frozen base; None: random parameters.
       init_checkpoint: which checkpoint of that run: `best` in distribution, or `last`.
       decision_weight: weight of the decision token in the loss of `base`.
@@ -121,6 +126,8 @@ class TrainConfig:
     task: str = "addition"
     digits: int = 3
     width: int = 0
+    modulus: int = 2
+    numbers: int = 3
     network: str = TRANSFORMER
     rounds: int = 3
     layers: int = 2
@@ -129,6 +136,8 @@ class TrainConfig:
     history: History = "none"
     separate_trunks: bool = False
     arm: str = "rloo"
+    base_source: str | None = None
+    chain_share: float = 0.25
     init_from: str | None = None
     init_checkpoint: Which = "best"
     decision_weight: float = 3.0
@@ -173,6 +182,7 @@ class TrainConfig:
         for name, factor in (("model_width", "heads"), ("evaluate_every", "chunk"), ("updates", "evaluate_every")):
             value, of = getattr(self, name), getattr(self, factor)
             require(value % of == 0, name, value, f"a multiple of {factor} = {of}")
+        require(0 <= self.chain_share <= 1, "chain_share", self.chain_share, "0..1")
         require_int("decay_updates", self.decay_updates, 0)
         decays = self.decay_updates == 0 or self.decay_updates >= self.updates
         require(decays, "decay_updates", self.decay_updates, f"0, or at least updates = {self.updates}")
@@ -194,8 +204,8 @@ class TrainConfig:
     def objective_of(self) -> Arm:
         """Source, objective and component that train."""
         if self.arm == BASE:
-            source = "synthetic" if self.history == "none" else "synthetic-half"
-            return Arm(source, "sft", "sft", {"decision_weight": self.decision_weight})
+            usual = "synthetic" if self.history == "none" else "synthetic-half"
+            return Arm(self.base_source or usual, "sft", "sft", {"decision_weight": self.decision_weight})
         return arm_of(self.arm)
 
     @property
@@ -208,7 +218,7 @@ class TrainConfig:
     @property
     def task_of(self) -> Task:
         """The task."""
-        return make_task(self.task, self.digits, self.width)
+        return make_task(self.task, self.digits, self.width, self.modulus, self.numbers)
 
     @property
     def tokens_sampled(self) -> int:
@@ -246,6 +256,7 @@ class TrainConfig:
             self.cost,
             self.imitate_errors,
             self.mixed_share,
+            self.chain_share,
         )
 
     def layout(self) -> Layout:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from dsjax.errors import require
 from dsjax.policies.base import Params, Policy, log_probs
 from dsjax.policies.rollout import sample, to_trajectories
 from dsjax.tasks import Problems, Task
@@ -27,6 +28,7 @@ class Setting(NamedTuple):
     cost: float = 0.0
     imitate_errors: bool = False  # whether demonstrations ask to copy the wrong answers they show
     mixed_share: float = 0.0  # of the problems, from the split that the task mixes in
+    chain_share: float = 0.25  # of the demonstrations of `chains-and-guesses`
 
     def problems(self, key: jax.Array) -> Problems:
         """The problems of one update."""
@@ -157,6 +159,38 @@ def synthetic_half(given: Given) -> Trajectories:
     return _demonstrations(given.setting, problems, group, first, right)
 
 
+@source("chains-and-guesses", _no_answers)
+def chains_and_guesses(given: Given) -> Trajectories:
+    """With probability `chain_share` the task's steps, RESAMPLE after each but the last; else a uniform guess, STOP.
+
+    What T17 is about: a mixture that continued imitation leaves as it is.
+
+    Raises:
+      InputError: for a task without steps, or with more of them than there are rounds.
+    """
+    problems, group = _groups(given, given.setting.group)
+    setting, task = given.setting, given.setting.task
+    answers, last = task.steps(problems)
+    require(answers.shape[1] <= setting.rounds, "rounds", setting.rounds, f"at least {answers.shape[1]}, as steps")
+    chain_key, guess_key = jax.random.split(given.key)
+    n = len(group)
+    chain = jax.random.bernoulli(chain_key, setting.chain_share, (n,))
+    guess = jax.random.randint(guess_key, (n, 1, task.length), 0, task.vocabulary, dtype=jnp.int32)
+    answers = jnp.where(chain[:, None, None], answers, guess)
+    stop = jnp.where(chain, last, 0)
+    kept = jnp.take_along_axis(answers, stop[:, None, None], axis=1)
+    return Trajectories.from_rounds(
+        prompt=problems.prompt,
+        answers=answers,
+        stop_round=stop,
+        horizon=setting.rounds,
+        reward=task.score(kept, problems)[:, 0] - setting.cost * stop.astype(jnp.float32),
+        weight=jnp.full((n,), 1.0 / n, jnp.float32),
+        group=group,
+        num_groups=setting.prompts,
+    )
+
+
 @source("own-answers", _an_answer_a_row)
 def own_answers(given: Given) -> Trajectories:
     """An answer of the current model, labelled: STOP if right, else RESAMPLE, gold, STOP."""
@@ -164,7 +198,7 @@ def own_answers(given: Given) -> Trajectories:
     setting = given.setting
     drawn = sample(given.policy, given.params, problems.prompt, given.key, rounds=1, temperature=setting.temperature)
     first = drawn.answers[:, 0]
-    return _demonstrations(setting, problems, group, first, setting.task.score(first, problems.answer) > 0.5)
+    return _demonstrations(setting, problems, group, first, setting.task.score(drawn.answers, problems)[:, 0] > 0.5)
 
 
 @source("base-answers", _an_answer_a_row)
@@ -180,7 +214,7 @@ def on_policy(given: Given) -> Trajectories:
     problems, group = _groups(given, setting.group)
     options = {"rounds": setting.rounds, "temperature": setting.temperature, "stop_early": True}
     drawn = sample(policy, params, problems.prompt, given.key, **options)
-    score = setting.task.score(drawn.answers, problems.answer[:, None, :])
+    score = setting.task.score(drawn.answers, problems)
     traj = to_trajectories(problems.prompt, drawn, score, cost=setting.cost, group=group, num_groups=setting.prompts)
     traj = traj.replace(ref_logp=jax.lax.stop_gradient(log_probs(policy, given.base_params, traj)))
     if policy.critic:

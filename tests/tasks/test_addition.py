@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dsjax.errors import InputError
-from dsjax.tasks import Addition
+from dsjax.tasks import Addition, Problems
 from dsjax.tasks.addition import add_digits
 from dsjax.tasks.base import EQUALS, OPERATOR
 from tests.tasks.digits import as_operands, assert_problems_are, number, operands_of, spelled
@@ -168,13 +168,13 @@ def test_corrupt_changes_exactly_one_digit():
     assert np.abs(changed.sum(0) - 800).max() < 6 * (4000 * 0.2 * 0.8) ** 0.5
     shift = ((wrong - np.asarray(answer)) % 10).sum(1)
     assert np.abs(np.bincount(shift, minlength=10)[1:] - 4000 / 9).max() < 6 * (4000 * 8 / 81) ** 0.5
-    assert not TASK.score(jnp.asarray(wrong), answer).any()
+    assert not TASK.score(jnp.asarray(wrong)[:, None], Problems(answer, answer)).any()
 
 
 def test_score_needs_every_digit():
     right = jnp.asarray([[0, 1, 2]], jnp.int32)
     answers = jnp.asarray([[[0, 1, 2], [0, 1, 3], [1, 1, 2]]], jnp.int32)
-    score = TASK.score(answers, right[:, None])
+    score = TASK.score(answers, Problems(right, right))
     assert score.tolist() == [[1.0, 0.0, 0.0]]
     assert score.dtype == jnp.float32
 

@@ -12,7 +12,7 @@ import pytest
 
 from dsjax.config import from_dict, to_dict
 from dsjax.errors import InputError
-from dsjax.tasks import TASKS, Addition, Multiplication, Problems, Task, make_task
+from dsjax.tasks import TASKS, Addition, Countdown, Multiplication, PrefixSums, Problems, Task, make_task
 from dsjax.training.config import TrainConfig
 
 
@@ -53,7 +53,11 @@ class Late(Parity):
 OWN = f"{__name__}:Parity"
 
 
-@pytest.mark.parametrize("task", [Addition(3, 4), Multiplication(2, 3), Parity()], ids=lambda t: type(t).__name__)
+@pytest.mark.parametrize(
+    "task",
+    [Addition(3, 4), Multiplication(2, 3), Countdown(), PrefixSums(16, 20, 3), Parity()],
+    ids=lambda t: type(t).__name__,
+)
 def test_what_every_task_provides(task):
     traces = []
 
@@ -70,8 +74,8 @@ def test_what_every_task_provides(task):
         assert some.answer.shape == (7, task.length)
         assert int(some.prompt.max()) < task.prompt_vocabulary
         assert int(some.answer.max()) < task.vocabulary
-        assert task.score(some.answer, some.answer).tolist() == [1.0] * 7
-        assert task.score(task.corrupt(jax.random.key(1), some.answer), some.answer).tolist() == [0.0] * 7
+        wrong = task.corrupt(jax.random.key(1), some.answer)
+        assert task.score(jnp.stack([some.answer, wrong], axis=1), some).tolist() == [[1.0, 0.0]] * 7
         assert task.text(some.prompt[0], some.answer[0]).startswith(task.text(some.prompt[0]))
     assert task.splits[0] == "in"
     assert set(task.splits) <= set(task.split_names)
@@ -123,6 +127,8 @@ def test_splits_that_do_not_exist_at_this_size(task, missing):
 def test_tasks_by_name():
     assert make_task("addition", 3, 0) == TrainConfig().task_of == Addition(3)
     assert make_task("multiplication", 2, 3) == Multiplication(2, 3)
+    assert TrainConfig(task="countdown", numbers=2).task_of == Countdown(2)
+    assert TrainConfig(task="prefix_sums", digits=16, modulus=10).task_of == PrefixSums(16, modulus=10)
     assert make_task(OWN, 6, 0) == Parity(6)  # it takes digits
     assert make_task(f"{__name__}:ten_bits", 6, 0) == Parity()
     config = TrainConfig(task=OWN, digits=6)
@@ -137,7 +143,7 @@ def test_tasks_by_name():
         ("tests.tasks.nowhere:f", "can be imported"),
         (f"{__name__}:nowhere", "can be imported"),
         (f"{__name__}:OWN", "names a callable"),
-        (f"{__name__}:wrong", "a function of digits and width, or of nothing"),
+        (f"{__name__}:wrong", "a function of some of digits, width, modulus, numbers, or of nothing"),
         (f"{__name__}:nothing", "returns a Task, not int"),
     ],
 )
