@@ -73,6 +73,7 @@ ARMS: dict[str, Arm] = {
     "sft-self-sqrt-l": Arm("base-answers", "sft", "sft", length_power=0.5),
     "sft-self-l": Arm("base-answers", "sft", "sft", length_power=1.0),
     "sft-online": Arm("own-answers", "sft", "sft"),
+    "sft-labels": Arm("own-answers", "sft", "sft", component="decision"),
     "rft": Arm("on-policy", "rft", "sft"),
     "rft-decider": Arm("on-policy", "rft", "sft", component="decision"),
     "rft-sampler": Arm("on-policy", "rft", "sft", component="sample"),

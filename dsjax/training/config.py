@@ -111,6 +111,8 @@ class TrainConfig:
       cost: of a resample, c.
       imitate_errors: whether SFT copies the wrong answers that its demonstrations show.
       mixed_share: part of the problems of each update from the split that the task mixes in, as of longer operands.
+      problem_set: problems that there are to train on, a split (drawn once a seed, the same for all arms); 0: fresh
+        ones for every update.
       evaluation_problems: fixed held-out problems a split.
       tensorboard: also write TensorBoard event files (needs the extra `tensorboard`).
       devices: that share an update; None is all there are.
@@ -155,6 +157,7 @@ class TrainConfig:
     cost: float = 0.0
     imitate_errors: bool = False
     mixed_share: float = 0.0
+    problem_set: int = 0
     evaluation_problems: int = 256
     tensorboard: bool = False
     devices: int | None = 1
@@ -182,6 +185,7 @@ class TrainConfig:
         for name, factor in (("model_width", "heads"), ("evaluate_every", "chunk"), ("updates", "evaluate_every")):
             value, of = getattr(self, name), getattr(self, factor)
             require(value % of == 0, name, value, f"a multiple of {factor} = {of}")
+        require_int("problem_set", self.problem_set, 0, "0: fresh problems for every update")
         require(0 <= self.chain_share <= 1, "chain_share", self.chain_share, "0..1")
         require_int("decay_updates", self.decay_updates, 0)
         decays = self.decay_updates == 0 or self.decay_updates >= self.updates
@@ -257,6 +261,7 @@ class TrainConfig:
             self.imitate_errors,
             self.mixed_share,
             self.chain_share,
+            self.problem_set,
         )
 
     def layout(self) -> Layout:

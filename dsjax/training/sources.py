@@ -29,15 +29,27 @@ class Setting(NamedTuple):
     imitate_errors: bool = False  # whether demonstrations ask to copy the wrong answers they show
     mixed_share: float = 0.0  # of the problems, from the split that the task mixes in
     chain_share: float = 0.25  # of the demonstrations of `chains-and-guesses`
+    problem_set: int = 0  # problems that there are to train on, a split; 0: fresh ones for every update
 
-    def problems(self, key: jax.Array) -> Problems:
-        """The problems of one update."""
+    def problems(self, key: jax.Array, set_key: jax.Array) -> Problems:
+        """The problems of one update; of a finite set, which `set_key` draws, uniformly and with repetition.
+
+        Problems that are held out of training are in no set.
+        """
         others = round(self.mixed_share * self.prompts)
-        problems = self.task.training_problems(key, self.prompts - others)
+        problems = self._drawn(key, set_key, self.prompts - others, "in")
         if others == 0 or self.task.mixed_split is None:
             return problems
-        more = self.task.training_problems(jax.random.fold_in(key, 1), others, self.task.mixed_split)
+        keys = (jax.random.fold_in(key, 1), jax.random.fold_in(set_key, 1))
+        more = self._drawn(*keys, others, self.task.mixed_split)
         return jax.tree.map(lambda x, y: jnp.concatenate([x, y]), problems, more)
+
+    def _drawn(self, key: jax.Array, set_key: jax.Array, n: int, split: str) -> Problems:
+        if self.problem_set == 0:
+            return self.task.training_problems(key, n, split)
+        known = self.task.training_problems(set_key, self.problem_set, split)
+        chosen = jax.random.randint(key, (n,), 0, self.problem_set)
+        return jax.tree.map(lambda x: x[chosen], known)
 
 
 class Given(NamedTuple):

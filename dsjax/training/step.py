@@ -18,6 +18,8 @@ from dsjax.training.sharding import ONE_DEVICE, Layout
 from dsjax.training.sources import Draw, Setting
 from dsjax.trajectories import Trajectories
 
+FINITE_SET = 2**31 - 1  # no update has this number
+
 
 def adam(learning_rate: optax.ScalarOrSchedule, clip_norm: float) -> optax.GradientTransformation:
     """Adam after clipping the gradient to a global norm; a schedule gives the step size of each update."""
@@ -54,7 +56,8 @@ def draw(
     layout: Layout = ONE_DEVICE,
 ) -> Trajectories:
     """The trajectories of update `state.step`: a function of the two keys, the step and the parameters alone."""
-    problems = setting.problems(jax.random.fold_in(state.problem_key, state.step))
+    set_key = jax.random.fold_in(state.problem_key, FINITE_SET)
+    problems = setting.problems(jax.random.fold_in(state.problem_key, state.step), set_key)
     key = jax.random.fold_in(state.draw_key, state.step)
     traj = source(setting, policy, state.params, base_params, layout.split_batch(problems), key)
     return layout.split_batch(traj)

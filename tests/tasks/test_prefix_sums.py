@@ -42,7 +42,7 @@ def test_held_out_problems_are_counted():
 def test_demonstrations_mix_chains_with_guesses():
     rows, share = 4000, 0.25
     setting = Setting(TASK, rounds=8, prompts=rows, group=1, cost=0.125, chain_share=share)
-    problems = setting.problems(jax.random.key(1))
+    problems = setting.problems(jax.random.key(1), jax.random.key(3))
     traj = SOURCES["chains-and-guesses"](setting, None, None, None, problems, jax.random.key(2))
     decision = np.asarray(traj.decision_mask)
     resamples = (np.asarray(traj.tokens) == RESAMPLE) & decision

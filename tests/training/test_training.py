@@ -115,12 +115,28 @@ def test_half_of_the_rows_begin_right():
 
 def test_a_part_of_the_problems_is_of_the_split_that_the_task_mixes_in():
     task = Addition(digits=2, width=3)
-    problems = Setting(task, T, prompts=20, group=1, mixed_share=0.25).problems(jax.random.key(0))
+    keys = (jax.random.key(0), jax.random.key(1))
+    problems = Setting(task, T, prompts=20, group=1, mixed_share=0.25).problems(*keys)
     operands = np.stack([problems.prompt[:, :3], problems.prompt[:, 4:7]], axis=1)
     assert (operands[:15, :, 0] == 0).all()
     assert (operands[15:, :, 0] > 0).all()
-    alone = Setting(task, T, prompts=20, group=1).problems(jax.random.key(0))
+    alone = Setting(task, T, prompts=20, group=1).problems(*keys)
     chex.assert_trees_all_equal(alone, task.training_problems(jax.random.key(0), 20))
+
+
+def test_a_finite_set_of_problems_is_drawn_once_and_has_none_that_are_held_out():
+    task = Addition(digits=2, width=3)
+    setting = Setting(task, T, prompts=64, group=1, mixed_share=0.25, problem_set=8)
+
+    def rows(key: int, set_key: int) -> set[tuple[int, ...]]:
+        problems = setting.problems(jax.random.key(key), jax.random.key(set_key))
+        return {tuple(row) for row in np.asarray(problems.prompt).tolist()}
+
+    seen = rows(0, 9) | rows(1, 9) | rows(2, 9)
+    assert 8 < len(seen) <= 16  # of each split at most 8
+    assert not seen & rows(0, 10)
+    held_out = {tuple(row) for split in task.splits for row in task.evaluation_problems(split, 50).prompt.tolist()}
+    assert not seen & held_out
 
 
 def test_the_decision_weight_grows_with_the_length():
