@@ -11,6 +11,7 @@ import numpy as np
 from flax import struct
 
 from dsjax.attribution import component_gradients
+from dsjax.evaluation import mixture
 from dsjax.objectives import Objective, reinforce, rft, sft
 from dsjax.policies import History, Params, Policy, log_probs
 from dsjax.process import DecisionSamplingProcess
@@ -94,7 +95,7 @@ class Mixture(Policy):
         sample = jnp.where(first[..., None], p * chain_BxKxm + (1 - p) * s, chain_BxKxm)
         # Who has left the prefixes has guessed; who is on them at the last step is done.
         on_BxK = answers_BxKxL[..., 0] == prefix_BxK
-        undecided = (1 - p) * s / (p + (1 - p) * s) if d > 1 else jnp.ones_like(p)
+        undecided = mixture.stop_at_prefix(p, s) if d > 1 else jnp.ones_like(p)
         stop = jnp.where(on_BxK & (jnp.arange(K) < d - 1)[None, :], jnp.where(first, undecided, 0.0), 1.0)
         return _log(sample)[:, :, None], _log(jnp.stack([stop, 1.0 - stop], -1))
 
@@ -121,7 +122,8 @@ class Setting:
         self.policy, self.process = Mixture(drawn.sizes), drawn.sizes.process()
         self.traj = self.law(self.theta)
         self.J = jnp.sum(self.traj.weight * self.traj.reward)
-        self.better = self.theta - jnp.log(self.s)  # logit p', the odds times m
+        better = mixture.after_success(self.p, self.s)
+        self.better = jnp.log(better) - jnp.log1p(-better)
 
     def law(self, theta: jax.Array) -> Trajectories:
         """All trajectories with their probability at a theta."""
@@ -169,24 +171,24 @@ THEOREM = Theorem(
 everywhere = THEOREM.on()
 
 everywhere.equation("the policy's law = p x chain + (1-p) x guess", lambda s: gap(s.traj.weight, s.mixed()))
-everywhere.equation("accuracy = p + (1-p) s", lambda s: gap(s.J, s.p + (1 - s.p) * s.s))
+everywhere.equation("accuracy = p + (1-p) s", lambda s: gap(s.J, mixture.accuracy(s.p, s.s)))
 still = everywhere.equation("imitating own trajectories: no gradient at p", lambda s: jnp.abs(s.gradient(sft, s.theta)))
 multiplied = everywhere.equation(
-    "imitating own successes: no gradient at odds(p)/s", lambda s: jnp.abs(s.gradient(rft, s.better))
+    "imitating own successes: no gradient at p/(p + (1-p)s)", lambda s: jnp.abs(s.gradient(rft, s.better))
 )
 stops = everywhere.equation(
     "P(STOP | prefix) = (1-p)s/(p + (1-p)s)",
-    lambda s: gap(s.stops_at_prefix(), (1 - s.p) * s.s / (s.p + (1 - s.p) * s.s)),
+    lambda s: gap(s.stops_at_prefix(), mixture.stop_at_prefix(s.p, s.s)),
 )
 reward = everywhere.equation(
     "reward: gradient p (1-p)(1 - s) on the logit of p",
-    lambda s: gap(s.gradient(reinforce, s.theta), s.p * (1 - s.p) * (1 - s.s)),
+    lambda s: gap(s.gradient(reinforce, s.theta), mixture.reward_gradient(s.p, s.s)),
 )
 
 
 @everywhere.equation("greedy decoding goes on at the prefix iff p > s/(1 + s)")
 def _greedy(s: Setting) -> jax.Array:
-    return jnp.abs(jnp.sign(0.5 - s.stops_at_prefix()) - jnp.sign(s.p - s.s / (1 + s.s)))
+    return jnp.abs(jnp.sign(0.5 - s.stops_at_prefix()) - jnp.sign(s.p - mixture.greedy_threshold(s.s)))
 
 
 everywhere.control("successes said to leave p", multiplied, lambda s: jnp.abs(s.gradient(rft, s.theta)))
