@@ -24,7 +24,7 @@ another number: this one is what the same knowledge could earn.
 Checked (`numeric.py`), for deciders that read none, some and all tokens of an answer: both regrets as differences of
 exact returns, the imitator as the optimum of SFT on labelled answers, value labels. Controls: one formula on both
 sides of the threshold, twice; the cost not taken off; regrets summed over the maximiser's visits; value labels said
-to reach the maximum; SFT said to end at the greedy decider.
+to reach the maximum; SFT said to end at the greedy decider. Boundary (`boundary.py`): both regrets over `q` and `V`.
 """
 
 PLAIN = "imitated labels miss the threshold of reward"

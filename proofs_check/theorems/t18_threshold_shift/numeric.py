@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -137,22 +139,60 @@ pulled = small.equation(
 small.equation("without KL: C = C(0) + t dr", lambda s: s.uneven(s.flow(0.0), s.stated(0.0)), SUM)
 
 
-@two.equation("T = 2, c = 0: logit a at 1 - p, logit b at -p, logit p at (1 + (a-b)(1-2p))/E[tau]")
-def _rates(s: Setting) -> jax.Array:
+def rates(p: jax.Array, a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Natural gradient flow at T = 2, c = 0, a right and a wrong answer: d/dt of (logit p, logit a, logit b)."""
+    tau = 2 - p * a - (1 - p) * b
+    return (1 + (a - b) * (1 - 2 * p)) / tau, 1 - p, -p
+
+
+def unlikely(x: jax.Array) -> jax.Array:
+    """F(x) = 2 logit x - 1/x + 1/(1-x), with F' = 1/(x (1-x))^2: F(a) + F(b) is kept by the gradient flow in logits."""
+    return 2 * (jnp.log(x) - jnp.log1p(-x)) - 1 / x + 1 / (1 - x)
+
+
+class Pair(NamedTuple):
+    """One right and one wrong answer, T = 2, c = 0: p, a, b f[Q] and the library's gradients on their logits."""
+
+    p: jax.Array
+    a: jax.Array
+    b: jax.Array
+    on_p: jax.Array
+    on_a: jax.Array
+    on_b: jax.Array
+
+
+def _pair(s: Setting) -> Pair:
     law = jax.nn.softmax(s.params["sample"][:, 0, 0])  # f[Q, 2]
     stop = jax.nn.sigmoid(odds(s.params))[:, 0]
+    found = component_gradients(s.policy, s.params, s.law(s.params), reinforce)
+    sampler, decider = found.sample["sample"][:, 0, 0], found.decision["decision"][:, 0, :, 0]
     right, wrong = s.reward > 0, s.reward == 0
-    p, a, b = (jnp.sum(jnp.where(mask, x, 0.0), -1) for mask, x in ((right, law), (right, stop), (wrong, stop)))
-    decider = s.pushes(s.params, reinforce)[:, 0]
-    gradient = component_gradients(s.policy, s.params, s.law(s.params), reinforce).sample["sample"][:, 0, 0]
+    chosen = ((right, law), (right, stop), (wrong, stop), (right, sampler), (right, decider), (wrong, decider))
+    return Pair(*(jnp.sum(jnp.where(mask, x, 0.0), -1) for mask, x in chosen))
+
+
+@two.equation("T = 2, c = 0: logit a at 1 - p, logit b at -p, logit p at (1 + (a-b)(1-2p))/E[tau]")
+def _rates(s: Setting) -> jax.Array:
+    p, a, b, *gradients = _pair(s)
     tau = 1 + (1 - p * a - (1 - p) * b)
-    # The Fisher block of one prompt's softmax is mu E[tau] p (1 - p) along the log-odds of the right answer.
-    sampler = jnp.sum(jnp.where(right, gradient, 0.0), -1) / (s.process.prompt_law * tau * p * (1 - p))
-    of_right, of_wrong = (jnp.sum(jnp.where(mask, decider, 0.0), -1) for mask in (right, wrong))
-    moved = jnp.stack([of_right, of_wrong, sampler])
-    return gap(moved, jnp.stack([1 - p, -p, (1 + (a - b) * (1 - 2 * p)) / tau]))
+    # Fisher information: visits of the softmax times p (1 - p) along the log-odds.
+    visits = (tau * p * (1 - p), p * a * (1 - a), (1 - p) * b * (1 - b))
+    moved = [g / (s.process.prompt_law * fisher) for g, fisher in zip(gradients, visits, strict=True)]
+    return gap(jnp.stack(moved), jnp.stack(rates(p, a, b)))
 
 
+def _drift(s: Setting, slope: Callable[[jax.Array], jax.Array]) -> jax.Array:
+    """|d/dt [F(a) + F(b)]| under the gradient flow in logits, relative to its two parts, which cancel."""
+    pair = _pair(s)
+    of_a, of_b = (slope(x) * x * (1 - x) * g for x, g in ((pair.a, pair.on_a), (pair.b, pair.on_b)))
+    return jnp.max(jnp.abs(of_a + of_b) / (jnp.abs(of_a) + jnp.abs(of_b)))
+
+
+kept = two.equation(
+    "T = 2, c = 0, gradient flow in logits: 2 logit x - 1/x + 1/(1-x), added over a and b, is kept",
+    lambda s: _drift(s, jax.vmap(jax.grad(unlikely))),
+)
+two.control("logit a + logit b said to be kept", kept, lambda s: _drift(s, lambda x: 1 / (x * (1 - x))))
 memoryless.control(
     "Delta left out",
     found["trajectory KL"],
