@@ -15,6 +15,26 @@ from dsjax.process import DecisionSamplingProcess, Tables, Values, Visitation
 from dsjax.trajectories import Trajectories
 
 
+def attempts(process: DecisionSamplingProcess, traj: Trajectories) -> jax.Array:
+    """i32[B]: tau, the answers of a trajectory, counted."""
+    return jnp.sum(traj.sample_mask, axis=-1, dtype=jnp.int32) // process.length
+
+
+def returns(process: DecisionSamplingProcess, traj: Trajectories) -> jax.Array:
+    """f[B]: R = r(q, y_tau) - c (tau - 1), with the last answer spelt out and looked up in the reward table.
+
+    Not the `reward` that the trajectories carry: that one is what is being checked.
+    """
+    tau, L = attempts(process, traj), process.length
+    first = (tau - 1) * (L + 1)
+    place = first[:, None] + jnp.arange(L, dtype=first.dtype)[None, :]
+    code = jnp.zeros_like(tau)
+    for token in jnp.take_along_axis(traj.tokens, place, axis=1).T:
+        code = code * process.vocabulary + token
+    reward = process.reward_table[traj.prompt[:, 0], code]
+    return reward - process.cost * (tau - 1).astype(reward.dtype)
+
+
 def by_context(process: DecisionSamplingProcess, blocks: list[jax.Array]) -> jax.Array:
     """[Q, H, ...] from one [Q, A^t, ...] array a round: histories side by side, or added up if the policy is blind."""
     if process.history == "full":

@@ -16,6 +16,7 @@ from jax.flatten_util import ravel_pytree
 from dsjax.policies import History, Params, SaturatedPolicy, SharedPolicy, TransformerPolicy, WrappedPolicy
 from dsjax.process import DecisionSamplingProcess, Tables, Values, Visitation
 from dsjax.trajectories import Trajectories
+from proofs_check import closed_forms
 
 MANY = 300  # trajectories up to which an instance costs little
 
@@ -305,9 +306,14 @@ class Setting:
         return self.process.tables(self.logp)
 
     @cached_property
+    def returns(self) -> jax.Array:
+        """f[B]: the return by its definition, from the reward table and the number of rounds."""
+        return closed_forms.returns(self.process, self.traj)
+
+    @cached_property
     def values(self) -> Values:
         """Values and advantages of the return."""
-        return self.process.values(self.tables, self.traj.reward)
+        return self.process.values(self.tables, self.returns)
 
     @cached_property
     def visitation(self) -> Visitation:

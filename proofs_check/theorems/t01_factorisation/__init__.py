@@ -9,9 +9,10 @@ has mean 0. Of two different factors the later one has conditional mean 0 while 
 their product has mean 0. Summing over pairs leaves only the diagonal: cross terms between components vanish, and so do
 those inside a component. Sharing parameters changes the score vectors but not this argument.
 
-Checked (`numeric.py`): each component against autodiff of the exact `J` with the other component frozen; the sum
-against central differences; both second-moment identities. Controls: the forced stop counted as a decision; cost left
-out of the return; trajectories weighted by a policy 1% away.
+Checked (`numeric.py`): each component against autodiff of the exact `J` with the other component frozen, `J` from the
+reward table and the number of rounds; the sum against central differences; both second-moment identities. Controls:
+the forced stop counted as a decision; another answer's reward; cost left out of the return; trajectories weighted by a
+policy 1% away.
 """
 
 PLAIN = "the gradient splits over both components"

@@ -17,7 +17,7 @@ from dsjax.objectives import reinforce
 from dsjax.policies import log_probs
 from dsjax.trajectories import Trajectories
 from proofs_check import instances
-from proofs_check.closed_forms import component_logp
+from proofs_check.closed_forms import attempts, component_logp, returns
 from proofs_check.instances import Instance, Shape, normal, perturbed
 from proofs_check.numerics import gap
 from proofs_check.statement import STATEMENTS
@@ -46,7 +46,7 @@ class Setting(instances.Setting):
     def expected(self, sampler: Any, decider: Any) -> jax.Array:
         """Exact J with each component at its own parameters."""
         logp = component_logp(self.policy, sampler, decider, self.traj)
-        return self.process.expected_return(self.process.tables(logp), self.traj.reward)
+        return self.process.expected_return(self.process.tables(logp), self.returns)
 
     def gradients_on(self, traj: Trajectories) -> ComponentGradients:
         """Of the library."""
@@ -120,11 +120,17 @@ def _forced(s: Setting) -> jax.Array:
     return gap(s.gradients_on(wrong).decision, s.exact_d)
 
 
+@everywhere.control("reward of another answer", _sampler)
+def _misread(s: Setting) -> jax.Array:
+    """Whatever the shape: the next answer of the same prompt is looked up."""
+    process = s.process.replace(reward_table=jnp.roll(s.process.reward_table, 1, axis=1))
+    return gap(s.gradients_on(s.traj.replace(reward=returns(process, s.traj))).sample, s.exact_s)
+
+
 @THEOREM.on(lambda shape: shape.rounds >= 2 and shape.cost).control("resampling cost left out of the return", _sampler)
 def _free(s: Setting) -> jax.Array:
-    traj = s.traj
-    stop_round = jnp.max(jnp.where(traj.sample_mask, traj.round, 0), axis=-1).astype(traj.reward.dtype)
-    return gap(s.gradients_on(traj.replace(reward=traj.reward + s.process.cost * stop_round)).sample, s.exact_s)
+    free = s.returns + s.process.cost * (attempts(s.process, s.traj) - 1).astype(s.returns.dtype)
+    return gap(s.gradients_on(s.traj.replace(reward=free)).sample, s.exact_s)
 
 
 @THEOREM.on(lambda shape: shape.rounds >= 2).control("trajectories drawn by a policy 1% away", _orthogonal)

@@ -7,22 +7,26 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dsjax.attribution import coefficients
-from dsjax.objectives import Objective, grpo, reinforce, rloo
+from dsjax.numerics import divide
+from dsjax.objectives import Objective, dapo, dr_grpo, grpo, reinforce, rloo
 from dsjax.policies import Params, log_probs
-from dsjax.process import Values
+from dsjax.process import DecisionSamplingProcess, Values
 from dsjax.trajectories import Trajectories
 from proofs_check import instances
-from proofs_check.closed_forms import late_baseline
+from proofs_check.closed_forms import attempts, late_baseline, returns
 from proofs_check.coefficients import gradients_of
 from proofs_check.instances import Instance, Shape
 from proofs_check.numerics import gap
 from proofs_check.statement import STATEMENTS
 from proofs_check.theorem import Theorem
+from proofs_check.theorems.t12_grpo.numeric import factor
 
 BETA = 0.3  # trajectory KL in the reward
 GROUP = 4  # GRPO group size on an exact law
+EPSILON = 1e-4  # what GRPO adds to a standard deviation by default
 
 
 def objectives(instance: Instance, exact: bool) -> dict[str, Objective]:
@@ -36,10 +40,60 @@ def objectives(instance: Instance, exact: bool) -> dict[str, Objective]:
     shape = instance.shape
     # On an exact law GRPO needs the values that the return takes, as static data: binary verifier, no cost.
     if not exact:
-        named["grpo"] = grpo
+        named |= {"grpo": grpo, "dapo": dapo, "dr_grpo": dr_grpo}
     elif not shape.graded and not shape.cost:
         named["grpo"] = partial(grpo, group_size=GROUP)
     return named
+
+
+class Stated:
+    """The weight w(tau) of every objective, from sums over prompts written here; by name, f[B].
+
+    Of the exact law, or of a finite batch, whose rows count alike.
+    """
+
+    def __init__(self, process: DecisionSamplingProcess, traj: Trajectories, logp_BxS: jax.Array):
+        law = traj.weight if traj.exact else jnp.full_like(traj.weight, 1.0 / traj.weight.size)
+        self.of_prompt = jax.nn.one_hot(traj.prompt[:, 0], process.num_prompts, dtype=law.dtype)
+        tau, R = attempts(process, traj), returns(process, traj)
+        # One decision a round, but none at round T.
+        T_i = (tau * (process.length + 1) - (tau == process.rounds).astype(tau.dtype)).astype(law.dtype)
+        charged = R - BETA * jnp.sum(jnp.where(traj.mask, logp_BxS - traj.ref_logp, 0.0), -1)
+        w = {"reinforce": R, "batch mean": R - jnp.sum(law * R)}
+        if traj.exact:
+            mean = self.by_row(divide(jnp.sum(self.of_prompt * (law * R)[:, None], 0), process.prompt_law))
+            kl = divide(jnp.sum(self.of_prompt * (law * charged)[:, None], 0), process.prompt_law)
+            w["rloo"] = R - mean
+            w["trajectory KL"] = charged - self.by_row(kl)
+            # Binary, c = 0. A prompt that is always right or always wrong has R - mean = 0 and no factor.
+            p = jnp.where((mean > 0) & (mean < 1), mean, 0.5)
+            w["grpo"] = factor(p, GROUP, EPSILON) * (R - mean) / T_i
+        else:
+            G = self.by_row(jnp.sum(self.of_prompt, 0))
+            centred = R - self.total(R) / G
+            std = jnp.sqrt(self.total(centred**2) / G)
+            w["rloo"] = R - (self.total(R) - R) / (G - 1.0)
+            w["trajectory KL"] = charged - (self.total(charged) - charged) / (G - 1.0)
+            w["grpo"] = centred / (std + EPSILON) / T_i
+            w["dapo"] = centred / (std + EPSILON) / jnp.mean(T_i)
+            w["dr_grpo"] = centred / traj.tokens.shape[1]
+        self.w = w
+
+    def by_row(self, x_Q: jax.Array) -> jax.Array:
+        """f[B] from a number a prompt."""
+        return jnp.sum(self.of_prompt * x_Q[None, :], -1)
+
+    def total(self, x_B: jax.Array) -> jax.Array:
+        """f[B]: the sum over the rows of the same prompt."""
+        return self.by_row(jnp.sum(self.of_prompt * x_B[:, None], 0))
+
+
+def _kept(shape: Shape) -> np.ndarray:
+    """Rows of a batch with groups of unequal size: half of the first prompt's trajectories of T rounds are missing."""
+    A, Q, T = shape.vocabulary**shape.length, shape.prompts, shape.rounds
+    last = Q * sum(A**t for t in range(1, T))
+    missing = A**T // 2 if A**T >= 4 else 0
+    return np.delete(np.arange(last + Q * A**T), np.arange(last, last + missing))
 
 
 class Setting(instances.Setting):
@@ -47,15 +101,20 @@ class Setting(instances.Setting):
 
     def __init__(self, instance: Instance):
         super().__init__(instance)
-        self.ref_logp = log_probs(self.policy, instance.reference, self.traj)
-        traj = self.traj = self.traj.replace(ref_logp=self.ref_logp)
-        # The same trajectories taken as a finite batch of samples.
-        self.batch = traj.replace(exact=False, weight=jnp.full_like(traj.weight, 1.0 / traj.weight.size))
-        # Coefficients f[B, S] on the exact law.
+        ref_logp = log_probs(self.policy, instance.reference, self.traj)
+        traj = self.traj = self.traj.replace(ref_logp=ref_logp)
+        # Some of the trajectories taken as samples, with weights that are no law, as a part of a batch has them.
+        rows = _kept(self.shape)
+        batch = jax.tree.map(lambda x: x[rows], traj)
+        self.batch, self.batch_logp = batch.replace(exact=False, weight=jnp.ones_like(batch.weight)), self.logp[rows]
+        # Coefficients f[B, S] on the exact law and of the batch.
         self.found = {name: coefficients(f, self.logp, traj) for name, f in objectives(instance, exact=True).items()}
-        plain = jnp.stack(list(self.found.values()))
-        tables = self.tables
-        causal = jax.vmap(lambda c: self.causal(self.process.values(tables, _weight(c, traj))))(plain)
+        self.sampled = {
+            name: coefficients(f, self.batch_logp, self.batch) for name, f in objectives(instance, exact=False).items()
+        }
+        self.stated = Stated(self.process, traj, self.logp).w
+        plain, w = (jnp.stack([by_name[name] for name in self.found]) for by_name in (self.found, self.stated))
+        causal = jax.vmap(lambda w_B: self.causal(self.process.values(self.tables, w_B)))(w)
         late = self.causal(late_baseline(self.values))
         every = gradients_of(self.policy, self.params, traj, jnp.concatenate([plain, causal, late[None]]))
         n = len(plain)
@@ -70,17 +129,30 @@ class Setting(instances.Setting):
         return self.traj.weight[:, None] * self.process.token_advantages(values)
 
 
+def _per_trajectory(c_BxS: jax.Array, traj: Trajectories) -> jax.Array:
+    """c over the trajectory's part of the law; 0 where that is 0."""
+    return divide(c_BxS * jnp.sum(traj.weight), traj.weight[:, None])
+
+
 def _spread(c_BxS: jax.Array, traj: Trajectories) -> jax.Array:
     """Largest difference between two coefficients of one trajectory, per unit of its weight."""
-    c_BxS = c_BxS / traj.weight[:, None]
+    c_BxS = _per_trajectory(c_BxS, traj)
     high = jnp.max(jnp.where(traj.mask, c_BxS, -jnp.inf), axis=-1)
     low = jnp.min(jnp.where(traj.mask, c_BxS, jnp.inf), axis=-1)
     return jnp.max(high - low)
 
 
-def _weight(c_BxS: jax.Array, traj: Trajectories) -> jax.Array:
-    """f[B]: w, read off the first answer token, which every trajectory has."""
-    return c_BxS[:, 0] / traj.weight
+def _from_stated(found: dict[str, jax.Array], stated: dict[str, jax.Array], traj: Trajectories) -> jax.Array:
+    """Distance of the first answer token's coefficient, which every trajectory has, from w."""
+    happens = traj.weight > 0
+    return _largest(
+        gap(_per_trajectory(c, traj)[:, 0], jnp.where(happens, stated[name], 0.0)) for name, c in found.items()
+    )
+
+
+def _tilted(c_BxS: jax.Array, traj: Trajectories) -> jax.Array:
+    """Spread with 1% more on the decisions."""
+    return _spread(jnp.where(traj.decision_mask, 1.01 * c_BxS, c_BxS), traj)
 
 
 THEOREM = Theorem(
@@ -109,39 +181,19 @@ def _largest(errors: Iterable[jax.Array]) -> jax.Array:
 _equal = everywhere.equation(
     "one coefficient on all factors of a trajectory", lambda s: _largest(_spread(c, s.traj) for c in s.found.values())
 )
-
-
-def _sampled(s: Setting, objective: Objective, decision: float = 1.0) -> jax.Array:
-    c_BxS = coefficients(objective, s.logp, s.batch)
-    return _spread(jnp.where(s.batch.decision_mask, decision * c_BxS, c_BxS), s.batch)
-
-
 _equal_in_batch = everywhere.equation(
     "one coefficient on all factors, in a finite batch",
-    lambda s: _largest(_sampled(s, f) for f in objectives(s.instance, exact=False).values()),
+    lambda s: _largest(_spread(c, s.batch) for c in s.sampled.values()),
 )
-
-
-@everywhere.equation("the coefficient is the statement's weight w")
-def _stated(s: Setting) -> jax.Array:
-    """w(tau) of each statement, from prompt-wise sums written here."""
-    traj, mu = s.traj, s.process.prompt_law
-    shaped = traj.reward - BETA * jnp.sum(jnp.where(traj.mask, s.logp - s.ref_logp, 0.0), -1)
-    of_prompt = jax.nn.one_hot(traj.prompt[:, 0], mu.size, dtype=traj.weight.dtype)
-
-    def at_prompt(x: jax.Array) -> jax.Array:
-        mean_Q = jnp.sum(of_prompt * (traj.weight * x)[:, None], 0) / mu
-        return jnp.sum(of_prompt * mean_Q[None, :], -1)
-
-    stated = {
-        "reinforce": traj.reward,
-        "batch mean": traj.reward - jnp.sum(traj.weight * traj.reward),
-        "rloo": traj.reward - at_prompt(traj.reward),
-        "trajectory KL": shaped - at_prompt(shaped),
-    }
-    return _largest(gap(_weight(s.found[name], traj), w) for name, w in stated.items())
-
-
+_weight = everywhere.equation(
+    "the coefficient is the statement's weight w, GRPO's with its group on average",
+    lambda s: _from_stated(s.found, s.stated, s.traj),
+)
+# Returns, exact to EPS, are divided by EPSILON at least: EPS/EPSILON = SUM.
+_weight_in_batch = everywhere.equation(
+    "the coefficient is w, in a finite batch with groups of unequal size",
+    lambda s: _from_stated(s.sampled, Stated(s.process, s.batch, s.batch_logp).w, s.batch),
+)
 everywhere.equation(
     "w replaced by the factor's causal advantage: same G_s",
     lambda s: jnp.max(jax.vmap(gap)(s.replaced.sample, s.plain.sample)),
@@ -152,13 +204,20 @@ _same = everywhere.equation(
 )
 
 
-@everywhere.control("decision coefficient x 1.01", _equal)
-def _tilted(s: Setting) -> jax.Array:
-    c_BxS = s.found["reinforce"]
-    return _spread(jnp.where(s.traj.decision_mask, 1.01 * c_BxS, c_BxS), s.traj)
-
-
-everywhere.control("decision coefficient x 1.01, finite batch", _equal_in_batch, lambda s: _sampled(s, grpo, 1.01))
+everywhere.control("decision coefficient x 1.01", _equal, lambda s: _tilted(s.found["reinforce"], s.traj))
+everywhere.control(
+    "decision coefficient x 1.01, finite batch", _equal_in_batch, lambda s: _tilted(s.sampled["grpo"], s.batch)
+)
+everywhere.control(
+    "w = R for a leave-one-out baseline",
+    _weight,
+    lambda s: _from_stated({"reinforce": s.found["rloo"]}, s.stated, s.traj),
+)
+everywhere.control(
+    "GRPO, finite batch: not divided by the number of tokens",
+    _weight_in_batch,
+    lambda s: _from_stated({"dapo": s.sampled["grpo"]}, Stated(s.process, s.batch, s.batch_logp).w, s.batch),
+)
 
 
 def _against_reinforce(s: Setting, gradient: Params, scale: float = 1.0) -> jax.Array:

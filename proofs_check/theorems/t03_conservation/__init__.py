@@ -17,8 +17,9 @@ that visit the context. So equality holds for the sampler iff `T = 1` and for th
 in round `T`), up to coincidences; otherwise the inequality is strict. The closed form and the strict slack are both
 checked.
 
-Checked (`numeric.py`). Controls: `V_t` for `V_(t+1)`; `Var_q` left out; equality claimed for a policy that cannot see
-the round, and for shared parameters.
+Checked (`numeric.py`), the return from reward table and number of rounds; equality also in parameters whose features
+are nearly collinear (a Fisher matrix with a condition of 10^7). Controls: `V_t` for `V_(t+1)`; `Var_q` left out;
+equality claimed for a policy that cannot see the round, and for shared parameters; nearly collinear features as one.
 """
 
 PLAIN = "reward energies add up to return variance"

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 
-from dsjax.attribution import component_gradients, energies
+from dsjax.attribution import component_gradients, energy, fisher
+from dsjax.numerics import divide
 from dsjax.objectives import reinforce
 from dsjax.process import Values
 from proofs_check import instances
@@ -14,6 +18,8 @@ from proofs_check.instances import Instance, Shape
 from proofs_check.numerics import ENERGY, SUM, gap, shortfall
 from proofs_check.statement import STATEMENTS
 from proofs_check.theorem import Theorem
+
+NEAR = 1e-3  # sine of the angle between two features, or so
 
 
 def variance(weight: jax.Array, x: jax.Array) -> jax.Array:
@@ -26,16 +32,35 @@ class Setting(instances.Setting):
 
     def __init__(self, instance: Instance):
         super().__init__(instance)
-        gradients = component_gradients(self.policy, self.params, self.traj, reinforce)
-        self.E_s, self.E_d = energies(self.policy, self.params, self.traj, gradients)
+        self.gradients = component_gradients(self.policy, self.params, self.traj, reinforce)
+        self.fishers = fisher(self.policy, self.params, self.traj)
+        self.E_s = energy(self.gradients.sample, self.fishers[0])
+        self.E_d = energy(self.gradients.decision, self.fishers[1])
         self.S, self.D = self.sum_squares(self.values)
-        self.var = variance(self.traj.weight, self.traj.reward)
+        self.var = variance(self.traj.weight, self.returns)
         self.between = variance(self.process.prompt_law, self.values.V[0][:, 0])
         self.slack = self.S - self.E_s, self.D - self.E_d, self.var - self.E_s - self.E_d
 
     def sum_squares(self, values: Values, *, merged: bool = False) -> tuple[jax.Array, jax.Array]:
         """(sum E[(A^s)^2], sum E[(A^d)^2]); `merged`: of advantages averaged over the visits of a context."""
         return martingale_energies(self.process, self.tables, values, self.visitation, merged=merged)
+
+    @cached_property
+    def nearly_collinear(self) -> jax.Array:
+        """E_s in parameters theta that all move the logits of a softmax almost alike: logits = M theta.
+
+        Each parameter moves the first token's logit by 1, and all but the first one move one of their own by NEAR.
+        """
+        _, unravel = ravel_pytree(self.params)
+
+        def transposed(x: jax.Array) -> jax.Array:
+            """M^T x."""
+            tree = jax.tree.map(lambda y: y.at[..., 1:].set(y[..., :1] + NEAR * y[..., 1:]), unravel(x))
+            return ravel_pytree(tree)[0]
+
+        gradient = unravel(transposed(ravel_pytree(self.gradients.sample)[0]))
+        half = jax.vmap(transposed)(self.fishers[0])
+        return energy(gradient, jax.vmap(transposed)(half.T))
 
 
 def _tables(shape: Shape) -> bool:
@@ -85,6 +110,10 @@ conserved = everywhere.equation(
 tables.inequality(f"E_s <= {SUM_S}", lambda s: s.slack[0], tight=tight_s)
 tables.inequality(f"E_d <= {SUM_D}", lambda s: s.slack[1], tight=tight_d)
 equal_s = free_s.equation(f"E_s = {SUM_S}, a softmax per context and round", lambda s: gap(s.E_s, s.S))
+# Between two such features 1 - cos^2 is NEAR^2/4 or more, and the energy divides by it: 4 P EPS/NEAR^2 for P <= 100.
+collinear = free_s.equation(
+    f"E_s = {SUM_S}, a softmax whose features are nearly collinear", lambda s: gap(s.nearly_collinear, s.S), 1e-7
+)
 equal_d = free_d.equation(f"E_d = {SUM_D}, a softmax per context and round", lambda s: gap(s.E_d, s.D))
 blind_s.inequality(f"E_s < {SUM_S}, one softmax for several rounds", lambda s: s.slack[0], strict=True)
 blind_d.inequality(f"E_d < {SUM_D}, one softmax for several rounds", lambda s: s.slack[1], strict=True)
@@ -119,6 +148,18 @@ def _late(s: Setting) -> jax.Array:
 THEOREM.on(lambda shape: shape.prompts >= 3).control("Var_q[V_1] left out", conserved, lambda s: gap(s.S + s.D, s.var))
 blind_s.control("equality claimed for a sampler that cannot see the round", equal_s, lambda s: gap(s.E_s, s.S))
 blind_d.control("equality claimed for a decider that cannot see the round", equal_d, lambda s: gap(s.E_d, s.D))
+
+
+@THEOREM.on(lambda shape: tight_s(shape) and shape.vocabulary >= 3).control(
+    "nearly collinear features taken as one", collinear
+)
+def _one_feature(s: Setting) -> jax.Array:
+    """All that is left if directions this weak count as null: the first token's logit alone in every context."""
+    diagonal = ravel_pytree(s.params)[1](jnp.diagonal(s.fishers[0]))["sample"][..., 0]
+    alone = divide(s.gradients.sample["sample"][..., 0] ** 2, diagonal)
+    return gap(jnp.sum(alone), s.S)
+
+
 THEOREM.on(lambda shape: bool(shape.shared)).control(
     "equality claimed for shared parameters", equal_s, lambda s: gap(s.E_s, s.S)
 )

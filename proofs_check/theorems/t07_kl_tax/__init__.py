@@ -32,14 +32,16 @@ turns a push at `beta = (r - V_(t+1) + c)/D` iff that is positive. At `T = 2`, `
 then visit-weighted means over these rounds. (d) "Grows as `L`" is at a given drift per token. At the optimum of the
 penalised objective `K` is bounded whatever `L` (T11). (e) At a given drift the tax also enters the energy of the
 penalty: with one softmax per context and round the trajectory KL has `E_d = sum rho pi_stop pi_res (K - D)^2`, which
-grows as `L^2`, whereas the `E_d` of own-token KL does not grow (T6).
+grows as `L^2`, whereas the `E_d` of own-token KL does not grow (T6). (f) Own-token KL is meant with `k2` or with `k3`
+times the ratio. `k3` alone, as GRPO has it, gives the forward KL: `-beta rho (pi_stop - ref_stop)` for the part of the
+log-ratios. No `K` in it either.
 
 Checked (`numeric.py`): autodiff of the exact penalised objective, both closed forms, the tax as the difference of the
-two gradients, its growth under a drift of exactly constant KL per context, and the sign at every context 1% below the
-first and 1% above the last boundary. Controls: `K` dropped; `K_t` for `K_(t+1)`; `V_t` for `V_(t+1)`; log-ratios left
-out; own-token KL said to carry the tax, and to turn the push; a `K` that does not grow with `L`. Boundary
-(`boundary.py`): the phase diagram in `(beta, L)` up to `L = 64`, from every answer for small `L` and from classes of
-exchangeable answers for all.
+two gradients, `k3` with and without its ratio, the growth of the tax under a drift of exactly constant KL per context,
+and the sign at every context 1% below the first and 1% above the last boundary. Controls: `K` dropped; `K_t` for
+`K_(t+1)`; `V_t` for `V_(t+1)`; log-ratios left out; own-token KL said to carry the tax, and to turn the push; `k3` as
+the reverse KL; a `K` that does not grow with `L`. Boundary (`boundary.py`): the phase diagram in `(beta, L)` up to `L
+= 64`, from every answer for small `L` and from classes of exchangeable answers for all.
 """
 
 PLAIN = "KL in the reward taxes resampling"

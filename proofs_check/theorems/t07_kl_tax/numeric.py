@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from dsjax.attribution import component_gradients
-from dsjax.objectives import Objective, SumCount, own_token_kl, reinforce
+from dsjax.attribution import coefficients, component_gradients
+from dsjax.objectives import Objective, reinforce
 from dsjax.policies import Params, log_probs
 from dsjax.process import DecisionSamplingProcess, Tables
-from dsjax.trajectories import STOP, Trajectories
+from dsjax.trajectories import STOP
 from proofs_check import instances
 from proofs_check.closed_forms import by_context
+from proofs_check.coefficients import gradients_of
 from proofs_check.instances import Instance, Numbers, Shape, draw_with_free_decider
 from proofs_check.numerics import gap, shortfall
 from proofs_check.requirements import MIXED_IF_BINARY, RESAMPLES
@@ -100,13 +101,8 @@ def with_trajectory_kl(beta: Any) -> Objective:
 
 
 def with_own_token_kl(beta: Any) -> Objective:
-    """J with beta times the own-token KL in the loss; like `reinforce(token_kl=beta)`, for a beta that is traced."""
-
-    def objective(logp_BxS: jax.Array, traj: Trajectories) -> SumCount:
-        total, count = reinforce(logp_BxS, traj)
-        return total + beta * own_token_kl(logp_BxS, traj)[0], count
-
-    return objective
+    """J with beta times the own-token KL in the loss."""
+    return partial(reinforce, token_kl=beta)
 
 
 def boundary(parts: Parts) -> jax.Array:
@@ -202,7 +198,7 @@ class Setting(instances.Setting):
         """The exact J - beta KL(P || P_ref) at these decision logits."""
         params: Params = {**self.params, "decision": decide}
         logp = log_probs(self.policy, params, self.traj)
-        payoff = self.traj.reward - self.beta * jnp.sum(jnp.where(self.traj.mask, logp - self.ref_logp, 0.0), -1)
+        payoff = self.returns - self.beta * jnp.sum(jnp.where(self.traj.mask, logp - self.ref_logp, 0.0), -1)
         return self.process.expected_return(self.process.tables(logp), payoff)
 
     @property
@@ -214,6 +210,22 @@ class Setting(instances.Setting):
     def own_on_stop(self) -> jax.Array:
         """The same with own-token KL."""
         return self.own[GENERAL][..., STOP]
+
+    @cached_property
+    def by_k3(self) -> tuple[jax.Array, jax.Array]:
+        """The same with the estimators k3 and k3_ratio."""
+        traj = self.traj.replace(ref_logp=self.ref_logp)
+        estimators = (partial(with_own_token_kl(self.beta), kl_estimator=name) for name in ("k3", "k3_ratio"))
+        c_2xBxS = jnp.stack([coefficients(objective, self.logp, traj) for objective in estimators])
+        k3, k3_ratio = gradients_of(self.policy, self.params, traj, c_2xBxS).decision["decision"][..., STOP]
+        return k3, k3_ratio
+
+    @cached_property
+    def forward(self) -> jax.Array:
+        """f[Q, H_d, A]: rho (pi_stop - ref_stop), the slope of rho KL(ref || pi) on the STOP logits."""
+        rho = self.visitation.answer[:-1]
+        laws = zip(rho, self.tables.log_stop, self.reference.log_stop, strict=True)
+        return by_context(self.process, [mass * (jnp.exp(own) - jnp.exp(ref)) for mass, own, ref in laws])
 
     @property
     def growth(self) -> jax.Array:
@@ -260,6 +272,14 @@ _own = everywhere.equation(
     "own-token KL: the same without beta K", lambda s: gap(s.own_on_stop, s.parts.reward - s.beta * s.parts.ratio)
 )
 everywhere.equation(
+    "own-token KL by k3 times the ratio: the same as by k2",
+    lambda s: gap(s.by_k3[1], s.parts.reward - s.beta * s.parts.ratio),
+)
+_forward = everywhere.equation(
+    "own-token KL by k3: beta rho (pi_stop - ref_stop) instead, and no K either",
+    lambda s: gap(s.by_k3[0], s.parts.reward - s.beta * s.forward),
+)
+everywhere.equation(
     "trajectory less own-token KL: beta K per visit, > 0",
     lambda s: gap(s.on_stop - s.own_on_stop, s.beta * s.parts.tax),
     margin=lambda s: jnp.min((s.on_stop - s.own_on_stop) / s.parts.visits),
@@ -285,6 +305,9 @@ everywhere.control(
 )
 everywhere.control("log-ratio term left out", _formula, lambda s: gap(s.on_stop, s.parts.reward + s.beta * s.parts.tax))
 everywhere.control("own-token KL said to carry the same tax", _own, lambda s: gap(s.own_on_stop, s.parts.at(s.beta)))
+everywhere.control(
+    "k3 said to be the reverse KL", _forward, lambda s: gap(s.by_k3[0], s.parts.reward - s.beta * s.parts.ratio)
+)
 # Binary and c = 0: 0 < V < 1, so reward alone resamples every wrong answer and there is something to turn.
 THEOREM.on(lambda shape: not shape.graded and not shape.cost).control(
     "own-token KL said to turn the push beyond the boundary", _flip, lambda s: shortfall(s.right_way(s.own))

@@ -12,6 +12,7 @@ from dsjax.evaluation.accounting import final_accuracy
 from dsjax.numerics import divide
 from dsjax.objectives import sft
 from dsjax.policies import Params, PositionwisePolicy, log_probs
+from dsjax.process import Tables
 from dsjax.trajectories import STOP, Trajectories
 from proofs_check.closed_forms import by_decider, context_counts
 from proofs_check.instances import Instance, Shape, draw_with_free_decider
@@ -124,17 +125,37 @@ class Setting:
             decide = jnp.where(resample[..., None], jnp.asarray([0.0, CERTAIN]), decide)
         return {**self.params, "decision": decide}
 
-    def accuracy(self, params: Params | None = None) -> jax.Array:
-        """f[Q]: accuracy of the enumerated process, of the policy by default."""
-        tables = self.tables
-        if params is not None:
-            tables = self.process.tables(log_probs(self.policy, params, self.support))
+    def tables_of(self, params: Params) -> Tables:
+        """The policy's laws by round, at other parameters."""
+        return self.process.tables(log_probs(self.policy, params, self.support))
+
+    def accuracy(self, tables: Tables) -> jax.Array:
+        """f[Q]: accuracy of the enumerated process."""
         return self.process.values(tables, self.support.reward).V[0][:, 0]
 
     @cached_property
-    def learnt(self) -> jax.Array:
-        """f[Q]: accuracy once success is imitated."""
-        return self.accuracy(self.certain(self.success.visits > 0))
+    def learnt(self) -> Tables:
+        """The laws once success is imitated."""
+        return self.tables_of(self.certain(self.success.visits > 0))
+
+    @property
+    def rise(self) -> jax.Array:
+        """f[]: of J, from imitating success."""
+        return jnp.sum(self.process.prompt_law * (self.accuracy(self.learnt) - self.accuracy(self.tables)))
+
+    def kept(self, reached: Tables, *, decided: bool = True) -> jax.Array:
+        """f[]: sum over the visits of shown answers of 1 - U_t; not `decided`: 1 - V_(t+1), as if never stopped before.
+
+        Args:
+          reached: the laws under which they are visited.
+          decided: whether U or V.
+        """
+        values, rho = self.process.values(self.tables, self.support.reward), self.process.visitation(reached).answer
+        total = jnp.zeros(())
+        for t in range(self.shape.rounds - 1 if self.shape.history == "none" else 1):
+            old = values.U[t] if decided else values.V[t + 1].reshape(rho[t].shape)
+            total += jnp.sum(jnp.where(self.shown[:, None], rho[t] * (1.0 - old), 0.0))
+        return total
 
     def imitated(self) -> jax.Array:
         """f[Q]: acc_T(p, a*, b) from the policy before imitation (memoryless)."""
@@ -217,11 +238,12 @@ _supremum = everywhere.equation(
 )
 _accuracy = memoryless.equation(
     "saturated, memoryless: then acc = acc_T(p, a*, b), a* -> 1 on what was shown, b untouched",
-    lambda s: gap(s.learnt, s.imitated()),
+    lambda s: gap(s.accuracy(s.learnt), s.imitated()),
 )
-everywhere.inequality(
-    "saturated: J rises, by the right answers that are now kept",
-    lambda s: jnp.sum(s.process.prompt_law * (s.learnt - s.accuracy())),
+_rise = everywhere.equation(
+    "saturated: J rises by the sum over shown answers of (probability to reach them then) x (1 - U_t) > 0",
+    lambda s: gap(s.rise, s.kept(s.learnt)),
+    margin=lambda s: s.rise,
     strict=True,
 )
 _blind = saturated.equation(
@@ -235,6 +257,13 @@ _first = saturated.equation(
     lambda s: s.blind_outcome(jnp.full_like(s.stop_logit, CERTAIN)),
 )
 
+everywhere.control(
+    "1 - V_(t+1) for 1 - U_t in the rise of J", _rise, lambda s: gap(s.rise, s.kept(s.learnt, decided=False))
+)
+THEOREM.on(lambda shape: shape.history == "none" and shape.rounds >= 3).control(
+    "answers reached as before imitation", _rise, lambda s: gap(s.rise, s.kept(s.tables))
+)
+
 WRONG = "demonstrations with a wrong answer and RESAMPLE first"
 everywhere.control(f"{WRONG}: the gradient", _formula, lambda s: s.mixed.formula(s.mixed.visits))
 everywhere.control(f"{WRONG}: its sign", _sign, lambda s: shortfall(s.mixed.push))
@@ -243,7 +272,7 @@ everywhere.control(f"{WRONG}: the maximiser", _supremum, lambda s: s.mixed.supre
 memoryless.control(
     f"{WRONG}: b",
     _accuracy,
-    lambda s: gap(s.accuracy(s.certain(s.shown[:, None], s.mixed.resample > 0)), s.imitated()),
+    lambda s: gap(s.accuracy(s.tables_of(s.certain(s.shown[:, None], s.mixed.resample > 0))), s.imitated()),
 )
 everywhere.control(
     f"{WRONG}: a blind pi_d's gradient", _blind, lambda s: s.mixed.blind_formula(s.mixed.blind(s.optimum), s.optimum)

@@ -31,9 +31,9 @@ answer above most others but below the mean is pushed to STOP. `tests/proofs_che
 instance, and all groups of 2 and 3 written out.
 
 Checked (`numeric.py`): gradients of each component through the library's advantage on the exact law (`G = 4`), also
-with shared parameters; energies at one prompt; the factor for `G` in 2, 3, 4, 8, 64. Controls: the limit at `G = 4`;
-`c_(G-1)`; epsilon left out; sequence mean for `T >= 2`; one factor for all prompts; group mean said to be unbiased;
-standard deviation over `G - 1`.
+with shared parameters; both energies against T3; the factor for `G` in 2, 3, 4, 8, 64. Controls: the limit at `G = 4`;
+`c_(G-1)`; energies without the factor; epsilon left out; sequence mean for `T >= 2`; one factor for all prompts; group
+mean said to be unbiased; standard deviation over `G - 1`.
 """
 
 PLAIN = "GRPO re-weights prompts, not components"

@@ -13,12 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from dsjax.attribution import ComponentGradients, component_gradients, energy, fisher
+from dsjax.attribution import component_gradients, energies
 from dsjax.objectives import Objective, grpo, reinforce, rloo
 from dsjax.objectives.advantages import advantage
 from dsjax.policies import Params
 from proofs_check import instances
-from proofs_check.closed_forms import component_logp
+from proofs_check.closed_forms import component_logp, martingale_energies
 from proofs_check.instances import Instance, Shape
 from proofs_check.numerics import ENERGY, gap
 from proofs_check.requirements import MIXED_IF_BINARY
@@ -49,7 +49,7 @@ def _objectives(shape: Shape) -> dict[str, Objective]:
         return {"summed": summed}
     if shape.rounds == 1:
         return {"summed": summed, "smoothed": smoothed, "token mean": token_mean}
-    return {"summed": summed, "token mean": token_mean, "reinforce": reinforce}
+    return {"summed": summed, "token mean": token_mean}
 
 
 def mean_of_group(p_Q: jax.Array, size: int, value: Callable[[np.ndarray], np.ndarray]) -> jax.Array:
@@ -79,7 +79,7 @@ class Setting(instances.Setting):
         def success(sampler: Any, decider: Any) -> tuple[jax.Array, jax.Array]:
             """V_1(q) f[Q], which is p_q for a binary verifier, with each component at its own parameters; twice."""
             logp = component_logp(self.policy, sampler, decider, self.traj)
-            V = self.process.values(self.process.tables(logp), self.traj.reward).V[0][:, 0]
+            V = self.process.values(self.process.tables(logp), self.returns).V[0][:, 0]
             return V, V
 
         # (grad p_q through pi_sample, through pi_d) by autodiff of the backward recursion, leading axis Q; p_q.
@@ -172,16 +172,20 @@ _baseline = returns.equation(
 )
 
 
-# Energies of two gradients that are multiples of each other, by the same eigenvectors.
-@rounds.equation("decision share of energy at a prompt is that of REINFORCE", tolerance=ENERGY)
-def _share(s: Setting) -> jax.Array:
-    F_s, F_d = fisher(s.policy, s.params, s.traj)
+def _energies(s: Setting, c_Q: jax.Array) -> jax.Array:
+    """Distance of (E_s, E_d) from what T3 gives for the payoff c(q) R: c(q)^2 times those of p_q, prompt by prompt."""
+    payoff = s.returns * c_Q[s.traj.prompt[:, 0]]
+    values = s.process.values(s.tables, payoff)
+    merged = s.shape.history == "none"
+    stated = martingale_energies(s.process, s.tables, values, s.visitation, merged=merged)
+    return gap(energies(s.policy, s.params, s.traj, s.gradients["summed"]), stated)
 
-    def share(gradients: ComponentGradients) -> jax.Array:
-        E_d = energy(_first_prompt(gradients.decision), F_d)
-        return E_d / (energy(_first_prompt(gradients.sample), F_s) + E_d)
 
-    return gap(share(s.gradients["summed"]), share(s.gradients["reinforce"]))
+_energy = rounds.equation(
+    "GRPO, sequence sum: E_s and E_d at a prompt are c_G(p)^2 times those of p (T3)",
+    lambda s: _energies(s, factor(s.p, GROUP)),
+    ENERGY,
+)
 
 
 # gammaln(64) = 200 nats stand in an exponent, and A <= 8: 200 x 8 x a few EPS.
@@ -220,6 +224,7 @@ binary.control(
 )
 binary.control("c_(G-1) for c_G", _summed, lambda s: s.gap("summed", factor(s.p, GROUP - 1)))
 one_round.control("epsilon left out", _smoothed, lambda s: s.gap("smoothed", factor(s.p, GROUP)))
+rounds.control("energies of REINFORCE", _energy, lambda s: _energies(s, jnp.ones_like(s.p)))
 rounds.control(
     "GRPO, token mean, T >= 2: one factor for all contexts of a prompt",
     _one_round,

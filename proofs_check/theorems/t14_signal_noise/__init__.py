@@ -49,12 +49,12 @@ on each of its tokens does not help: the noise is that of `L` tokens. (d) One so
 `V - 1` at every length, but its signal falls as `1/L`: the ratio is the same as untied. (e) All of this is the ratio
 of the sampled gradient; how fast a component is learned also depends on the step it takes.
 
-Checked (`numeric.py`): rank, bounds, both closed forms (from counts, without scores, objectives or Fisher matrices),
-one coefficient per token, the `sqrt(L)` bound, filler, crossing, parabola of the baseline, all pairs of a group.
-Triples, tied positions and hand-computed values are tests. Controls: `~` read as `=`; filler drawn once a trajectory;
-a decider that can read the filler; `E[w^2 | x, v]` averaged under `pi`; `M_c` independent of the baseline;
-leave-one-out as good as `J`; members of a group taken as independent. Map of `L*` against the decider's and the
-sampler's accuracy: `boundary.py`.
+Checked (`numeric.py`): rank (counted, not measured; a bound for networks), bounds, both closed forms (from counts,
+without scores, objectives or Fisher matrices), one coefficient per token, the `sqrt(L)` bound, filler, crossing,
+parabola of the baseline, all pairs of a group. Triples, tied positions and hand-computed values are tests. Controls:
+`~` read as `=`; filler drawn once a trajectory; a decider that can read the filler; `E[w^2 | x, v]` averaged under
+`pi`; `M_c` independent of the baseline; leave-one-out as good as `J`; members of a group taken as independent. Map of
+`L*` against the decider's and the sampler's accuracy: `boundary.py`.
 """
 
 PLAIN = "noise grows with length where rank does"

@@ -27,7 +27,7 @@ from proofs_check.instances import Instance, Shape, Traced
 from proofs_check.numerics import ENERGY, gap
 from proofs_check.requirements import MIXED_IF_BINARY, RESAMPLES, Requirement
 from proofs_check.statement import STATEMENTS
-from proofs_check.theorem import Theorem
+from proofs_check.theorem import Theorem, always
 from proofs_check.theorems.t04_length_invariance.numeric import SHORT
 
 # Gradients of pi_d are exact to ~1e-16, so a signal of 1e-10 (a gradient of 1e-5) to ~1e-11 of itself.
@@ -87,22 +87,20 @@ def draw(key: jax.Array, sizes: Lengthening, process: DecisionSamplingProcess | 
     return Lengthened(instance, filler, sizes)
 
 
-def ranks(sizes: Lengthening, measured: SignalNoise) -> tuple[int | jax.Array, int | jax.Array]:
-    """(rank F_s, rank F_d): free directions that the component's tokens can move.
+def ranks(sizes: Lengthening, parameters: int) -> tuple[int, int]:
+    """(rank F_s, rank F_d), counted: directions in which the component's softmaxes can move, at most the parameters.
 
-    Of a network: tr(F_c^+ F_c) as measured (w = 1). Its Fisher matrix can have any small eigenvalue, so how many count
-    as zero is a matter of the cut, and z_c is what the kept ones make it.
+    An upper bound for a network: its Fisher matrix can have any small eigenvalue, and which of them count as zero is a
+    matter of the cut.
     """
     shape = sizes.base
-    if shape.network:
-        return measured.moment_sample[2], measured.moment_decision[2]
     Q, L, V, T = shape.prompts, shape.length, shape.vocabulary, shape.rounds
     if sizes.positionwise:
         return Q * L * (V - 1), Q * V**sizes.reads
     A = V**L
     H_s, H_d = (sum(A**t for t in range(n)) if shape.history == "full" else 1 for n in (T, T - 1))
     free_s, free_d = Q * H_s * (A - 1), Q * H_d * A
-    return (min(free_s, shape.shared), min(free_d, shape.shared)) if shape.shared else (free_s, free_d)
+    return min(free_s, parameters), min(free_d, parameters)
 
 
 def measure(policy: Policy, params: Params, traj: Trajectories, payoffs_KxB: jax.Array) -> SignalNoise:
@@ -304,7 +302,7 @@ class Setting(instances.Setting):
     def __init__(self, lengthened: Lengthened):
         super().__init__(lengthened.instance)
         self.lengthened, self.sizes = lengthened, lengthened.sizes
-        traj, reward = self.traj, self.traj.reward
+        traj, reward = self.traj, self.returns
         self.J = jnp.sum(traj.weight * reward)
         self.variance = jnp.sum(traj.weight * (reward - self.J) ** 2)
         self.filler_tokens = self.sizes.filler * (self.shape.vocabulary - 1)  # m (V-1)
@@ -313,7 +311,7 @@ class Setting(instances.Setting):
         self.measured = measure(self.policy, self.params, traj, self.payoffs)
         self.signal = self.measured.signal_sample, self.measured.signal_decision
         self.moment = self.measured.moment_sample, self.measured.moment_decision
-        self.ranks = ranks(self.sizes, self.measured)
+        self.ranks = ranks(self.sizes, ravel_pytree(self.params)[0].size)
         # (S_c, M_c, rank F_c) at w = R - J.
         self.components = [(S[0], M[0], r) for S, M, r in zip(self.signal, self.moment, self.ranks, strict=True)]
         if self.sizes.positionwise:  # in closed form, for w = R - J and w = R, and with filler, for w = R - J
@@ -371,22 +369,36 @@ THEOREM = Theorem(
 )
 
 everywhere = THEOREM.on()
+network = THEOREM.on(lambda sizes: sizes.base.network)
+counted = THEOREM.on(lambda sizes: not sizes.base.network)
 positionwise = THEOREM.on(lambda sizes: sizes.positionwise)
 saturated = THEOREM.on(lambda sizes: sizes.saturated)
 in_groups = THEOREM.on(lambda sizes: sizes.group > 0)
 
 # A second moment is an average of energies, all >= 0: it has the relative accuracy of an energy.
-THEOREM.on(lambda sizes: not sizes.base.network).equation(
+counted.equation(
     "w = 1: M_c = rank F_c, the number of free directions",
     lambda s: gap(s.four(2)[2:], tuple(map(float, s.ranks))),
 )
 
 
-@everywhere.inequality("min w^2 rank F_c <= M_c <= max w^2 rank F_c")
-def _between(s: Setting) -> jax.Array:
-    square = s.payoffs[0] ** 2
-    low, high = jnp.min(square), jnp.max(square)
-    return jnp.min(jnp.stack([side for _, M, r in s.components for side in (M - low * r, high * r - M)]))
+@counted.inequality("min w^2 rank F_c <= M_c")
+def _least(s: Setting) -> jax.Array:
+    low = jnp.min(s.payoffs[0] ** 2)
+    return jnp.min(jnp.stack([M - low * r for _, M, r in s.components]))
+
+
+@everywhere.inequality("M_c <= max w^2 rank F_c, rank F_c <= free directions and <= parameters")
+def _most(s: Setting) -> jax.Array:
+    high = jnp.max(s.payoffs[0] ** 2)
+    return jnp.min(jnp.stack([high * r - M for _, M, r in s.components]))
+
+
+network.inequality(
+    "a network, w = 1: M_c <= its softmaxes' free directions",
+    lambda s: jnp.min(jnp.stack([r - M for r, M in zip(s.ranks, s.four(2)[2:], strict=True)])),
+    tight=always,  # one this small can move nearly all of them
+)
 
 
 @THEOREM.on(lambda sizes: not (sizes.base.network or sizes.base.graded or sizes.base.cost)).inequality(
@@ -474,28 +486,16 @@ def _order(s: Setting) -> jax.Array:
     return (s.longer.ratio_decision - s.longer.ratio_sample) * jnp.sign(further)
 
 
-@THEOREM.on(lambda sizes: sizes.positionwise or sizes.base.network).equation(
-    "constant baseline: M_c(b) = M_c(b*) + rank F_c (b - b*)^2, b*_c = E[R z_c]/rank F_c"
-)
+@positionwise.equation("constant baseline: M_c(b) = M_c(b*) + rank F_c (b - b*)^2, b*_c = E[R z_c]/rank F_c")
 def baseline(s: Setting) -> jax.Array:
-    """R - b against the parabola in b with the rank as its curvature.
-
-    Of a position-wise policy at b = 0, b = J and b = FAR, with E[R^2 z] and E[R z] from the counts; of a network at
-    b = FAR, from its values at 0 and J.
-    """
-    if s.shape.network:
-        zeros = [M[1] for M in s.moment]
-        best = [(M[1] + r * s.J**2 - M[0]) / (2.0 * r * s.J) for r, M in zip(s.ranks, s.moment, strict=True)]
-        places = ((3, FAR),)
-    else:
-        square = (s.exact.law * s.exact.reward)[..., None]
-        first = jnp.sum(square * s.exact.square_s), jnp.sum(square * s.exact.square_d)
-        zeros, best = s.raw.four[2:], [b_sum / r for b_sum, r in zip(first, s.ranks, strict=True)]
-        places = ((0, s.J), (1, 0.0), (3, FAR))
+    """R - b at b = 0, b = J and b = FAR against the parabola in b, with E[R^2 z] and E[R z] from the counts."""
+    square = (s.exact.law * s.exact.reward)[..., None]
+    first = jnp.sum(square * s.exact.square_s), jnp.sum(square * s.exact.square_d)
+    best = [b_sum / r for b_sum, r in zip(first, s.ranks, strict=True)]
     errors = [
         gap(M[i], zero - r * b_star**2 + r * (b - b_star) ** 2)
-        for M, zero, b_star, r in zip(s.moment, zeros, best, s.ranks, strict=True)
-        for i, b in places
+        for M, zero, b_star, r in zip(s.moment, s.raw.four[2:], best, s.ranks, strict=True)
+        for i, b in ((0, s.J), (1, 0.0), (3, FAR))
     ]
     return jnp.max(jnp.stack(errors))
 
