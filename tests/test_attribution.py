@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from fractions import Fraction
 from pathlib import Path
 
 import jax
@@ -299,6 +300,31 @@ def test_energy_does_not_depend_on_a_linear_parametrisation(x64):
     for name in ("energy_sample", "energy_decision", "share"):
         assert float(getattr(moved, name)) == pytest.approx(float(getattr(plain, name)), rel=tolerance, abs=0)
     assert abs(float(moved.euclidean_share) - float(plain.euclidean_share)) > 1e-3
+
+
+def test_energy_of_nearly_collinear_features(x64):
+    """Two pairs of features, each but for an angle of `near` the same direction: against rational arithmetic.
+
+    Of the two parts of g, that along the difference of the features makes up half of the energy.
+    """
+
+    def solved(g, F):
+        (a, b, d), (x, y) = (map(Fraction, (F[0, 0], F[0, 1], F[1, 1])), map(Fraction, g))
+        return (x * x * d - 2 * x * y * b + y * y * a) / (a * d - b * b)
+
+    run = jax.jit(energy)
+    for near in (1e-2, 1e-4, 1e-6):
+        features = np.array([[1.0, 0.0], [1.0, near]])
+        parts = [scale * features @ np.diag([0.21, 0.09]) @ features.T for scale in (1.0, 1e-9)]
+        gradients = [scale * features @ np.array([0.3, 0.2]) for scale in (1.0, 1e-9)]
+        F, g = np.zeros((4, 4)), np.concatenate(gradients)
+        F[:2, :2], F[2:, 2:] = parts
+        expected = float(sum(map(solved, gradients, parts)))
+        # Condition 4/near^2; a factor 16 for P = 4 and a few roundings.
+        tolerance = 64 * np.finfo(float).eps / near**2
+        assert float(run(jnp.asarray(g), jnp.asarray(F))) == pytest.approx(expected, rel=tolerance, abs=0)
+        strong = sum(x[0] ** 2 / f[0, 0] for x, f in zip(gradients, parts, strict=True))
+        assert strong < (1 - 10 * tolerance) * expected
 
 
 def test_rarely_visited_contexts_still_count(x64):

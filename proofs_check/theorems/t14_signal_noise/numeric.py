@@ -27,7 +27,7 @@ from proofs_check.instances import Instance, Shape, Traced
 from proofs_check.numerics import ENERGY, gap
 from proofs_check.requirements import MIXED_IF_BINARY, RESAMPLES, Requirement
 from proofs_check.statement import STATEMENTS
-from proofs_check.theorem import Theorem, always
+from proofs_check.theorem import Theorem
 from proofs_check.theorems.t04_length_invariance.numeric import SHORT
 
 # Gradients of pi_d are exact to ~1e-16, so a signal of 1e-10 (a gradient of 1e-5) to ~1e-11 of itself.
@@ -369,7 +369,6 @@ THEOREM = Theorem(
 )
 
 everywhere = THEOREM.on()
-network = THEOREM.on(lambda sizes: sizes.base.network)
 counted = THEOREM.on(lambda sizes: not sizes.base.network)
 positionwise = THEOREM.on(lambda sizes: sizes.positionwise)
 saturated = THEOREM.on(lambda sizes: sizes.saturated)
@@ -392,13 +391,6 @@ def _least(s: Setting) -> jax.Array:
 def _most(s: Setting) -> jax.Array:
     high = jnp.max(s.payoffs[0] ** 2)
     return jnp.min(jnp.stack([high * r - M for _, M, r in s.components]))
-
-
-network.inequality(
-    "a network, w = 1: M_c <= its softmaxes' free directions",
-    lambda s: jnp.min(jnp.stack([r - M for r, M in zip(s.ranks, s.four(2)[2:], strict=True)])),
-    tight=always,  # one this small can move nearly all of them
-)
 
 
 @THEOREM.on(lambda sizes: not (sizes.base.network or sizes.base.graded or sizes.base.cost)).inequality(
