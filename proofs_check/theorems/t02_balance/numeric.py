@@ -58,6 +58,7 @@ class Stated:
         tau, R = attempts(process, traj), returns(process, traj)
         # One decision a round, but none at round T.
         T_i = (tau * (process.length + 1) - (tau == process.rounds).astype(tau.dtype)).astype(law.dtype)
+        assert traj.ref_logp is not None
         charged = R - BETA * jnp.sum(jnp.where(traj.mask, logp_BxS - traj.ref_logp, 0.0), -1)
         w = {"reinforce": R, "batch mean": R - jnp.sum(law * R)}
         if traj.exact:

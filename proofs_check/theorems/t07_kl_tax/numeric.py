@@ -100,9 +100,9 @@ def with_trajectory_kl(beta: Any) -> Objective:
     return partial(reinforce, reward_kl=beta)
 
 
-def with_own_token_kl(beta: Any) -> Objective:
+def with_own_token_kl(beta: Any, estimator: str = "k2") -> Objective:
     """J with beta times the own-token KL in the loss."""
-    return partial(reinforce, token_kl=beta)
+    return partial(reinforce, token_kl=beta, kl_estimator=estimator)
 
 
 def boundary(parts: Parts) -> jax.Array:
@@ -215,8 +215,8 @@ class Setting(instances.Setting):
     def by_k3(self) -> tuple[jax.Array, jax.Array]:
         """The same with the estimators k3 and k3_ratio."""
         traj = self.traj.replace(ref_logp=self.ref_logp)
-        estimators = (partial(with_own_token_kl(self.beta), kl_estimator=name) for name in ("k3", "k3_ratio"))
-        c_2xBxS = jnp.stack([coefficients(objective, self.logp, traj) for objective in estimators])
+        objectives = [with_own_token_kl(self.beta, name) for name in ("k3", "k3_ratio")]
+        c_2xBxS = jnp.stack([coefficients(objective, self.logp, traj) for objective in objectives])
         k3, k3_ratio = gradients_of(self.policy, self.params, traj, c_2xBxS).decision["decision"][..., STOP]
         return k3, k3_ratio
 
