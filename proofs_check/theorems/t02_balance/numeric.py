@@ -46,47 +46,46 @@ def objectives(instance: Instance, exact: bool) -> dict[str, Objective]:
     return named
 
 
-class Stated:
-    """The weight w(tau) of every objective, from sums over prompts written here; by name, f[B].
+def stated_weights(process: DecisionSamplingProcess, traj: Trajectories, logp_BxS: jax.Array) -> dict[str, jax.Array]:
+    """w(tau) of every objective by name, f[B] each, from sums over prompts written here.
 
     Of the exact law, or of a finite batch, whose rows count alike.
     """
+    law = traj.weight if traj.exact else jnp.full_like(traj.weight, 1.0 / traj.weight.size)
+    of_prompt = jax.nn.one_hot(traj.prompt[:, 0], process.num_prompts, dtype=law.dtype)
 
-    def __init__(self, process: DecisionSamplingProcess, traj: Trajectories, logp_BxS: jax.Array):
-        law = traj.weight if traj.exact else jnp.full_like(traj.weight, 1.0 / traj.weight.size)
-        self.of_prompt = jax.nn.one_hot(traj.prompt[:, 0], process.num_prompts, dtype=law.dtype)
-        tau, R = attempts(process, traj), returns(process, traj)
-        # One decision a round, but none at round T.
-        T_i = (tau * (process.length + 1) - (tau == process.rounds).astype(tau.dtype)).astype(law.dtype)
-        assert traj.ref_logp is not None
-        charged = R - BETA * jnp.sum(jnp.where(traj.mask, logp_BxS - traj.ref_logp, 0.0), -1)
-        w = {"reinforce": R, "batch mean": R - jnp.sum(law * R)}
-        if traj.exact:
-            mean = self.by_row(divide(jnp.sum(self.of_prompt * (law * R)[:, None], 0), process.prompt_law))
-            kl = divide(jnp.sum(self.of_prompt * (law * charged)[:, None], 0), process.prompt_law)
-            w["rloo"] = R - mean
-            w["trajectory KL"] = charged - self.by_row(kl)
-            # Binary, c = 0. A prompt that is always right or always wrong has R - mean = 0 and no factor.
-            p = jnp.where((mean > 0) & (mean < 1), mean, 0.5)
-            w["grpo"] = factor(p, GROUP, EPSILON) * (R - mean) / T_i
-        else:
-            G = self.by_row(jnp.sum(self.of_prompt, 0))
-            centred = R - self.total(R) / G
-            std = jnp.sqrt(self.total(centred**2) / G)
-            w["rloo"] = R - (self.total(R) - R) / (G - 1.0)
-            w["trajectory KL"] = charged - (self.total(charged) - charged) / (G - 1.0)
-            w["grpo"] = centred / (std + EPSILON) / T_i
-            w["dapo"] = centred / (std + EPSILON) / jnp.mean(T_i)
-            w["dr_grpo"] = centred / traj.tokens.shape[1]
-        self.w = w
+    def by_row(x_Q: jax.Array) -> jax.Array:
+        return jnp.sum(of_prompt * x_Q[None, :], -1)
 
-    def by_row(self, x_Q: jax.Array) -> jax.Array:
-        """f[B] from a number a prompt."""
-        return jnp.sum(self.of_prompt * x_Q[None, :], -1)
+    def over_prompt(x_B: jax.Array) -> jax.Array:
+        """f[Q]."""
+        return jnp.sum(of_prompt * x_B[:, None], 0)
 
-    def total(self, x_B: jax.Array) -> jax.Array:
-        """f[B]: the sum over the rows of the same prompt."""
-        return self.by_row(jnp.sum(self.of_prompt * x_B[:, None], 0))
+    tau, R = attempts(process, traj), returns(process, traj)
+    # One decision a round, but none at round T.
+    T_i = (tau * (process.length + 1) - (tau == process.rounds).astype(tau.dtype)).astype(law.dtype)
+    assert traj.ref_logp is not None
+    charged = R - BETA * jnp.sum(jnp.where(traj.mask, logp_BxS - traj.ref_logp, 0.0), -1)
+    w = {"reinforce": R, "batch mean": R - jnp.sum(law * R)}
+    if traj.exact:
+        mean, mean_charged = (by_row(divide(over_prompt(law * x), process.prompt_law)) for x in (R, charged))
+        # Binary, c = 0. A prompt that is always right or always wrong has R - mean = 0 and no factor.
+        p = jnp.where((mean > 0) & (mean < 1), mean, 0.5)
+        return w | {
+            "rloo": R - mean,
+            "trajectory KL": charged - mean_charged,
+            "grpo": factor(p, GROUP, EPSILON) * (R - mean) / T_i,
+        }
+    G, total, total_charged = (by_row(over_prompt(x)) for x in (jnp.ones_like(R), R, charged))
+    centred = R - total / G
+    normalised = centred / (jnp.sqrt(by_row(over_prompt(centred**2)) / G) + EPSILON)
+    return w | {
+        "rloo": R - (total - R) / (G - 1.0),
+        "trajectory KL": charged - (total_charged - charged) / (G - 1.0),
+        "grpo": normalised / T_i,
+        "dapo": normalised / jnp.mean(T_i),
+        "dr_grpo": centred / traj.tokens.shape[1],
+    }
 
 
 def _kept(shape: Shape) -> np.ndarray:
@@ -113,7 +112,8 @@ class Setting(instances.Setting):
         self.sampled = {
             name: coefficients(f, self.batch_logp, self.batch) for name, f in objectives(instance, exact=False).items()
         }
-        self.stated = Stated(self.process, traj, self.logp).w
+        self.stated = stated_weights(self.process, traj, self.logp)
+        self.stated_in_batch = stated_weights(self.process, self.batch, self.batch_logp)
         plain, w = (jnp.stack([by_name[name] for name in self.found]) for by_name in (self.found, self.stated))
         causal = jax.vmap(lambda w_B: self.causal(self.process.values(self.tables, w_B)))(w)
         late = self.causal(late_baseline(self.values))
@@ -193,7 +193,7 @@ _weight = everywhere.equation(
 # Returns, exact to EPS, are divided by EPSILON at least: EPS/EPSILON = SUM.
 _weight_in_batch = everywhere.equation(
     "the coefficient is w, in a finite batch with groups of unequal size",
-    lambda s: _from_stated(s.sampled, Stated(s.process, s.batch, s.batch_logp).w, s.batch),
+    lambda s: _from_stated(s.sampled, s.stated_in_batch, s.batch),
 )
 everywhere.equation(
     "w replaced by the factor's causal advantage: same G_s",
@@ -217,7 +217,7 @@ everywhere.control(
 everywhere.control(
     "GRPO, finite batch: not divided by the number of tokens",
     _weight_in_batch,
-    lambda s: _from_stated({"dapo": s.sampled["grpo"]}, Stated(s.process, s.batch, s.batch_logp).w, s.batch),
+    lambda s: _from_stated({"dapo": s.sampled["grpo"]}, s.stated_in_batch, s.batch),
 )
 
 
