@@ -70,6 +70,7 @@ EXEMPT = {
         "cost": ({True}, FREE),
         "history": ({"full"}, MEMORYLESS),
     },
+    "T24": {"T": ({1}, DECIDES), "L": ({3, 6}, LAWS), "V": ({4}, LAWS)},
 }
 LEAST = 50  # instances on a transformer in a default run
 
