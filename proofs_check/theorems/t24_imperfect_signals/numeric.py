@@ -268,7 +268,7 @@ spared = success.inequality(
 def _tokens(s: Setting) -> jax.Array:
     V, L = s.process.vocabulary, s.process.length
     by_prefix = np.concatenate([np.full(V**j, GAMMA ** (L - 1 - j)) for j in range(L)])
-    return gap(s.last_answers("discounted"), by_prefix[:, None] * s.last_answers("clean"))
+    return gap(s.last_answers("discounted"), by_prefix[None, None, :, None] * s.last_answers("clean"))
 
 
 stale = everywhere.equation(
