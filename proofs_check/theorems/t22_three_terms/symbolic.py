@@ -1,4 +1,4 @@
-"""T22, symbolically: when there is no mix, and that accuracy rises with a and falls with b, for every T."""
+"""T22, symbolically: the three terms from laws of answers, and the bound on transfer as sums of what is >= 0."""
 
 from __future__ import annotations
 
@@ -9,6 +9,54 @@ from sympy.polys.rings import ring
 from proofs_check.symbolic.proof import Element, Proofs
 
 PROOFS = Proofs("T22")
+
+
+@PROOFS.identity(
+    "exp of twice the parts: sampler = (odds p1/odds p0)^2 prod_d (a/b)(s1, d)/(a/b)(s0, d); decider = prod_s ..",
+    "two samplers' laws, two deciders' P(STOP)",
+    shape="one right and two wrong answers, T -> inf",
+    control="mix left out",
+    no_mix=True,
+)
+def parts(*, no_mix: bool = False) -> list[Element]:
+    """Shapley parts of log odds of final accuracy, cross-multiplied, so that there is no logarithm and no division.
+
+    odds(acc) = (p a)/((1-p) b) for each sampler with each decider: sums over answers. `no_mix`: a and b said to be
+    those of the old sampler.
+    """
+    heads = [f"s{i}_{y}" for i in range(2) for y in range(3)] + [f"d{i}_{y}" for i in range(2) for y in range(3)]
+    _, *x = ring(heads, ZZ)
+    s, d = (x[0:3], x[3:6]), (x[6:9], x[9:12])  # laws up to a factor each, which drops out
+
+    def p(i: int) -> tuple[Element, Element]:
+        return s[i][0], s[i][1] + s[i][2]
+
+    def odds(i: int, j: int) -> tuple[Element, Element]:
+        """Right and wrong ends: P(right) a, P(wrong) b."""
+        return s[i][0] * d[j][0], s[i][1] * d[j][1] + s[i][2] * d[j][2]
+
+    def discrimination(i: int, j: int) -> tuple[Element, Element]:
+        """a/b = (ends/p) of right answers over that of wrong ones."""
+        (right, wrong), (p1, p0) = odds(i, j), p(i)
+        return right * p0, wrong * p1
+
+    def over(x: tuple[Element, Element], y: tuple[Element, Element]) -> tuple[Element, Element]:
+        return x[0] * y[1], x[1] * y[0]
+
+    def times(x: tuple[Element, Element], y: tuple[Element, Element]) -> tuple[Element, Element]:
+        return x[0] * y[0], x[1] * y[1]
+
+    new = 0 if no_mix else 1
+    change = over(p(1), p(0))
+    mix = times(*(over(discrimination(new, j), discrimination(0, j)) for j in range(2)))
+    sampler = times(*(over(odds(1, j), odds(0, j)) for j in range(2)))
+    decider = times(*(over(odds(i, 1), odds(i, 0)) for i in range(2)))
+    kept = times(*(over(discrimination(i, 1), discrimination(i, 0)) for i in range(2)))
+
+    def same(x: tuple[Element, Element], y: tuple[Element, Element]) -> Element:
+        return x[0] * y[1] - x[1] * y[0]
+
+    return [same(sampler, times(times(change, change), mix)), same(decider, kept)]
 
 
 @PROOFS.identity(
@@ -54,3 +102,24 @@ def monotone(*, left_out: bool = False) -> list[Element]:
         slope(a + e, b, f + f_a * e) - ended[0] - stays * f_a,
         slope(a, b + e, f + f_b * e) - ended[1] - stays * f_b,
     ]
+
+
+@PROOFS.identity(
+    "a' - (a - e_1) = sum gained P(STOP) + sum lost (1 - P(STOP)); (b + e_0) - b' = sum gained (1 - P(STOP)) + ..",
+    "what each answer gains or loses in probability, P(STOP) of each",
+    shape="three answers that gain and three that lose",
+    control="half of the total variation",
+    half=True,
+)
+def transfer(*, half: bool = False) -> list[Element]:
+    """What moves from some answers to others is e in all; sums of products of what is >= 0. `half`: e/2."""
+    names = [f"{head}_{i}" for head in ("gain", "loss", "u", "v") for i in range(3)]
+    _, *x = ring(names, ZZ)
+    gain, u, v = x[0:3], x[6:9], x[9:12]
+    e = sum(gain)
+    loss = [x[3], x[4], e - x[3] - x[4]]
+    moved = sum(g * s for g, s in zip(gain, u, strict=True)) - sum(k * s for k, s in zip(loss, v, strict=True))
+    low = sum(g * s for g, s in zip(gain, u, strict=True)) + sum(k * (1 - s) for k, s in zip(loss, v, strict=True))
+    high = sum(g * (1 - s) for g, s in zip(gain, u, strict=True)) + sum(k * s for k, s in zip(loss, v, strict=True))
+    times = 2 if half else 1
+    return [times * (moved - low) + e, times * (high + moved) - e]
