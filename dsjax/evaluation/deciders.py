@@ -22,6 +22,11 @@ def brier_score(stop_NxT: np.ndarray, right_NxT: np.ndarray) -> Statistic:
     return ratio_of_sums(loss.sum(axis=1), np.full(len(loss), float(loss.shape[1])))
 
 
+def bins_of(stop: np.ndarray, bins: int = BINS) -> np.ndarray:
+    """Number of the bin of each P(STOP); bins are equally wide."""
+    return np.minimum((stop * bins).astype(int), bins - 1)
+
+
 def reliability(stop_NxT: np.ndarray, right_NxT: np.ndarray, bins: int = BINS) -> dict[str, Any]:
     """Fraction correct by bin of P(STOP), equally wide; and the expected calibration error, their mean distance.
 
@@ -29,7 +34,7 @@ def reliability(stop_NxT: np.ndarray, right_NxT: np.ndarray, bins: int = BINS) -
       {"stop": mean P(STOP) of each bin, "right": fraction correct, "count", "error"}; None in an empty bin.
     """
     stop, right = stop_NxT.ravel().astype(float), right_NxT.ravel().astype(float)
-    index = np.minimum((stop * bins).astype(int), bins - 1)
+    index = bins_of(stop, bins)
     count, of_stop, of_right = (
         np.bincount(index, weights=w, minlength=bins) for w in (np.ones_like(stop), stop, right)
     )

@@ -8,6 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
+from dsjax.evaluation.deciders import BINS, bins_of
+from dsjax.numerics import divide
+from dsjax.statistics import Statistic
+
 Array = Any
 
 
@@ -27,8 +33,44 @@ def from_table(q: Array, V: Array, visits: Array) -> Array:
     """Regret of imitation per episode: sum over the bins of a reliability table of visits x `of_imitation`.
 
     Args:
-      q: f[N] fraction right by bin of what the decider sees.
-      V: f[N] value of going on from there.
-      visits: f[N] visits of the bin per episode, by the imitator.
+      q: f[.., N] fraction right by bin of what the decider sees.
+      V: f[.., N] value of going on from there.
+      visits: f[.., N] visits of the bin per episode, by the imitator.
     """
-    return (visits * of_imitation(q, V)).sum()
+    return (visits * of_imitation(q, V)).sum(-1)
+
+
+def of_samples(stop_NxT: np.ndarray, right_NxT: np.ndarray, bins: int = BINS) -> Statistic:
+    """What deciding better on the same knowledge could earn over imitation, in accuracy: `from_table` by round and bin.
+
+    The decider sees the round and the bin of P(STOP), as in `deciders.reliability`. The imitator goes through the
+    rounds: q is the fraction right among those that come to a bin, and that part of them it keeps. V is what going on
+    brings them if every later round keeps iff q >= V, from their own later samples: problems differ, and those that
+    come to a low bin are harder. So the sum is exactly what that decider gets more than the imitator on these samples,
+    with either history, as a round is only ever seen after RESAMPLE. It is a plug-in estimate: the samples that choose
+    between q and V also value the choice, which overstates it by less than their noise where q and V are close.
+
+    Args:
+      stop_NxT: P(STOP) of N problems and T rounds.
+      right_NxT: verdicts.
+      bins: of P(STOP), equally wide.
+    """
+    right, index = right_NxT.astype(float), bins_of(stop_NxT, bins)[:, :-1].T
+    into = np.eye(bins)[index]  # f[T - 1, N, bins]
+
+    def statistic(weights_RxN: np.ndarray) -> np.ndarray:
+        alive, q, visits = [weights_RxN], [], []
+        for t, bin_N in enumerate(index):
+            visits.append(alive[t] @ into[t])
+            q.append(divide(alive[t] @ (right[:, t, None] * into[t]), visits[t]))
+            alive.append(alive[t] * (1.0 - q[t][:, bin_N]))
+        V, going = [], np.broadcast_to(right[:, -1], weights_RxN.shape)
+        for t in reversed(range(len(index))):
+            V.insert(0, divide((alive[t] * going) @ into[t], visits[t]))
+            going = np.where((q[t] >= V[0])[:, index[t]], right[:, t], going)
+        if not V:  # one round: nothing to decide
+            return np.zeros(len(weights_RxN))
+        q_all, V_all, visits_all = (np.concatenate(x, axis=1) for x in (q, V, visits))
+        return from_table(q_all, V_all, visits_all / weights_RxN.sum(1, keepdims=True))
+
+    return statistic

@@ -9,11 +9,24 @@ from typing import Any
 
 import numpy as np
 
-from dsjax.evaluation import accounting
+from dsjax.evaluation import accounting, regret
 from dsjax.evaluation.components import component_statistics, rates, samples_that_count
 from dsjax.evaluation.deciders import Use, accuracy_at_rate, at_equal_cost, brier_score, rules
-from dsjax.statistics import ANY, DIFFERENCE, PROBABILITY, Bootstrap, Range, Resampled, Statistic, auroc
+from dsjax.statistics import (
+    ANY,
+    DIFFERENCE,
+    PROBABILITY,
+    Bootstrap,
+    Range,
+    Resampled,
+    Statistic,
+    auroc,
+    difference,
+    mean,
+)
 from dsjax.training.config import BASE
+
+TERMS = accounting.Terms._fields
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +69,11 @@ class Evaluated:
         return rules(self.answers[i], self.right[i], accounting.probability(self.own[i]))
 
 
+def _limit(p: np.ndarray, a: np.ndarray, b: np.ndarray) -> accounting.Parts:
+    """T10's limit of one model."""
+    return accounting.limit_parts(p[0, 0], a[0, 0], b[0, 0])
+
+
 class Measures:
     """All measures of one history and split; each is resampled when first asked for, with common weights."""
 
@@ -77,10 +95,11 @@ class Measures:
         return samples_that_count(self.history, e.right_of(sampler), e.stop(sampler, decider))
 
     def of_model(self, measure: str, model: str) -> Resampled:
-        """A measure of one model: one of `component_statistics`, or one of four more.
+        """A measure of one model: one of `component_statistics`, or one of six more.
 
         brier; log_odds of the final accuracy; accuracy_at_base_rate, of its ranking with the base's resample rate;
-        auroc_on_base, of its decider on the base's answers.
+        auroc_on_base, of its decider on the base's answers; regret, what a threshold on its knowledge could earn over
+        imitation (`regret.of_samples`); headroom, what a decider that knows right from wrong could earn over its own.
         """
         if measure in ("accuracy", "log_odds", "rounds"):
             return self.swapped(model, model, measure)
@@ -95,6 +114,11 @@ class Measures:
             if measure == "auroc_on_base":
                 right, stop = self._counted(e, BASE, model)
                 return auroc(stop, right)
+            if measure == "regret":
+                return regret.of_samples(e.stop(model, model), e.right_of(model))
+            if measure == "headroom":
+                some = mean(e.right_of(model).any(axis=1).astype(float))
+                return difference(some, accounting.measures(e.right_of(model), e.stop(model, model))["accuracy"])
             return component_statistics(e.right_of(model), e.stop(model, model), self.history)[measure]
 
         return self._of((measure, model), statistic, DIFFERENCE if measure in ("youden", "gain") else PROBABILITY)
@@ -111,12 +135,17 @@ class Measures:
     def part(self, scale: str, part: str, arm: str, against: str) -> Resampled:
         """What `sampler` or `decider` brings to the difference arm - against, or their `total`.
 
-        On the scales `log_odds` and `accuracy` the Shapley parts of swapping one component at a time; on the scale
-        `limit` those of T10's limit at pooled p, a, b, whose distance from `log_odds` holds finite T and what problems
-        differ in.
+        On the scales `log_odds` and `accuracy` the Shapley parts of swapping one component at a time. On the scale
+        `three_terms` those of the limit of the log-odds after many rounds, at pooled p, a, b of each sampler with each
+        decider (T22): `sampler`, the change of logit(p); `mix`, what the new sampler's answers do to log(a/b);
+        `decider`, what the new decider does to it. On the scale `limit` the changes of logit(p) and of log(a/b) of the
+        two models themselves, which are no split between the components: `mix` is in its `decider`.
         """
+        if scale == "three_terms":
+            return self._of_rates((against, arm), part, lambda p, a, b: accounting.three_terms(p[:, 0], a, b))
         if scale == "limit":
-            return self._limit(part, arm) - self._limit(part, against)
+            new, old = (self._of_rates((model,), part, _limit) for model in (arm, against))
+            return new - old
 
         def value(sampler: str, decider: str) -> Resampled:
             return self.swapped(sampler, decider, scale)
@@ -125,15 +154,24 @@ class Measures:
             return value(arm, arm) - value(against, against)
         return getattr(accounting.shapley(value, (against, against), (arm, arm)), part)
 
-    def _limit(self, part: str, model: str) -> Resampled:
-        if part == "total":
-            return self._limit("sampler", model) + self._limit("decider", model)
+    def _of_rates(self, models: Sequence[str], part: str, terms: Callable[..., Any]) -> Resampled:
+        """A part, or the `total`, of terms of p, a, b by (sampler, decider), seed by seed and resample by resample."""
+        found = {k: [[self._rate(k, s, d) for d in models] for s in models] for k in "pab"}
+
+        def of(field: str) -> np.ndarray:
+            parts = terms(*(np.array([[getattr(x, field) for x in row] for row in found[k]]) for k in "pab"))
+            return np.sum(parts, axis=0) if part == "total" else getattr(parts, part)
+
+        with np.errstate(invalid="ignore"):  # inf - inf is NaN: it does not exist
+            return Resampled(of("values"), of("samples"))
+
+    def _rate(self, rate: str, sampler: str, decider: str) -> Resampled:
+        """p, a or b of a sampler with a decider, pooled over the samples that count."""
 
         def statistic(e: Evaluated) -> Statistic:
-            found = rates(*self._counted(e, model, model))
-            return lambda weights: getattr(accounting.limit_parts(*(found[k](weights) for k in "pab")), part)
+            return rates(*self._counted(e, sampler, decider))[rate]
 
-        return self._of(("limit", part, model), statistic, ANY)
+        return self._of((rate, sampler, decider), statistic, PROBABILITY)
 
     def _rules(self, model: str) -> list[dict[str, list[Use]]]:
         """Of each seed; worked out once."""
@@ -171,8 +209,9 @@ class Measures:
         """What a hypothesis is about.
 
         `{"measure", "arm", "against"}`: difference of a measure of two models, or with `part` (sampler, decider, total)
-        of `log_odds`, `accuracy` or `limit` the part of that difference; with `rule` instead of `against`, over that
-        rule at equal cost; with `less` the part named by it taken off: decider part minus sampler part.
+        of `log_odds`, `accuracy`, `three_terms` (which has mix too) or `limit` the part of that difference; with
+        `rule` instead of `against`, over that rule at equal cost; with `less` the part named by it taken off: decider
+        part minus sampler part.
         """
         arm = data["arm"]
         if "rule" in data:

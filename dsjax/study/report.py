@@ -17,7 +17,7 @@ from dsjax.evaluation.deciders import reliability
 from dsjax.statistics import ANY, PROBABILITY, Estimate, Resampled, roc_curve
 from dsjax.study.hypotheses import EXPECTED, decide, tested
 from dsjax.study.jobs import Definition
-from dsjax.study.measures import Evaluated, Measures
+from dsjax.study.measures import TERMS, Evaluated, Measures
 from dsjax.study.tables import tables
 from dsjax.study.trainings import CHOICE, RUN, arm_job, rows_of
 from dsjax.training.arms import arm_of
@@ -28,8 +28,9 @@ DIGITS = 6
 MEASURES = ("p", "a", "b", "youden", "auroc", "auroc_on_base", "brier", "accuracy", "accuracy_at_base_rate")
 MEASURES += ("gain", "rounds")
 RULES = ("majority", "best", "random", "oracle")
+DECIDING = ("regret", "headroom")  # what deciding better could earn
 PARTS = ("sampler", "decider", "total")
-SCALES = ("log_odds", "accuracy")
+SCALES = {"log_odds": PARTS, "accuracy": PARTS, "three_terms": (*TERMS, "total")}
 GRADIENTS = ("share", "signal_to_noise_sample", "signal_to_noise_decision", "signal_to_noise_difference")
 CURVES = ("evaluation", "gradient")  # rows of each chunk, which no figure draws, stay with their training
 TRAINING = "training"  # the "split" of a hypothesis about gradients along the training
@@ -157,13 +158,16 @@ def _of_split(measures: Measures, models: Sequence[str], pairs: Iterable[Sequenc
     """All numbers of one history and split."""
     compared = [*((m, BASE) for m in models if m != BASE), *(pair for pair in pairs if {*pair} <= {*models})]
     found: dict[str, Any] = {
-        "measures": {m: {k: measures.of_model(k, m).estimate() for k in (*MEASURES, "log_odds")} for m in models},
+        "measures": {
+            m: {k: measures.of_model(k, m).estimate() for k in (*MEASURES, *DECIDING, "log_odds")} for m in models
+        },
         "roc": {m: roc_curve(*measures.pooled(m)) for m in models},
         "reliability": {m: reliability(*measures.pooled(m)) for m in models},
         "swap": {s: {d: replace(measures.swapped(s, d).estimate(), seeds=()) for d in models} for s in models},
         "accounting": {
             f"{arm} - {against}": {
-                scale: {part: measures.part(scale, part, arm, against).estimate() for part in PARTS} for scale in SCALES
+                scale: {part: measures.part(scale, part, arm, against).estimate() for part in parts}
+                for scale, parts in SCALES.items()
             }
             for arm, against in compared
         },
@@ -227,7 +231,7 @@ def judged(
             continue  # not in this preset
         try:
             found = find[key](data)
-        except KeyError as error:
+        except (KeyError, AttributeError) as error:
             raise InputError(f"hypothesis {data['id']}", str(error), "a measure of the study") from error
         rows.append({**data, "estimate": found.estimate(), "p": tested(data, found.values)})
     return decide(rows)

@@ -8,6 +8,8 @@ from typing import Any
 
 from dsjax.statistics import Estimate
 
+TERMS = ("sampler", "mix", "decider")
+DECIDING = {"regret": "regret of imitation", "headroom": "headroom of judgement"}
 COLUMNS = ("p", "a", "b", "auroc", "auroc_on_base", "accuracy", "rounds")
 
 Table = dict[str, Any]  # {"title", "columns": [text], "rows": [[text]]}
@@ -29,14 +31,30 @@ def p_value(p: float | None) -> str:
 
 
 def tables(report: Mapping[str, Any]) -> list[Table]:
-    """The hypotheses, then the models of each history and split."""
+    """The hypotheses, then of each history and split: the models, what each component brings, what is left to gain."""
     out = [_hypotheses(report["hypotheses"])] if report["hypotheses"] else []
     for history, entry in report["histories"].items():
         for split, found in entry["splits"].items():
             rows = [[m, *(_cell(c, Estimate.from_json(of[c])) for c in COLUMNS)] for m, of in found["measures"].items()]
-            title = f"history {history}, {entry['split_names'].get(split, split)}; {len(entry['seeds'])} trainings"
+            where = f"history {history}, {entry['split_names'].get(split, split)}"
+            title = f"{where}; {len(entry['seeds'])} trainings"
             out.append({"title": title, "columns": ["", *COLUMNS], "rows": rows})
+            out += [_terms(where, found["accounting"]), _deciding(where, found["measures"])]
     return out
+
+
+def _terms(where: str, accounting: Mapping[str, Any]) -> Table:
+    rows = [
+        [pair, *(f"{Estimate.from_json(of['three_terms'][t]):+.2f}" for t in TERMS)] for pair, of in accounting.items()
+    ]
+    title = f"{where}: what each brings to the log-odds after many rounds, in nats"
+    return {"title": title, "columns": ["", *TERMS], "rows": rows}
+
+
+def _deciding(where: str, measures: Mapping[str, Any]) -> Table:
+    rows = [[m, *(f"{Estimate.from_json(of[k]):.3f}" for k in DECIDING)] for m, of in measures.items()]
+    title = f"{where}: accuracy that deciding better could earn"
+    return {"title": title, "columns": ["", *DECIDING.values()], "rows": rows}
 
 
 def _cell(measure: str, e: Estimate) -> str:

@@ -10,12 +10,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from dsjax.evaluation import regret
 from dsjax.statistics import Estimate
 from dsjax.study.agreement import estimates_in, tables
 from dsjax.study.results import read_results
 from dsjax.study.tables import p_value, with_student
+from dsjax.training.config import BASE
 
 ROOT = Path(__file__).parents[2]
 STORED = ROOT / "experiments" / "arithmetic" / "cpu"
@@ -157,6 +160,26 @@ def test_figures_hold_the_stored_numbers(folder, history):
             "" if estimate[k] is None else str(estimate[k]) for k in ("value", "low", "high")
         ]
     assert len({row["model"] for row in rows}) == len(report["histories"][history]["models"])
+
+
+def test_what_a_threshold_could_have_earned_in_the_settled_run_is_t16s_sum(settled):
+    """q by bin is stored; V and the visits of each round follow where all problems are alike."""
+    split = settled["histories"]["none"]["splits"]["in"]
+    earned = []
+    for model in ("sft-self", BASE):
+        table = split["reliability"][model]
+        count = np.array(table["count"], float)
+        q, mass = np.array([x or 0.0 for x in table["right"]]), count / count.sum()
+        values, alive, total = [mass @ q], 1.0, 0.0
+        for _ in range(settled["histories"]["none"]["config"]["rounds"] - 2):
+            values.insert(0, mass @ np.maximum(q, values[0]))
+        for V in values:
+            total += regret.from_table(q, np.full_like(q, V), alive * mass)
+            alive *= mass @ (1 - q)
+        earned.append(total)
+    assert "gains {:.3f} and {:.3f} in accuracy over imitation".format(*earned) in PAGE
+    found = split["accounting"]["rloo - sft-self"]["accuracy"]["decider"]
+    assert 0 < found["value"] < min(earned)
 
 
 def test_linked_files_exist():

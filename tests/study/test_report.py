@@ -7,11 +7,11 @@ import pytest
 
 from dsjax.errors import InputError
 from dsjax.evaluation.accounting import kept
-from dsjax.evaluation.components import component_statistics
+from dsjax.evaluation.components import component_statistics, rates
 from dsjax.evaluation.deciders import accuracy_at_rate
 from dsjax.statistics import Bootstrap, Estimate, Resampled
-from dsjax.study.measures import Evaluated, Measures
-from dsjax.study.report import PARTS, TRAINING, _curves, _gradients, _of_gradients, _of_split, judged, rounded
+from dsjax.study.measures import TERMS, Evaluated, Measures
+from dsjax.study.report import PARTS, SCALES, TRAINING, _curves, _gradients, _of_gradients, _of_split, judged, rounded
 from dsjax.study.tables import tables
 
 MODELS = ("base", "sft-self", "rloo")
@@ -77,7 +77,7 @@ def test_what_stays_has_no_part_for_sure():
     rng = np.random.default_rng(2)
     right, stop = rng.random((2, 40, 3)) < 0.5, rng.random((2, 2, 40, 3))
     same = models_of(right, np.stack([stop[:, 0], stop[:, 0]], axis=1))
-    for scale in ("accuracy", "log_odds"):
+    for scale in ("accuracy", "log_odds", "three_terms"):
         found = same.part(scale, "decider", "rloo", "base").estimate()
         assert (found.value, found.low, found.high) == (0, 0, 0)
         assert abs(same.part(scale, "sampler", "rloo", "base").values[0]) > 1e-3
@@ -92,6 +92,35 @@ def test_the_limit_identity_at_hand_computed_values():
     assert parts == pytest.approx([np.log(3), np.log(9 / 2), np.log(27 / 2)], abs=EXACT)
 
 
+def test_a_sampler_that_moves_between_wrong_answers_is_mix_and_no_gain_of_the_decider():
+    """T22's case: P(STOP) = .5 for right answers, .9 and .1 for wrong ones, whose frequencies change places."""
+    right = np.array([[[True, True]] * 5 + [[False, False]] * 5] * 2)
+    stops = np.array(
+        [[[0.5] * 2] * 5 + [[often] * 2] * 4 + [[seldom] * 2] for often, seldom in ((0.9, 0.1), (0.1, 0.9))]
+    )
+    found = models_of(right, np.stack([stops, stops], axis=1))
+    terms = {part: found.part("three_terms", part, "rloo", "base").values[0] for part in SCALES["three_terms"]}
+    moved = np.log(0.74 / 0.26)
+    assert terms == pytest.approx({"sampler": 0, "mix": moved, "decider": 0, "total": moved}, abs=EXACT)
+    # The scale `limit` keeps its meaning: there the decider that nobody touched has it all.
+    assert found.part("limit", "decider", "rloo", "base").values[0] == pytest.approx(moved, abs=EXACT)
+
+
+def test_three_terms_are_those_of_the_limit_and_those_of_real_swaps(measures):
+    def odds(sampler, decider, e):
+        p, a, b = (f(np.ones((1, N)))[0] for f in rates(*measures._counted(e, sampler, decider)).values())
+        return np.log(p / (1 - p)), np.log(a / b)
+
+    old, new = "sft-self", "rloo"
+    terms = {part: measures.part("three_terms", part, new, old).values for part in SCALES["three_terms"]}
+    for i, e in enumerate(measures.seeds):
+        gains = [odds(s, new, e)[1] - odds(s, old, e)[1] for s in (old, new)]
+        assert terms["decider"][i] == pytest.approx(np.mean(gains), abs=EXACT)
+        whole = sum(odds(new, new, e)) - sum(odds(old, old, e))
+        assert terms["total"][i] == pytest.approx(whole, abs=EXACT)
+        assert sum(terms[part][i] for part in TERMS) == pytest.approx(whole, abs=EXACT)
+
+
 @pytest.mark.parametrize("correct", [False, True], ids=["nothing correct", "nothing wrong"])
 def test_log_odds_that_do_not_exist_are_none(correct):
     """Stop probabilities that do not add up to 1 exactly: 1 - accuracy is then 1e-16 and no measure of anything."""
@@ -102,7 +131,7 @@ def test_log_odds_that_do_not_exist_are_none(correct):
     found = models_of(np.full((2, 20, 4), correct), np.broadcast_to(dust, (2, 2, 20, 4)))
     assert not found.of_model("log_odds", "base").estimate()
     for part in ("sampler", "decider"):
-        for scale in ("log_odds", "limit"):
+        for scale in ("log_odds", "limit", "three_terms"):
             nothing = found.part(scale, part, "rloo", "base").estimate().to_json()
             # A decider has no b, or no a; logit(p) is infinite.
             assert [nothing[name] for name in ("value", "low", "high", "t_low", "p")] == [None] * 5
@@ -117,6 +146,14 @@ def test_a_decider_that_never_keeps_a_wrong_answer_has_no_limit():
     found = models_of(right, stop)
     assert not found.part("limit", "decider", "rloo", "base").estimate()
     assert found.part("log_odds", "decider", "rloo", "base").values[0] > 0
+
+
+def test_headroom_of_judgement_is_what_an_oracle_gets_more(measures):
+    for i, e in enumerate(measures.seeds):
+        right, stop = e.right_of("rloo"), e.stop("rloo", "rloo")
+        more = right.any(axis=1).mean() - kept(right, stop).right.mean()
+        assert measures.of_model("headroom", "rloo").values[i] == pytest.approx(more, abs=EXACT)
+        assert more > 0.01
 
 
 def test_a_decider_keeps_its_skill_on_the_answers_of_the_base(measures):
@@ -234,7 +271,7 @@ def test_tables_say_what_the_numbers_say(measures):
     split = _of_split(measures, MODELS, [])
     entry = {"splits": {"in": split}, "split_names": {"in": "inside"}, "seeds": [0, 1]}
     data = {"hypotheses": judged(asked, find, {"none": MODELS}), "histories": {"none": entry}}
-    found, models = tables(rounded(data))
+    found, models, terms, deciding = tables(rounded(data))
     better = split["differences"]["rloo - base"]["accuracy"]
     student = f"[{better.t_low:+.3f}, {better.t_high:+.3f}]"
     assert found["rows"][0][:4] == ["A", "better", f"{better:+.3f}", student]
@@ -243,3 +280,6 @@ def test_tables_say_what_the_numbers_say(measures):
     row = dict(zip(models["columns"], models["rows"][2], strict=True))
     of = split["measures"]["rloo"]
     assert (row[""], row["p"], row["accuracy"]) == ("rloo", f"{of['p'].value:.3f}", f"{of['accuracy']:.3f}")
+    three = split["accounting"]["rloo - base"]["three_terms"]
+    assert terms["rows"][-1] == ["rloo - base", *(f"{three[part]:+.2f}" for part in ("sampler", "mix", "decider"))]
+    assert deciding["rows"][2] == ["rloo", f"{of['regret']:.3f}", f"{of['headroom']:.3f}"]
