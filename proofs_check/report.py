@@ -104,8 +104,8 @@ class Report(Generic[R]):
 
     @property
     def ok(self) -> bool:
-        """Whether there is a row and every one holds, with every control rejected."""
-        return bool(self.rows) and all(row.ok for row in self.rows)
+        """Whether every row holds, with every control rejected; without a row there must be a reason for each."""
+        return bool(self.rows or self.skipped) and all(row.ok for row in self.rows)
 
     def to_json(self) -> dict[str, Any]:
         """The report as strict JSON values, format version 1; the rows are documented by their kind.
@@ -136,7 +136,8 @@ class Report(Generic[R]):
     def print(self, console: Console | None = None) -> None:
         """The table, what did not apply, what failed, and the time."""
         console = console or Console()
-        console.print(self.table())
+        if self.rows:
+            console.print(self.table())
         for name, reasons in self.skipped.items():
             console.print(f"{name} does not apply: it needs {'; '.join(reasons)}", highlight=False)
         for line in self.failures():

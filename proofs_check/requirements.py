@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import jax.numpy as jnp
 import numpy as np
 
+from dsjax.numerics import exact
 from dsjax.process import DecisionSamplingProcess
+from proofs_check.numerics import EPS
 
 
 @dataclass(frozen=True)
@@ -16,6 +19,19 @@ class Requirement:
 
     text: str
     holds: Callable[[DecisionSamplingProcess], bool]
+
+
+def occurring(process: DecisionSamplingProcess) -> DecisionSamplingProcess:
+    """The process in float64, without the prompts that never come: what is claimed given such a prompt is 0/0.
+
+    A probability below the rounding of the law itself counts as never, for no expectation can see it.
+    """
+    law, table = (np.asarray(x, np.float64) for x in (process.prompt_law, process.reward_table))
+    comes = law > EPS
+    law = law[comes] / law[comes].sum()
+    with exact():
+        law, table, cost = jnp.asarray(law), jnp.asarray(table[comes]), jnp.asarray(process.cost, float)
+    return process.replace(prompt_law=law, reward_table=table, cost=cost)
 
 
 def _is_binary(process: DecisionSamplingProcess) -> bool:

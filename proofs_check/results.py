@@ -77,7 +77,8 @@ class TheoremResult(Row):
     `worst_error` is null if an error was not finite (the claim then failed), `smallest_margin` is null where the claim
     is an equation, `smallest_error` is null if a control's error was not finite (it is then not rejected). Only claims
     and controls that apply to a shape that was run are listed. The settings of the report are "seed", "instances"
-    (asked for, per theorem) and "skipped": {id: [requirement, ..]}, what a user's own process lacks.
+    (asked for, per theorem), "skipped": {id: [requirement, ..]}, what a user's own process lacks, and
+    "prompts_left_out", of it, for they never come.
     """
 
     about: Statement
@@ -170,10 +171,10 @@ class TheoremResult(Row):
                 str(t.instances),
                 f"{t.worst_error:.1e}",
                 "" if t.smallest_margin is None else f"{t.smallest_margin:.1e}",
-                "yes" if t.control_rejected else "NO",
+                "yes" if t.control_rejected else "NO" if t.controls_required else "not all",
                 f"{t.seconds:.1f}" if t.seconds < 99.95 else f"{t.seconds:.0f}",
             )
-            yield Line(cells, (0, 1) * (not t.ok) + (6,) * (not t.control_rejected))
+            yield Line(cells, (0, 1) * (not t.ok) + (6,) * (t.controls_required and not t.control_rejected))
 
     def failures(self) -> list[str]:
         """Failed claims, and controls that passed."""
@@ -184,6 +185,8 @@ class TheoremResult(Row):
             for c in self.claims
             if not c.ok
         ]
+        if not self.controls_required:
+            return lines
         lines += [
             f"{self.id}: control not rejected: {c.name}: smallest error {c.smallest_error:.3g}, "
             f"tolerance {c.tolerance:.3g}"
@@ -194,7 +197,9 @@ class TheoremResult(Row):
 
     @classmethod
     def closing(cls, report: Report) -> Iterable[str]:
-        """Rates and times."""
+        """What was left out, rates and times."""
+        if n := report.settings.get("prompts_left_out"):
+            yield f"left out, for they never come: {n} of the prompts"
         rates = {t.id: t.instances_per_second for t in report.rows}
         known = ", ".join(f"{name} {rate:.0f}" for name, rate in rates.items() if rate is not None)
         if known:
@@ -209,7 +214,8 @@ def numeric_report(
     theorems: Sequence[TheoremResult],
     seconds: float,
     skipped: dict[str, tuple[str, ...]] | None = None,
+    left_out: int = 0,
 ) -> Report[TheoremResult]:
     """The report of a run of theorem checks."""
-    settings = {"seed": seed, "instances": instances, "skipped": skipped or {}}
+    settings = {"seed": seed, "instances": instances, "skipped": skipped or {}, "prompts_left_out": left_out}
     return Report(TheoremResult, tuple(theorems), seconds, settings)

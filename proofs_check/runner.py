@@ -32,11 +32,14 @@ from proofs_check import instance_file
 from proofs_check.instances import shape_of
 from proofs_check.registry import select
 from proofs_check.report import Report
+from proofs_check.requirements import occurring
 from proofs_check.results import ClaimResult, ControlResult, TheoremResult, Worst, numeric_report
 from proofs_check.theorem import Measured, Theorem
 
 CHUNK = 32  # instances a call, whatever their number: bounds memory
 OWN_LIMIT = 500  # trajectories of a user's own process
+OWN_CHUNK = 4  # of networks on it, which cost a hundred times more: the first chunk says how long the rest takes
+OWN_SHARE = 0.05  # of them, next to other policies
 DEFAULT_INSTANCES = 1000
 QUICK_INSTANCES = 32
 COMPILERS = 2  # threads
@@ -51,6 +54,8 @@ class Progress:
     done: int  # instances done, all theorems together
     total: int  # instances to do, all theorems together
     result: TheoremResult | None = None  # of the theorem, when it is complete
+    left: float | None = None  # seconds, on a process of one's own: measured on what was compiled and run so far
+    measured: bool = False  # nothing is left to compile, and something of everything has been run
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,8 @@ class _Job:
 
     @property
     def chunk(self) -> int:
-        return min(CHUNK, self.instances)
+        small = self.process is not None and _is_network(self.shape)
+        return min(OWN_CHUNK if small else CHUNK, self.instances)
 
     def key(self) -> jax.Array:
         """Instance i of a shape is drawn from `fold_in(key(), i)`, however many instances are run."""
@@ -88,11 +94,25 @@ class _Job:
             executable = compile_quickly(self.program, self.key(), jnp.arange(self.chunk))
         return executable, time.perf_counter() - start
 
+    def timed(self, executable: Any, start: int) -> tuple[Any, float]:
+        """(one chunk, seconds)."""
+        began = time.perf_counter()
+        return self.run(executable, start), time.perf_counter() - began
+
+    def begin(self) -> tuple[Any, float, tuple[Any, float]]:
+        """(executable, seconds, its first chunk with its seconds)."""
+        executable, seconds = self.compile()
+        return executable, seconds, self.timed(executable, 0)
+
     def run(self, executable: Any, start: int) -> Any:
         """One chunk, cut to the instances that were asked for."""
         with exact():
             out = jax.device_get(executable(self.key(), jnp.arange(start, start + self.chunk)))
         return jax.tree.map(lambda x: x[: self.instances - start], out)
+
+
+def _is_network(shape: Hashable) -> bool:
+    return getattr(shape, "network", False)
 
 
 def _load_blas() -> None:
@@ -130,10 +150,11 @@ def _jobs(
     process: DecisionSamplingProcess | None = None,
 ) -> list[_Job]:
     """Spread the instances over the shapes: evenly, but fewer on what costs far more."""
-    shapes = theorem.shapes[:1] if quick else theorem.shapes
-    if process is not None:
-        shapes = theorem.on_process(theorem, shape_of(process), process)
+    shapes = theorem.shapes if process is None else theorem.on_process(theorem, shape_of(process), process)
+    shapes = shapes[:1] if quick else shapes
     weights = [getattr(shape, "share", 1.0) for shape in shapes]
+    if process is not None and len(shapes) > 1:
+        weights = [w * (OWN_SHARE if _is_network(shape) else 1.0) for w, shape in zip(weights, shapes, strict=True)]
     ends = [round(instances * sum(weights[: i + 1]) / sum(weights)) for i in range(len(shapes))]
     shares = [end - start for start, end in zip([0, *ends[:-1]], ends, strict=True)]
     pairs = zip(shapes, shares, strict=True)
@@ -152,8 +173,9 @@ class _Accumulator:
     claims: dict[str, list[tuple[_Job, int, Measured]]] = field(default_factory=dict)
     controls: dict[str, list[np.ndarray]] = field(default_factory=dict)
 
-    def add(self, job: _Job, start: int, out: Any) -> None:
+    def add(self, job: _Job, start: int, out: Any, seconds: float = 0.0) -> None:
         claims, controls = out
+        self.run_seconds += seconds
         for name, measured in claims.items():
             self.claims.setdefault(name, []).append((job, start, measured))
         for name, error in controls.items():
@@ -173,9 +195,9 @@ class _Accumulator:
             margins = [m.margin for _, _, m in parts if m.margin is not None]
             smallest = float(np.min(np.concatenate(margins))) if margins else None
             worst = Worst(str(job.shape), start + int(errors[at].argmax()), job.index)
-            claims.append(
-                ClaimResult(claim.name, float(errors[at].max()), claim.tolerance, smallest, claim.strict, worst)
-            )
+            # Random processes have no ties, a given one may: then an inequality holds up to rounding.
+            strict = claim.strict and self.controls_required
+            claims.append(ClaimResult(claim.name, float(errors[at].max()), claim.tolerance, smallest, strict, worst))
         controls = []
         for control in theorem.controls:
             if control.name not in self.controls:
@@ -195,33 +217,66 @@ class _Accumulator:
 
 
 def _here(
-    theorems: Sequence[Theorem],
-    instances: int,
-    seed: int,
-    *,
-    quick: bool,
-    process: DecisionSamplingProcess | None = None,
-    threads: int = COMPILERS,
+    theorems: Sequence[Theorem], instances: int, seed: int, *, quick: bool, threads: int = COMPILERS
 ) -> Generator[Progress]:
     """In this process: the next programs compile while one runs."""
     _load_blas()
     done, total = 0, instances * len(theorems)
     with _rare_collections(), ThreadPoolExecutor(threads) as pool:
         try:
-            jobs = [(theorem, _jobs(theorem, instances, seed, quick=quick, process=process)) for theorem in theorems]
+            jobs = [(theorem, _jobs(theorem, instances, seed, quick=quick)) for theorem in theorems]
             plan = [(theorem, [(job, pool.submit(job.compile)) for job in its]) for theorem, its in jobs]
             for theorem, compiling in plan:
-                found = _Accumulator(theorem, controls_required=process is None)
+                found = _Accumulator(theorem)
                 for job, future in compiling:
                     executable, seconds = future.result()
                     found.compile_seconds += seconds
                     for first in range(0, job.instances, job.chunk):
-                        began = time.perf_counter()
-                        found.add(job, first, job.run(executable, first))
-                        found.run_seconds += time.perf_counter() - began
+                        found.add(job, first, *job.timed(executable, first))
                         done += min(job.chunk, job.instances - first)
                         result = found.result() if found.instances == instances else None
                         yield Progress(theorem.id, done, total, result)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _own(
+    theorems: Sequence[Theorem], instances: int, seed: int, *, quick: bool, process: DecisionSamplingProcess
+) -> Generator[Progress]:
+    """On one process: a first chunk of everything, which says how long the rest takes, then the rest."""
+    _load_blas()
+    jobs = [job for t in theorems for job in _jobs(t, instances, seed, quick=quick, process=process)]
+    found = {t.id: _Accumulator(t, controls_required=False) for t in theorems}
+    chunks = [range(job.chunk, job.instances, job.chunk) for job in jobs]  # after the first of each
+    total, executables, rest = instances * len(theorems), [], []
+
+    def progress(job: _Job, left: float, *, measured: bool) -> Progress:
+        its = found[job.theorem.id]
+        result = its.result() if its.instances == instances else None
+        done = sum(x.instances for x in found.values())
+        return Progress(job.theorem.id, done, total, result, left, measured)
+
+    with _rare_collections(), ThreadPoolExecutor(COMPILERS) as pool:
+        try:
+            spent = 0.0
+            for job, future in [(job, pool.submit(job.begin)) for job in jobs]:
+                executable, seconds, (out, ran) = future.result()
+                executables.append(executable)
+                found[job.theorem.id].compile_seconds += seconds
+                found[job.theorem.id].add(job, 0, out, ran)
+                # Those to come are taken to be like those so far, in seconds of all threads.
+                n = len(executables)
+                spent += seconds + ran
+                rest.append(ran * len(chunks[n - 1]))
+                left = spent / n * (len(jobs) - n) + sum(rest) / n * len(jobs)
+                yield progress(job, left / COMPILERS, measured=n == len(jobs))
+            left = sum(rest)
+            for job, executable, its, expected in zip(jobs, executables, chunks, rest, strict=True):
+                for first, future in [(first, pool.submit(job.timed, executable, first)) for first in its]:
+                    out, ran = future.result()
+                    found[job.theorem.id].add(job, first, out, ran)
+                    left -= expected / len(its)
+                    yield progress(job, left / COMPILERS, measured=True)
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -263,8 +318,9 @@ def check(
 
     Args:
       ids: which ones, e.g. `"T3"` or `("T1", "T3")`; all of them by default.
-      process: check on this process, with random policies, the theorems whose requirements it meets. Controls are
-        then reported but not required: a process can be too special to tell a wrong variant from a right one.
+      process: check on this process, with random policies, the theorems whose requirements it meets. Prompts of
+        probability 0 are left out. Controls are reported but not required, and strict inequalities hold up to their
+        tolerance: a process can be too special to tell a wrong variant from a right one, and can have ties.
       instances: random instances per theorem, spread over its shapes.
       seed: of every draw; the same seed gives the same numbers.
       quick: only the first shape of each theorem, which saves most of the compilation.
@@ -278,7 +334,10 @@ def check(
     require(instances >= 1, "instances", instances, "at least 1")
     require(0 <= seed < 2**32, "seed", seed, "0..2^32-1")
     skipped: dict[str, tuple[str, ...]] = {}
+    left_out = 0
     if process is not None:
+        asked, process = process.num_prompts, occurring(process)
+        left_out = asked - process.num_prompts
         require(
             process.num_trajectories <= OWN_LIMIT,
             "number of trajectories of the process",
@@ -288,10 +347,12 @@ def check(
         skipped = {t.id: t.unmet(process) for t in theorems if t.unmet(process)}
         theorems = tuple(t for t in theorems if t.id not in skipped)
     start, results = time.perf_counter(), {}
-    if process is None and workers > 1 and len(theorems) > 1:
+    if process is not None:
+        steps = _own(theorems, instances, seed, quick=quick, process=process)
+    elif workers > 1 and len(theorems) > 1:
         steps = _elsewhere(theorems, instances, seed, quick=quick, workers=workers)
     else:
-        steps = _here(theorems, instances, seed, quick=quick, process=process)
+        steps = _here(theorems, instances, seed, quick=quick)
     with closing(steps):
         for step in steps:
             if step.result is not None:
@@ -299,7 +360,7 @@ def check(
             if progress is not None:
                 progress(step)
     found = [results[t.id] for t in theorems]
-    return numeric_report(seed, instances, found, time.perf_counter() - start, skipped)
+    return numeric_report(seed, instances, found, time.perf_counter() - start, skipped, left_out)
 
 
 def worst_instance(result: TheoremResult, seed: int, *, instances: int, quick: bool = False) -> dict[str, Any]:

@@ -96,10 +96,10 @@ class Control:
 
 
 def _kinds(theorem: Theorem, shape: Shape, process: DecisionSamplingProcess) -> tuple[Hashable, ...]:
-    """The given process with every kind of policy that the theorem is checked with."""
+    """The given process with every kind of policy that the theorem is checked with; one number of shared parameters."""
     del process
-    kinds = dict.fromkeys((s.shared, s.network) for s in theorem.shapes if isinstance(s, Shape))
-    return tuple(replace(shape, shared=shared, network=network) for shared, network in kinds)
+    kinds = {(s.shared > 0, s.network): s for s in theorem.shapes if isinstance(s, Shape)}
+    return tuple(replace(shape, shared=s.shared, network=s.network) for s in kinds.values())
 
 
 @dataclass(frozen=True)

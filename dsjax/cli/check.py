@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,8 @@ def check(
         else:
             own_process = None if process is None else _own_process(process)
             options = {"instances": instances, "seed": seed, "quick": quick, "workers": cores()}
-            result = proofs_check.check(ids, process=own_process, progress=hook("numeric"), **options)
+            progress = hook("numeric") if own_process is None else _forecast(bars, instances)
+            result = proofs_check.check(ids, process=own_process, progress=progress, **options)
     result.print(console)
     if report is not None:
         console.print(f"Page: {report / 'index.html'}")
@@ -80,6 +82,27 @@ def check(
         with writing("json", json):
             write_json(json, result.to_json())
     return 0 if (result if evidence is None else evidence).ok else 1
+
+
+def _forecast(bars: Bars, instances: int) -> Callable[[Any], None]:
+    """Progress on a process of one's own: says first how long everything takes, and again once that is measured."""
+    began, said = time.monotonic(), set[str]()
+
+    def hook(p: Any) -> None:
+        stage = "measured" if p.measured else "first"
+        if stage not in said:
+            said.add(stage)
+            start = "Something of everything was run" if p.measured else f"{instances} random policies a theorem"
+            more = "" if p.measured else "; --instances N and --quick take less"
+            bars.say(f"numeric: {start}: about {_duration(p.left)} left{more}")
+        now = time.monotonic() - began
+        bars("numeric", now, now + p.left)
+
+    return hook
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} minutes"
 
 
 def _own_process(name: str) -> Any:

@@ -70,6 +70,13 @@ class Bars:
             words = (f"{100 * done / total:.0f} %", note, "" if left is None else f"about {left:.0f} s left")
             self._lines.print(f"{name}: " + ", ".join(filter(None, words)), highlight=False, markup=False)
 
+    def say(self, words: str) -> None:
+        """A line that stays: above the bars, or on standard error."""
+        if self._lines is None:
+            self._shown.console.print(words, markup=False)
+        elif not self._quiet:
+            self._lines.print(words, highlight=False, markup=False)
+
 
 @contextmanager
 def waiting(console: Console, what: str) -> Iterator[None]:

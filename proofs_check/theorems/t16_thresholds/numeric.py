@@ -67,10 +67,14 @@ class Setting(instances.Setting):
         self.mass = self.law.reshape(Q, self.contexts, -1).sum(-1)
         q = (self.law * process.reward_table).reshape(Q, self.contexts, -1).sum(-1) / self.mass
         self.q = jnp.clip(q, 0.0, 1.0)  # a sum of probabilities over itself can be 1 + EPS
+
+        def going_on(worth: jax.Array) -> jax.Array:
+            return jnp.clip(jnp.sum(self.mass * worth, -1), 0.0, 1.0) - process.cost
+
         # V[t][q]: of going on after round t + 1; the last round is kept whatever it is.
-        going = [jnp.sum(self.mass * self.q, -1) - process.cost]
+        going = [going_on(self.q)]
         for _ in range(T - 2):
-            going.insert(0, jnp.sum(self.mass * jnp.maximum(self.q, going[0][:, None]), -1) - process.cost)
+            going.insert(0, going_on(jnp.maximum(self.q, going[0][:, None])))
         self.V = going
         self.best = [(self.q >= V[:, None]).astype(self.q.dtype) for V in going]
         self.imitator = [self.q] * (T - 1)
@@ -206,10 +210,15 @@ optimum = partly.equation(
     "SFT on own answers labelled right or wrong: no gradient on pi_d at P(STOP) = q",
     lambda s: _imitated(s, jnp.clip(s.q, 1e-12, 1 - 1e-12)),
 )
-THEOREM.on(lambda sizes: not sizes.base.graded and not sizes.base.cost).equation(
-    "binary, c = 0: labels STOP iff r >= V, answer by answer, are the correctness labels",
-    lambda s: gap(s.value_labels(), s.imitator),
+
+
+@THEOREM.on(lambda sizes: not sizes.base.graded and not sizes.base.cost).equation(
+    "binary, c = 0, V > 0: labels STOP iff r >= V, answer by answer, are the correctness labels"
 )
+def _labels(s: Setting) -> jax.Array:
+    labels, correct = (jnp.stack(x) for x in (s.value_labels(), s.imitator))
+    return gap(jnp.where(jnp.stack(s.V)[..., None] > 0, labels, correct), correct)
+
 
 generic.control(
     "q (V - q) on both sides of the threshold",

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from dsjax.attribution import component_gradients
+from dsjax.numerics import divide
 from dsjax.objectives import Objective, SumCount, own_token_kl, reinforce
 from dsjax.policies import Params, log_probs
 from dsjax.trajectories import Trajectories
@@ -50,6 +51,8 @@ class Setting(instances.Setting):
         self.reference = instance.reference
         self.reward = self.process.reward_table
         self.drift = (odds(self.params) - odds(self.reference))[:, 0]  # Delta f[Q, A], round 1 with history `full`
+        # A large cost drives all of D at its own speed; once STOP is certain nothing is left to measure a push by.
+        self.time = TIME / jnp.maximum(1.0, self.process.cost)
         self.path = instances.perturbed(instance.key, self.params, 1.0)["sample"]
 
     def law(self, params: Params) -> Trajectories:
@@ -78,12 +81,12 @@ class Setting(instances.Setting):
         return gap(centred(pushes_QxA), centred(stated_QxA))
 
     def flow(self, beta: float) -> jax.Array:
-        """D[Q, A] after `TIME` of natural gradient flow of pi_d by RK4, while the sampler goes to `path`."""
+        """D[Q, A] after `time` of natural gradient flow of pi_d by RK4, while the sampler goes to `path`."""
         objective = partial(reinforce, reward_kl=beta) if beta else reinforce
-        h = TIME / STEPS
+        h = self.time / STEPS
 
         def velocity(time: jax.Array, D: jax.Array) -> jax.Array:
-            sample = self.params["sample"] + time / TIME * (self.path - self.params["sample"])
+            sample = self.params["sample"] + time / self.time * (self.path - self.params["sample"])
             decide = jnp.stack([D, jnp.zeros_like(D)], -1)[:, None]
             return self.pushes({"sample": sample, "decision": decide}, objective)[:, 0]
 
@@ -101,9 +104,9 @@ class Setting(instances.Setting):
         """D[Q, A] in closed form, up to a constant for each prompt."""
         start, reference = odds(self.params)[:, 0], odds(self.reference)[:, 0]
         if not beta:
-            return start + TIME * self.reward
+            return start + self.time * self.reward
         rest = reference + self.reward / beta
-        return rest + (start - rest) * jnp.exp(-beta * TIME)
+        return rest + (start - rest) * jnp.exp(-beta * self.time)
 
 
 THEOREM = Theorem(
@@ -122,7 +125,14 @@ THEOREM = Theorem(
 memoryless = THEOREM.on(lambda shape: shape.history == "none")
 reading = THEOREM.on(lambda shape: shape.history == "full")
 small = THEOREM.on(lambda shape: shape.history == "none" and shape.vocabulary**shape.length <= 4)
-two = THEOREM.on(lambda shape: shape.history == "none" and shape.rounds == shape.vocabulary**shape.length == 2)
+two = THEOREM.on(
+    lambda shape: (
+        shape.history == "none"
+        and shape.rounds == shape.vocabulary**shape.length == 2
+        and not shape.graded
+        and not shape.cost
+    )
+)
 
 found = {
     name: memoryless.equation(
@@ -151,7 +161,10 @@ def unlikely(x: jax.Array) -> jax.Array:
 
 
 class Pair(NamedTuple):
-    """One right and one wrong answer, T = 2, c = 0: p, a, b f[Q] and the library's gradients on their logits."""
+    """One right and one wrong answer, T = 2, c = 0: p, a, b f[Q] and the library's gradients on their logits.
+
+    A prompt of a process of one's own may have two right or two wrong ones; it is not `mixed`, and p, a, b are 1/2.
+    """
 
     p: jax.Array
     a: jax.Array
@@ -159,6 +172,7 @@ class Pair(NamedTuple):
     on_p: jax.Array
     on_a: jax.Array
     on_b: jax.Array
+    mixed: jax.Array
 
 
 def _pair(s: Setting) -> Pair:
@@ -168,24 +182,26 @@ def _pair(s: Setting) -> Pair:
     sampler, decider = found.sample["sample"][:, 0, 0], found.decision["decision"][:, 0, :, 0]
     right, wrong = s.reward > 0, s.reward == 0
     chosen = ((right, law), (right, stop), (wrong, stop), (right, sampler), (right, decider), (wrong, decider))
-    return Pair(*(jnp.sum(jnp.where(mask, x, 0.0), -1) for mask, x in chosen))
+    p, a, b, *gradients = (jnp.sum(jnp.where(mask, x, 0.0), -1) for mask, x in chosen)
+    mixed = right.any(-1) & wrong.any(-1)
+    return Pair(*(jnp.where(mixed, x, 0.5) for x in (p, a, b)), *gradients, mixed)
 
 
 @two.equation("T = 2, c = 0: logit a at 1 - p, logit b at -p, logit p at (1 + (a-b)(1-2p))/E[tau]")
 def _rates(s: Setting) -> jax.Array:
-    p, a, b, *gradients = _pair(s)
+    p, a, b, *gradients, mixed = _pair(s)
     tau = 1 + (1 - p * a - (1 - p) * b)
     # Fisher information: visits of the softmax times p (1 - p) along the log-odds.
     visits = (tau * p * (1 - p), p * a * (1 - a), (1 - p) * b * (1 - b))
     moved = [g / (s.process.prompt_law * fisher) for g, fisher in zip(gradients, visits, strict=True)]
-    return gap(jnp.stack(moved), jnp.stack(rates(p, a, b)))
+    return gap(*(jnp.where(mixed[None], jnp.stack(x), 0.0) for x in (moved, rates(p, a, b))))
 
 
 def _drift(s: Setting, slope: Callable[[jax.Array], jax.Array]) -> jax.Array:
     """|d/dt [F(a) + F(b)]| under the gradient flow in logits, relative to its two parts, which cancel."""
     pair = _pair(s)
     of_a, of_b = (slope(x) * x * (1 - x) * g for x, g in ((pair.a, pair.on_a), (pair.b, pair.on_b)))
-    return jnp.max(jnp.abs(of_a + of_b) / (jnp.abs(of_a) + jnp.abs(of_b)))
+    return jnp.max(divide(jnp.abs(of_a + of_b), jnp.where(pair.mixed, jnp.abs(of_a) + jnp.abs(of_b), 0.0)))
 
 
 kept = two.equation(
