@@ -85,17 +85,15 @@ def check(
 
 
 def _forecast(bars: Bars, instances: int) -> Callable[[Any], None]:
-    """Progress on a process of one's own: says first how long everything takes, and again once that is measured."""
-    began, said = time.monotonic(), set[str]()
+    """Progress on a process of one's own: says first how long it takes, and again once everything has been timed."""
+    began, said = time.monotonic(), {False: False, True: False}
 
     def hook(p: Any) -> None:
-        stage = "measured" if p.measured else "first"
-        if stage not in said:
-            said.add(stage)
-            start = "Something of everything was run" if p.measured else f"{instances} random policies a theorem"
-            more = "" if p.measured else "; --instances N and --quick take less"
-            bars.say(f"numeric: {start}: about {_duration(p.left)} left{more}")
         now = time.monotonic() - began
+        if not said[p.measured]:
+            said[p.measured] = True
+            what = "something of everything has run" if p.measured else f"{instances} random policies a theorem"
+            bars.say(f"numeric: {what}: about {_duration(p.left)}" + (" left" if p.measured else " (--quick: less)"))
         bars("numeric", now, now + p.left)
 
     return hook

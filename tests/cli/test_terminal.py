@@ -8,9 +8,11 @@ import pytest
 from rich.console import Console
 
 from dsjax.cli import terminal
+from dsjax.cli.check import _forecast
 from dsjax.cli.terminal import Bars, estimate, number, require_files
 from dsjax.errors import InputError
 from dsjax.statistics import Estimate
+from proofs_check.runner import Progress
 from tests.cli.plain import assert_plain
 
 
@@ -50,6 +52,27 @@ def test_a_quiet_console_has_no_progress(clock, capsys):
         clock[0] += 10
         bars("train", 0.5)
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_check_of_an_own_process_says_beforehand_how_long_it_takes(clock, capsys):
+    """In a pipe; the percentage is of the time, since a network takes a hundred times as long as a table."""
+    with Bars(Console(), "numeric") as bars:
+        hook = _forecast(bars, 1000)
+        for left, measured in ((240, False), (232, False), (40, True), (30, True), (0, True)):
+            clock[0] += 10
+            hook(Progress("T1", 1, 2, None, left, measured))
+    out, error = capsys.readouterr()
+    assert out == ""
+    assert_plain(error)
+    assert error.splitlines() == [
+        "numeric: 1000 random policies a theorem: about 4 minutes (--quick: less)",
+        "numeric: 4 %",
+        "numeric: 8 %, about 232 s left",
+        "numeric: something of everything has run: about 40 s left",
+        "numeric: 43 %, about 40 s left",
+        "numeric: 57 %, about 30 s left",
+        "numeric: 100 %",
+    ]
 
 
 def test_bars_in_a_terminal_appear_with_the_first_progress(capsys):

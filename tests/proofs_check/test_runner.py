@@ -19,6 +19,7 @@ from proofs_check import registry, runner
 from proofs_check.statement import Statement
 from proofs_check.theorem import Theorem, always
 from proofs_check.theorems.t10_accounting import numeric as t10_accounting
+from tests import processes
 
 
 def theorem(
@@ -47,9 +48,10 @@ def theorem(
 def toy(monkeypatch):
     """Register a variant of the toy theorem and run it."""
 
-    def run(instances=8, seed=0, progress=None, **changes):
+    def run(instances=8, seed=0, progress=None, process=None, **changes):
+        changes.setdefault("on_process", lambda theorem, shape, process: theorem.shapes)
         monkeypatch.setitem(registry.THEOREMS, "X", theorem(**changes))
-        return proofs_check.check("X", instances=instances, seed=seed, progress=progress)
+        return proofs_check.check("X", instances=instances, seed=seed, progress=progress, process=process)
 
     return run
 
@@ -168,6 +170,29 @@ def test_chunks_cover_the_instances_with_one_trace_a_shape(toy):
     assert [p.done for p in seen] == sorted({p.done for p in seen})
     assert seen[-1].done == seen[-1].total == total
     assert {p.theorem for p in seen} == {"X"}
+
+
+def test_an_own_process_starts_with_something_of_everything_and_then_knows_what_is_left(toy):
+    seen, total = [], 5 * runner.CHUNK + 3
+    report = toy(instances=total, progress=seen.append, process=processes.binary())
+    assert report.rows[0].instances == report.rows[0].controls[0].instances == seen[-1].done == total
+    assert [p.measured for p in seen] == [False] + [True] * (len(seen) - 1)
+    assert [p.done for p in seen[:3]] == [runner.CHUNK, 2 * runner.CHUNK, 3 * runner.CHUNK]
+    assert min(p.left for p in seen[:-1]) > 0
+    assert seen[-1].left == pytest.approx(0, abs=1e-9)
+    (same,) = toy(instances=total).rows
+    assert [(c.worst_error, c.worst) for c in report.rows[0].claims] == [(c.worst_error, c.worst) for c in same.claims]
+
+
+def test_an_own_process_may_have_ties_and_be_too_special_for_a_control(toy):
+    too_special = {"margin": lambda x: -1e-13 + 0 * x, "shifted": lambda x: 0 * x}
+    report = toy(process=processes.binary(), **too_special)
+    assert report.ok
+    assert report.failures() == []
+    assert not report.rows[0].control_rejected
+    assert not toy(**too_special).ok
+    for broken in ({"margin": lambda x: -1e-11 + 0 * x}, {"margin": lambda x: x * jnp.nan}, {"equal": jnp.abs}):
+        assert not toy(process=processes.binary(), **broken).ok
 
 
 def test_fewer_instances_than_shapes(toy):
