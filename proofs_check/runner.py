@@ -38,6 +38,7 @@ from proofs_check.theorem import Measured, Theorem
 
 CHUNK = 32  # instances a call, whatever their number: bounds memory
 OWN_LIMIT = 500  # trajectories of a user's own process
+OWN_COST = 100.0  # of all its attempts: energies of order 100^2 are exact to 1e4 EPS = 2e-12, within tolerances
 OWN_CHUNK = 4  # of networks on it, which cost a hundred times more: the first chunk says how long the rest takes
 OWN_SHARE = 0.05  # of them, next to other policies
 DEFAULT_INSTANCES = 1000
@@ -328,7 +329,8 @@ def check(
       progress: called after every chunk of instances, or after every theorem if there are several workers.
 
     Raises:
-      InputError: for an unknown theorem, instances < 1, a seed outside of 0..2^32-1 or a process that is too large.
+      InputError: for an unknown theorem, instances < 1, a seed outside of 0..2^32-1, a process that is too large or one
+        whose cost is.
     """
     theorems = select(ids)
     require(instances >= 1, "instances", instances, "at least 1")
@@ -343,6 +345,12 @@ def check(
             "number of trajectories of the process",
             process.num_trajectories,
             f"at most {OWN_LIMIT}, for energies need a Fisher matrix over all contexts",
+        )
+        require(
+            float(process.cost) * (process.rounds - 1) <= OWN_COST,
+            "cost of the process",
+            float(process.cost),
+            f"at most {OWN_COST:.0f} for all attempts together: rewards in [0, 1] would be lost in its rounding",
         )
         skipped = {t.id: t.unmet(process) for t in theorems if t.unmet(process)}
         theorems = tuple(t for t in theorems if t.id not in skipped)

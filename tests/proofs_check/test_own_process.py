@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import proofs_check
+from dsjax.errors import InputError
 from dsjax.numerics import exact
 from dsjax.process import DecisionSamplingProcess
 from proofs_check.requirements import occurring
@@ -59,6 +60,11 @@ def test_what_does_not_apply_is_no_failure():
     assert not report.rows
     assert {*report.skipped} == {"T8", "T9"}
     assert not proofs_check.report.Report(report.kind, (), 0.0).ok
+
+
+def test_a_cost_in_whose_rounding_rewards_are_lost_is_refused():
+    with pytest.raises(InputError, match="at most 100 for all attempts together"):
+        proofs_check.check("T3", process=made([MIXED], [1.0], rounds=3, cost=1e6))
 
 
 def test_prompts_that_never_come_are_left_out_and_laws_sum_to_one():
