@@ -1,7 +1,7 @@
 """One instance as a JSON file, with every parameter, so that anyone can check (or change) exactly that one.
 
     {"format": 1, "theorem": "T7", "title", "shape": {"kind": "Shape", "rounds": 2, ...},
-     "origin": {"seed", "shape", "index"}, "leaves": [{"name", "dtype", "shape", "values"}, ...]}
+     "origin": {"seed", "shape", "index", "extreme", "claim"}, "leaves": [{"name", "dtype", "shape", "values"}, ...]}
 
 Leaves are the arrays of the instance in pytree order; decimal float64 values are exact to the last bit. Random keys
 are stored as their words.

@@ -52,10 +52,13 @@ class Shape:
 
     @property
     def share(self) -> float:
-        """Part of the instances that it gets: fewer of what costs far more, many trajectories and networks."""
+        """Part of the instances that it gets: fewer of what costs far more or says less.
+
+        Many trajectories and networks cost more; one round has no decision.
+        """
         answers = self.vocabulary**self.length
         trajectories = self.prompts * sum(answers**t for t in range(1, self.rounds + 1))
-        return (0.5 if self.network else 1.0) * min(1.0, MANY / trajectories)
+        return (0.5 if self.network or self.rounds == 1 else 1.0) * min(1.0, MANY / trajectories)
 
     def __str__(self) -> str:
         parts = [f"T={self.rounds} L={self.length} V={self.vocabulary} Q={self.prompts} history={self.history}"]

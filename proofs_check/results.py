@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
+from proofs_check.extremes import EXTREMES
 from proofs_check.report import Column, Line, Report, Row
 from proofs_check.statement import Statement
 
@@ -63,22 +64,53 @@ class ControlResult(Row):
 
 
 @dataclass(frozen=True)
+class ExtremeResult(Row):
+    """The instances of one extreme, by the claim that came closest to its tolerance on them."""
+
+    name: str
+    instances: int
+    claim: str
+    worst_error: float
+    worst: Worst
+    tolerance: float
+
+    KEYS: ClassVar = ("name", "instances", "claim", "worst_error", "tolerance", "worst_instance")
+
+    @property
+    def text(self) -> str:
+        """Of the extreme, in words."""
+        return EXTREMES[self.name].text
+
+    @property
+    def relative(self) -> float:
+        """The error in units of its tolerance, of one that is 0 as it is."""
+        return self.worst_error / self.tolerance if self.tolerance > 0 else self.worst_error
+
+    @property
+    def worst_instance(self) -> dict[str, Any]:
+        """Its place, for JSON."""
+        return {"shape": self.worst.shape, "index": self.worst.index}
+
+
+@dataclass(frozen=True)
 class TheoremResult(Row):
     """All claims and controls of one theorem.
 
     In JSON:
 
-    {"id", "title", "statement", "provenance", "status": "ok" | "failed", "instances", "worst_error",
-     "smallest_margin", "control_rejected", "seconds", "compile_seconds", "instances_per_second",
+    {"id", "title", "statement", "provenance", "status": "ok" | "failed", "instances", "deciding_instances",
+     "worst_error", "smallest_margin", "control_rejected", "seconds", "compile_seconds", "instances_per_second",
      "claims": [{"name", "status", "worst_error", "tolerance", "smallest_margin",
                  "worst_instance": {"shape", "index"}}],
-     "controls": [{"name", "rejected", "instances", "smallest_error", "tolerance"}]}
+     "controls": [{"name", "rejected", "instances", "smallest_error", "tolerance"}],
+     "extremes": [{"name", "instances", "claim", "worst_error", "tolerance", "worst_instance": {"shape", "index"}}]}
 
     `worst_error` is null if an error was not finite (the claim then failed), `smallest_margin` is null where the claim
     is an equation, `smallest_error` is null if a control's error was not finite (it is then not rejected). Only claims
-    and controls that apply to a shape that was run are listed. The settings of the report are "seed", "instances"
-    (asked for, per theorem), "skipped": {id: [requirement, ..]}, what a user's own process lacks, and
-    "prompts_left_out", of it, for they never come.
+    and controls that apply to a shape that was run are listed. `deciding_instances` have T >= 2. An extreme (see
+    `proofs_check.extremes`) is listed with the claim whose error is the largest in units of its tolerance. The settings
+    of the report are "seed", "instances" (asked for, per theorem), "skipped": {id: [requirement, ..]}, what a user's
+    own process lacks, and "prompts_left_out", of it, for they never come.
     """
 
     about: Statement
@@ -88,6 +120,8 @@ class TheoremResult(Row):
     compile_seconds: float
     run_seconds: float
     controls_required: bool = True  # not on a user's own process
+    deciding_instances: int = 0  # with T >= 2
+    extremes: tuple[ExtremeResult, ...] = ()
 
     NAME: ClassVar = "theorems"
     TITLE: ClassVar = "Theorem checks, float64, seed {seed}"
@@ -95,15 +129,16 @@ class TheoremResult(Row):
         Column("id"),
         Column("statement", share=1),
         Column("tag"),
-        Column("inst.", number=True),
+        Column("inst.\nT>=2", number=True),
         Column("worst\nerror", number=True),
         Column("smallest\nmargin", number=True),
         Column("control\nfails"),
         Column("sec-\nonds", number=True),
     )
     KEYS: ClassVar = (
-        *("id", "title", "statement", "provenance", "status", "instances", "worst_error", "smallest_margin"),
-        *("control_rejected", "seconds", "compile_seconds", "instances_per_second", "claims", "controls"),
+        *("id", "title", "statement", "provenance", "status", "instances", "deciding_instances", "worst_error"),
+        *("smallest_margin", "control_rejected", "seconds", "compile_seconds", "instances_per_second"),
+        *("claims", "controls", "extremes"),
     )
 
     @property
@@ -168,7 +203,7 @@ class TheoremResult(Row):
                 t.id,
                 t.about.plain if t.ok else f"FAILED: {t.about.plain}",
                 t.provenance,
-                str(t.instances),
+                f"{t.instances}\n{t.deciding_instances}",
                 f"{t.worst_error:.1e}",
                 "" if t.smallest_margin is None else f"{t.smallest_margin:.1e}",
                 "yes" if t.control_rejected else "NO" if t.controls_required else "not all",
@@ -193,13 +228,20 @@ class TheoremResult(Row):
             for c in self.controls
             if not c.rejected
         ]
-        return lines if self.controls else [*lines, f"{self.id}: no control applies to the shapes that were run"]
+        asked = self.controls_required and not self.controls
+        return lines if not asked else [*lines, f"{self.id}: no control applies to the shapes that were run"]
 
     @classmethod
     def closing(cls, report: Report) -> Iterable[str]:
-        """What was left out, rates and times."""
+        """What was left out; of each extreme the worst instance of all theorems; rates and times."""
         if n := report.settings.get("prompts_left_out"):
             yield f"left out, for they never come: {n} of the prompts"
+        for name, extreme in EXTREMES.items():
+            found = [(t.id, e) for t in report.rows for e in t.extremes if e.name == name]
+            if found:
+                worst, e = max(found, key=lambda pair: pair[1].relative)
+                count = sum(e.instances for _, e in found)
+                yield f"{count} at {extreme.text}: error up to {e.relative:.0e} tolerances ({worst})"
         rates = {t.id: t.instances_per_second for t in report.rows}
         known = ", ".join(f"{name} {rate:.0f}" for name, rate in rates.items() if rate is not None)
         if known:

@@ -13,12 +13,14 @@ import os
 import sys
 import time
 import zlib
+from collections import Counter
 from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,15 +30,17 @@ from dsjax.errors import require
 from dsjax.io import read_json
 from dsjax.numerics import compile_quickly, exact
 from dsjax.process import DecisionSamplingProcess
-from proofs_check import instance_file
+from proofs_check import extremes, instance_file
 from proofs_check.instances import shape_of
 from proofs_check.registry import select
 from proofs_check.report import Report
 from proofs_check.requirements import occurring
-from proofs_check.results import ClaimResult, ControlResult, TheoremResult, Worst, numeric_report
-from proofs_check.theorem import Measured, Theorem
+from proofs_check.results import ClaimResult, ControlResult, ExtremeResult, TheoremResult, Worst, numeric_report
+from proofs_check.theorem import Claim, Theorem
 
 CHUNK = 32  # instances a call, whatever their number: bounds memory
+LARGE = 0.1  # the share of an instance that takes much memory; so few of them a call
+FEW = 2
 OWN_LIMIT = 500  # trajectories of a user's own process
 OWN_COST = 100.0  # of all its attempts: energies of order 100^2 are exact to 1e4 EPS = 2e-12, within tolerances
 OWN_CHUNK = 4  # of networks on it, which cost a hundred times more: the first chunk says how long the rest takes
@@ -69,11 +73,23 @@ class _Job:
     instances: int
     seed: int
     process: DecisionSamplingProcess | None = None  # a user's own; a random one for each instance by default
+    stored: str | None = None  # extreme of the one instance that was stored
 
     @property
     def chunk(self) -> int:
-        small = self.process is not None and _is_network(self.shape)
-        return min(OWN_CHUNK if small else CHUNK, self.instances)
+        if self.process is not None and _is_network(self.shape):
+            return min(OWN_CHUNK, self.instances)
+        return min(CHUNK if getattr(self.shape, "share", 1.0) > LARGE else FEW, self.instances)
+
+    @cached_property
+    def kinds(self) -> tuple[str, ...]:
+        """Extremes that instances take turns in; none on a user's own process, which is what it is."""
+        return () if self.process is not None else self.theorem.kinds(self.shape)
+
+    def kind(self, index: int) -> str | None:
+        """The extreme of the instance of that number; None: an ordinary one."""
+        number = int(extremes.turn(index, len(self.kinds)))
+        return self.stored if number < 0 else self.kinds[number]
 
     def key(self) -> jax.Array:
         """Instance i of a shape is drawn from `fold_in(key(), i)`, however many instances are run."""
@@ -82,7 +98,8 @@ class _Job:
 
     def draw(self, key: jax.Array, index: jax.Array | int) -> Any:
         """The instance of that number."""
-        return self.theorem.draw(jax.random.fold_in(key, index), self.shape, self.process)
+        drawn = self.theorem.draw(jax.random.fold_in(key, index), self.shape, self.process)
+        return self.theorem.extreme(drawn, extremes.turn(index, len(self.kinds)), self.kinds)
 
     def program(self, key: jax.Array, index: jax.Array) -> Any:
         """Claims and controls of the instances of those numbers."""
@@ -162,6 +179,35 @@ def _jobs(
     return [_Job(theorem, shape, i, n, seed, process) for i, (shape, n) in enumerate(pairs) if n > 0]
 
 
+class _Part(NamedTuple):
+    """What one chunk says about a claim or a control, instance by instance."""
+
+    job: _Job
+    index: np.ndarray  # i[n]: numbers of the instances
+    kind: np.ndarray  # their extremes; None for an ordinary one
+    error: np.ndarray  # f[n]: infinite if it was not finite
+    margin: np.ndarray | None = None
+
+    def among(self, kind: str | None) -> _Part:
+        """The instances of one kind, without margins."""
+        rows = np.array([k == kind for k in self.kind], bool)
+        return _Part(self.job, self.index[rows], self.kind[rows], self.error[rows])
+
+    def without(self, spared: np.ndarray, claim: Claim) -> _Part:
+        """What is asked of a claim: of an equation with a margin only the margin is spared."""
+        margin = None if self.margin is None else self.margin[~spared]
+        if claim.error is not None and claim.margin is not None:
+            return self._replace(margin=margin)
+        return _Part(self.job, self.index[~spared], self.kind[~spared], self.error[~spared], margin)
+
+
+def _worst(parts: Sequence[_Part]) -> tuple[float, Worst]:
+    """The largest error and where it was seen; of parts that are not all empty."""
+    part = max((p for p in parts if p.error.size), key=lambda p: p.error.max())
+    at = int(part.error.argmax())
+    return float(part.error[at]), Worst(str(part.job.shape), int(part.index[at]), part.job.index)
+
+
 @dataclass
 class _Accumulator:
     """Results of one theorem while its chunks come in."""
@@ -171,49 +217,70 @@ class _Accumulator:
     compile_seconds: float = 0.0
     run_seconds: float = 0.0
     instances: int = 0
-    claims: dict[str, list[tuple[_Job, int, Measured]]] = field(default_factory=dict)
-    controls: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    deciding: int = 0
+    extremes: Counter[str] = field(default_factory=Counter)
+    claims: dict[str, list[_Part]] = field(default_factory=dict)
+    controls: dict[str, list[_Part]] = field(default_factory=dict)
 
     def add(self, job: _Job, start: int, out: Any, seconds: float = 0.0) -> None:
         claims, controls = out
         self.run_seconds += seconds
-        for name, measured in claims.items():
-            self.claims.setdefault(name, []).append((job, start, measured))
+        index = np.arange(start, min(start + job.chunk, job.instances))
+        kind = np.array([job.kind(int(i)) for i in index], object)
+        for claim in self.theorem.claims:
+            if claim.name not in claims:
+                continue
+            error, margin = claims[claim.name]
+            part = _Part(job, index, kind, np.where(np.isfinite(error), error, np.inf), margin)
+            spared = [k is not None and self.theorem.spares(claim.name, k, job.shape) for k in kind]
+            self.claims.setdefault(claim.name, []).append(part.without(np.array(spared), claim))
         for name, error in controls.items():
-            self.controls.setdefault(name, []).append(error)
-        self.instances += min(job.chunk, job.instances - start)
+            # One that breaks down rejects nothing; at an extreme none is asked to.
+            part = _Part(job, index, kind, np.where(np.isfinite(error), error, -np.inf))
+            self.controls.setdefault(name, []).append(part.among(None))
+        self.instances += index.size
+        self.deciding += index.size * (getattr(extremes.plain(job.shape), "rounds", 1) >= 2)
+        self.extremes.update(k for k in kind if k is not None)
+
+    def _claims(self) -> Iterator[ClaimResult]:
+        for claim in self.theorem.claims:
+            parts = [p for p in self.claims.get(claim.name, []) if p.error.size]
+            if not parts:  # applies to none of the shapes that were run
+                continue
+            error, worst = _worst(parts)
+            margins = [p.margin for p in parts if p.margin is not None and p.margin.size]
+            smallest = float(np.min(np.concatenate(margins))) if margins else None
+            # Random processes have no ties, a given one may: then an inequality holds up to rounding.
+            strict = claim.strict and bool(margins) and self.controls_required
+            yield ClaimResult(claim.name, error, claim.tolerance, smallest, strict, worst)
+
+    def _extremes(self) -> Iterator[ExtremeResult]:
+        """For each extreme the claim that came closest to its tolerance."""
+        for name, count in sorted(self.extremes.items(), key=lambda item: list(extremes.EXTREMES).index(item[0])):
+            found = []
+            for claim in self.theorem.claims:
+                parts = [p.among(name) for p in self.claims.get(claim.name, [])]
+                if any(p.error.size for p in parts):
+                    found.append(ExtremeResult(name, count, claim.name, *_worst(parts), claim.tolerance))
+            yield max(found, key=lambda result: result.relative)
 
     def result(self) -> TheoremResult:
-        theorem = self.theorem
-        claims = []
-        for claim in theorem.claims:
-            if claim.name not in self.claims:  # applies to none of the shapes that were run
-                continue
-            parts = self.claims[claim.name]
-            errors = [np.where(np.isfinite(m.error), m.error, np.inf) for _, _, m in parts]
-            at = int(np.argmax([e.max() for e in errors]))
-            job, start, _ = parts[at]
-            margins = [m.margin for _, _, m in parts if m.margin is not None]
-            smallest = float(np.min(np.concatenate(margins))) if margins else None
-            worst = Worst(str(job.shape), start + int(errors[at].argmax()), job.index)
-            # Random processes have no ties, a given one may: then an inequality holds up to rounding.
-            strict = claim.strict and self.controls_required
-            claims.append(ClaimResult(claim.name, float(errors[at].max()), claim.tolerance, smallest, strict, worst))
         controls = []
-        for control in theorem.controls:
-            if control.name not in self.controls:
-                continue
-            error = np.concatenate(self.controls[control.name])
-            error = np.where(np.isfinite(error), error, -np.inf)  # a control that breaks down rejects nothing
-            controls.append(ControlResult(control.name, error.size, float(error.min()), control.claim.tolerance))
+        for control in self.theorem.controls:
+            parts = [p.error for p in self.controls.get(control.name, []) if p.error.size]
+            if parts:
+                error = np.concatenate(parts)
+                controls.append(ControlResult(control.name, error.size, float(error.min()), control.claim.tolerance))
         return TheoremResult(
-            theorem.about,
+            self.theorem.about,
             self.instances,
-            tuple(claims),
+            tuple(self._claims()),
             tuple(controls),
             self.compile_seconds,
             self.run_seconds,
             self.controls_required,
+            self.deciding,
+            tuple(self._extremes()),
         )
 
 
@@ -378,7 +445,8 @@ def worst_instance(result: TheoremResult, seed: int, *, instances: int, quick: b
     at = claim.worst
     with exact():
         job = next(j for j in _jobs(theorem, instances, seed, quick=quick) if j.index == at.shape_index)
-        origin = {"seed": seed, "shape": at.shape, "index": at.index, "claim": claim.name}
+        extreme = job.kind(at.index)
+        origin = {"seed": seed, "shape": at.shape, "index": at.index, "extreme": extreme, "claim": claim.name}
         return instance_file.encode(theorem, job.shape, job.draw(job.key(), at.index), origin)
 
 
@@ -399,7 +467,10 @@ def check_instance(file: Path | dict[str, Any], ids: str | Sequence[str] | None 
         allowed = f"{theorem.id}, as in the instance file"
         require(ids is None or select(ids) == (theorem,), "theorem", ids, allowed)
         out = jax.device_get(jax.jit(lambda x: theorem.measure(shape, x))(instance))
-    found = _Accumulator(theorem)
-    found.add(_Job(theorem, shape, 0, 1, 0), 0, jax.tree.map(lambda x: np.asarray(x)[None], out))
+    origin = data.get("origin")
+    extreme = origin.get("extreme") if isinstance(origin, dict) else None
+    require(extreme is None or extreme in extremes.EXTREMES, "origin.extreme", extreme, ["null", *extremes.EXTREMES])
+    found = _Accumulator(theorem, controls_required=extreme is None)
+    found.add(_Job(theorem, shape, 0, 1, 0, stored=extreme), 0, jax.tree.map(lambda x: np.asarray(x)[None], out))
     found.compile_seconds = time.perf_counter() - start  # nearly all of it
     return numeric_report(0, 1, (found.result(),), found.compile_seconds)

@@ -23,7 +23,8 @@ from typing import Any, NamedTuple
 import jax
 
 from dsjax.process import DecisionSamplingProcess
-from proofs_check import instances
+from proofs_check import extremes, instances
+from proofs_check.extremes import Spared
 from proofs_check.instances import Shape
 from proofs_check.numerics import SUM, shortfall
 from proofs_check.requirements import Requirement
@@ -112,6 +113,8 @@ class Theorem:
       tolerance: of claims that do not argue for another one.
       draw: `draw(key, shape, process)` makes an instance, on a random process if that is None.
       prepare: makes the setting of an instance, which claims and controls are measured on.
+      extreme: `extreme(instance, number, kinds)` moves an instance to the edge of that number; see `extremes`.
+      spared: what is left out at an edge.
       telling: shapes on which wrong variants can be told from right ones. Nothing keeps a network from being almost
         certain, and then they are small.
       requires: what a user's own process must satisfy.
@@ -124,6 +127,8 @@ class Theorem:
     shapes: tuple[Hashable, ...]
     tolerance: float = SUM
     draw: Callable[..., Any] = instances.draw
+    extreme: Callable[[Any, Any, tuple[str, ...]], Any] = extremes.at_extreme
+    spared: tuple[Spared, ...] = ()
     prepare: Callable[[Any], Any] = lambda instance: instance
     telling: OfShape = always
     requires: tuple[Requirement, ...] = ()
@@ -146,9 +151,19 @@ class Theorem:
         claims = {c.name: c.measure(setting, shape) for c in self.claims if c.when(shape)}
         return claims, {c.name: c.error(setting) for c in self.controls if c.when(shape)}
 
+    def kinds(self, shape: Any) -> tuple[str, ...]:
+        """The extremes of a shape."""
+        return extremes.kinds(shape, self.spared)
+
+    def spares(self, claim: str, extreme: str | None, shape: Any) -> bool:
+        """Whether nothing is asked of that claim (of an equation with a margin: of its margin) at that extreme."""
+        return any(s.extreme == extreme and claim in s.claims and s.when(shape) for s in self.spared)
+
     def unreached(self) -> list[str]:
-        """Claims and controls that none of the shapes has."""
-        return [c.name for c in (*self.claims, *self.controls) if not any(c.when(s) for s in self.shapes)]
+        """Claims and controls that none of the shapes has, and names of spared claims that are none."""
+        nowhere = [c.name for c in (*self.claims, *self.controls) if not any(c.when(s) for s in self.shapes)]
+        names = {c.name for c in self.claims}
+        return nowhere + [name for s in self.spared for name in s.claims if name not in names]
 
     def unmet(self, process: DecisionSamplingProcess) -> tuple[str, ...]:
         """The requirements that a process does not satisfy, in words."""

@@ -1,11 +1,13 @@
 """What the random instances of each theorem range over, read off its shapes; every gap has a reason."""
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
 
+from proofs_check.extremes import EXTREMES, plain
 from proofs_check.registry import THEOREMS
-from proofs_check.runner import DEFAULT_INSTANCES, _jobs
+from proofs_check.runner import DEFAULT_INSTANCES, QUICK_INSTANCES, _jobs
 from proofs_check.theorems.t04_length_invariance.numeric import Recoding
 
 DECIDES = "the statement needs a decision, and the stop of round T is forced"
@@ -75,11 +77,6 @@ EXEMPT = {
 LEAST = 50  # instances on a transformer in a default run
 
 
-def plain(shape):
-    """The process and policy that a shape is made from."""
-    return getattr(shape, "base", shape)
-
-
 def kind(shape):
     return "transformer" if shape.network else "shared" if shape.shared else "saturated"
 
@@ -137,3 +134,50 @@ def test_a_gap_is_seen():
     missing = {field: values - covered(without)[field] for field, values in RANGE.items()}
     assert missing["L"] >= {6}
     assert missing["policy"] == {"transformer"}
+
+
+DECIDING = 0.8  # least part of the instances that have a decision
+RUNS = {"default": (DEFAULT_INSTANCES, False), "quick": (QUICK_INSTANCES, True)}
+
+
+@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("name", THEOREMS)
+def test_most_instances_have_a_decision(name, run):
+    instances, quick = RUNS[run]
+    jobs = _jobs(THEOREMS[name], instances, 0, quick=quick)
+    deciding = sum(job.instances for job in jobs if plain(job.shape).rounds >= 2)
+    assert deciding >= DECIDING * instances
+
+
+@pytest.mark.parametrize("name", THEOREMS)
+def test_a_quick_run_has_a_decision_and_several_prompts(name):
+    shape = plain(THEOREMS[name].shapes[0])
+    assert shape.rounds >= 2
+    assert shape.prompts >= 2
+
+
+@pytest.mark.parametrize("name", THEOREMS)
+def test_decisions_on_long_answers(name):
+    deciding = [shape for shape in THEOREMS[name].shapes if plain(shape).rounds >= 2]
+    left_out, _ = EXEMPT.get(name, {}).get("L", (set(), ""))
+    assert {4, 5, 6} - left_out <= set().union(*map(lengths, deciding))
+
+
+@pytest.mark.parametrize("name", ["T5", "T6", "T7"])
+def test_a_softmax_for_each_context_of_long_answers(name):
+    assert any(shape.saturated and shape.length >= 4 for shape in THEOREMS[name].shapes)
+
+
+@pytest.mark.parametrize("name", THEOREMS)
+def test_every_extreme_occurs_or_is_left_out_for_a_reason(name):
+    theorem = THEOREMS[name]
+    jobs = _jobs(theorem, DEFAULT_INSTANCES, 0)
+    found = Counter(job.kind(i) for job in jobs for i in range(job.instances))
+    left_out = {s.extreme for s in theorem.spared if not s.claims}
+    assert all(s.why for s in theorem.spared)
+    assert set(EXTREMES) == {kind for kind in found if kind} | left_out
+    assert not left_out & set(found)
+    # Most are ordinary: it is those that controls must reject.
+    assert found[None] >= 0.7 * DEFAULT_INSTANCES
+    assert all(found[kind] >= 10 for kind in set(EXTREMES) - left_out), found
+    assert all(job.kind(i) is None for job in jobs for i in range(min(3, job.instances)))

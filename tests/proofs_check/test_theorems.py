@@ -20,6 +20,7 @@ STATUS_KEYS = {
     "provenance",
     "status",
     "instances",
+    "deciding_instances",
     "worst_error",
     "smallest_margin",
     "control_rejected",
@@ -28,6 +29,7 @@ STATUS_KEYS = {
     "instances_per_second",
     "claims",
     "controls",
+    "extremes",
 }
 
 # Indices of shapes.

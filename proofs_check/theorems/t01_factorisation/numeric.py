@@ -18,6 +18,7 @@ from dsjax.policies import log_probs
 from dsjax.trajectories import Trajectories
 from proofs_check import instances
 from proofs_check.closed_forms import attempts, component_logp, returns
+from proofs_check.extremes import WITHOUT_REFERENCE
 from proofs_check.instances import Instance, Shape, normal, perturbed
 from proofs_check.numerics import gap
 from proofs_check.statement import STATEMENTS
@@ -56,15 +57,16 @@ class Setting(instances.Setting):
 THEOREM = Theorem(
     STATEMENTS["T1"],
     shapes=(
-        Shape(rounds=3, length=1, vocabulary=3, graded=True, cost=True),
-        Shape(rounds=4, length=1, vocabulary=2, prompts=2, history="none", cost=True, shared=9),
+        Shape(rounds=3, length=1, vocabulary=2, prompts=2, graded=True, cost=True),
+        Shape(rounds=4, length=1, vocabulary=3, history="none", cost=True, shared=9),
         Shape(rounds=2, length=2, vocabulary=2, graded=True, cost=True, network=True),
         Shape(rounds=1, length=3, vocabulary=4, history="none", graded=True, shared=4),
         Shape(rounds=2, length=1, vocabulary=5, history="none"),
-        Shape(rounds=1, length=4, vocabulary=2, prompts=2, history="none", shared=4),
-        Shape(rounds=1, length=5, vocabulary=2, graded=True, shared=4),
-        Shape(rounds=1, length=6, vocabulary=2, shared=9),
+        Shape(rounds=2, length=4, vocabulary=2, history="none", shared=4),
+        Shape(rounds=2, length=5, vocabulary=2, history="none", graded=True, shared=4),
+        Shape(rounds=2, length=6, vocabulary=2, history="none", shared=4),
     ),
+    spared=(WITHOUT_REFERENCE,),
     prepare=Setting,
     telling=lambda shape: not shape.network,
 )

@@ -159,14 +159,14 @@ def _tilted(c_BxS: jax.Array, traj: Trajectories) -> jax.Array:
 THEOREM = Theorem(
     STATEMENTS["T2"],
     shapes=(
-        Shape(rounds=3, length=1, vocabulary=3, graded=True, cost=True),
+        Shape(rounds=3, length=1, vocabulary=3, prompts=2, graded=True, cost=True),
         Shape(rounds=2, length=1, vocabulary=5, prompts=2, history="none"),
         Shape(rounds=4, length=1, vocabulary=2, prompts=2, shared=9),
         Shape(rounds=2, length=2, vocabulary=2, graded=True, cost=True, network=True),
         Shape(rounds=1, length=3, vocabulary=4, prompts=2, graded=True, shared=4),
-        Shape(rounds=1, length=4, vocabulary=2, prompts=2, shared=4),
-        Shape(rounds=1, length=5, vocabulary=2, history="none", graded=True, shared=4),
-        Shape(rounds=1, length=6, vocabulary=2, history="none", shared=4),
+        Shape(rounds=2, length=4, vocabulary=2, shared=4),
+        Shape(rounds=2, length=5, vocabulary=2, history="none", graded=True, shared=4),
+        Shape(rounds=2, length=6, vocabulary=2, history="none", shared=4),
     ),
     prepare=Setting,
     telling=lambda shape: shape.saturated,

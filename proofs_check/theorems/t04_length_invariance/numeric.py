@@ -17,6 +17,7 @@ from dsjax.process import DecisionSamplingProcess
 from dsjax.trajectories import Trajectories
 from proofs_check import instances
 from proofs_check.closed_forms import tree_logits
+from proofs_check.extremes import WITHOUT_REFERENCE
 from proofs_check.instances import Instance, Shape
 from proofs_check.numerics import ENERGY, gap
 from proofs_check.requirements import Requirement
@@ -189,16 +190,20 @@ def on_process(theorem: Theorem, shape: Shape, process: DecisionSamplingProcess)
 THEOREM = Theorem(
     STATEMENTS["T4"],
     shapes=(
-        Recoding(Shape(rounds=2, length=2, vocabulary=2, graded=True, cost=True), vocabulary=4, length=1, filler=1),
+        Recoding(
+            Shape(rounds=2, length=2, vocabulary=2, prompts=2, history="none", graded=True, cost=True), 4, 1, filler=1
+        ),
+        Recoding(Shape(rounds=2, length=2, vocabulary=2), vocabulary=4, length=1, filler=1),
         Recoding(Shape(rounds=3, length=2, vocabulary=2, history="none"), vocabulary=4, length=1, filler=1),
         Recoding(Shape(rounds=2, length=1, vocabulary=4, history="none", graded=True), 2, 2, filler=1),
         # A single token has but one tree: relabelled only.
         Recoding(Shape(rounds=4, length=1, vocabulary=2, history="none", cost=True), 2, 1, filler=1),
-        Recoding(Shape(rounds=1, length=1, vocabulary=5, graded=True), 5, 1, filler=1),
+        Recoding(Shape(rounds=2, length=1, vocabulary=5, history="none", graded=True), 5, 1, filler=1),
         Recoding(Shape(rounds=1, length=2, vocabulary=3, prompts=2), 9, 1, filler=1),
-        Recoding(Shape(rounds=1, length=4, vocabulary=2), 4, 2, filler=1),
-        Recoding(Shape(rounds=1, length=5, vocabulary=2, history="none", graded=True), 32, 1, filler=1),
+        Recoding(Shape(rounds=2, length=4, vocabulary=2, history="none"), 4, 2, filler=1),
+        Recoding(Shape(rounds=2, length=5, vocabulary=2, history="none", graded=True), 32, 1, filler=1),
     ),
+    spared=(WITHOUT_REFERENCE,),
     draw=draw,
     on_process=on_process,
     requires=(SHORT,),

@@ -15,6 +15,7 @@ from dsjax.policies import log_probs
 from dsjax.trajectories import Trajectories
 from proofs_check.closed_forms import context_counts, standardised
 from proofs_check.coefficients import energies_of, gradients_of
+from proofs_check.extremes import WITHOUT_REFERENCE, WITHOUT_REWARD, Spared
 from proofs_check.instances import Instance, Shape, normal
 from proofs_check.numerics import ENERGY, gap
 from proofs_check.requirements import RESAMPLES
@@ -97,14 +98,27 @@ THEOREM = Theorem(
     STATEMENTS["T5"],
     shapes=(
         # The verifier is drawn, but no demonstration depends on it.
-        Shape(rounds=2, length=3, vocabulary=2, history="none"),
+        Shape(rounds=2, length=3, vocabulary=2, prompts=2, history="none"),
         Shape(rounds=3, length=1, vocabulary=3, graded=True, cost=True),
         Shape(rounds=2, length=2, vocabulary=3, history="none"),
         Shape(rounds=4, length=1, vocabulary=4, history="none", cost=True),
         Shape(rounds=2, length=1, vocabulary=5, prompts=2, graded=True, network=True),
-        Shape(rounds=2, length=4, vocabulary=2, shared=4),
+        Shape(rounds=2, length=4, vocabulary=2, history="none"),
         Shape(rounds=2, length=5, vocabulary=2, history="none", shared=4),
         Shape(rounds=2, length=6, vocabulary=2, history="none", shared=4),
+    ),
+    spared=(
+        *WITHOUT_REWARD,
+        WITHOUT_REFERENCE,
+        Spared(
+            "sharp",
+            "the same chi2 in every context is below the least probability: that of rounding",
+            (
+                "homogeneous: decision share = delta k_d / (L k_s + delta k_d)",
+                "homogeneous, w = sqrt(L): the L = 1 share",
+                "homogeneous, w = L: share = delta L k_d / (k_s + delta L k_d)",
+            ),
+        ),
     ),
     requires=(RESAMPLES,),
     prepare=Setting,

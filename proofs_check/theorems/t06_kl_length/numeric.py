@@ -15,6 +15,7 @@ from dsjax.trajectories import Trajectories
 from proofs_check import instances
 from proofs_check.closed_forms import context_counts, drifted, martingale_energies
 from proofs_check.coefficients import energies_of, gradients_of
+from proofs_check.extremes import WITHOUT_REWARD, Spared
 from proofs_check.instances import Instance, Numbers, Shape
 from proofs_check.numerics import ENERGY, gap
 from proofs_check.requirements import RESAMPLES
@@ -112,9 +113,20 @@ THEOREM = Theorem(
         Shape(rounds=4, length=1, vocabulary=4, shared=5),
         Shape(rounds=2, length=1, vocabulary=3, network=True),
         Shape(rounds=2, length=1, vocabulary=5, prompts=2, history="none", graded=True, shared=5),
-        Shape(rounds=2, length=4, vocabulary=2, cost=True, shared=5),
+        Shape(rounds=2, length=4, vocabulary=2, history="none", cost=True),
         Shape(rounds=2, length=5, vocabulary=2, history="none", shared=5),
         Shape(rounds=2, length=6, vocabulary=2, history="none", shared=5),
+    ),
+    spared=(
+        *WITHOUT_REWARD,
+        Spared(
+            "sharp",
+            "the same variance in every context asks for log-ratios of 1/sqrt(least probability), with their rounding",
+            (
+                "own-token KL, homogeneous: E_s = L E[tau] v_s",
+                "own-token KL, homogeneous: E_d = N_d v_d, no L",
+            ),
+        ),
     ),
     requires=(RESAMPLES,),
     prepare=Setting,

@@ -18,6 +18,7 @@ from dsjax.trajectories import STOP
 from proofs_check import instances
 from proofs_check.closed_forms import by_context
 from proofs_check.coefficients import gradients_of
+from proofs_check.extremes import Spared, without_signs
 from proofs_check.instances import Instance, Numbers, Shape, draw_with_free_decider
 from proofs_check.numerics import gap, shortfall
 from proofs_check.requirements import MIXED_IF_BINARY, RESAMPLES
@@ -27,6 +28,7 @@ from proofs_check.theorem import Theorem
 STEP = 0.01  # relative distance from a boundary at which its two sides are read
 GENERAL, BELOW, ABOVE, EVEN = range(4)  # the cases of `Setting.trajectory` and `Setting.own`
 Rounds = tuple[jax.Array, ...]  # one array a round
+TURNS = "decision at its reference: STOP pushed up iff r - V + c + beta K > 0, on both sides"
 
 
 class Parts(NamedTuple):
@@ -243,14 +245,23 @@ class Setting(instances.Setting):
 THEOREM = Theorem(
     STATEMENTS["T7"],
     shapes=(
-        Shape(rounds=2, length=2, vocabulary=3),
+        Shape(rounds=2, length=2, vocabulary=3, prompts=2),
         Shape(rounds=3, length=1, vocabulary=4, graded=True, cost=True),
         Shape(rounds=4, length=1, vocabulary=2, prompts=2, history="none", cost=True),
         Shape(rounds=2, length=1, vocabulary=5, network=True),
         Shape(rounds=2, length=3, vocabulary=2, history="none", graded=True),
-        Shape(rounds=2, length=4, vocabulary=2, cost=True, shared=4),
-        Shape(rounds=2, length=5, vocabulary=2, history="none", graded=True, shared=4),
+        Shape(rounds=2, length=4, vocabulary=2, cost=True),
+        Shape(rounds=2, length=5, vocabulary=2, history="none", graded=True),
         Shape(rounds=2, length=6, vocabulary=2, history="none", shared=4),
+    ),
+    spared=(
+        without_signs(TURNS),
+        Spared("tie", "where r = V - c no beta > 0 is below the boundary", (TURNS,)),
+        Spared(
+            "same",
+            "without drift there is no tax and nothing turns",
+            (TURNS, "trajectory less own-token KL: beta K per visit, > 0"),
+        ),
     ),
     requires=(RESAMPLES, MIXED_IF_BINARY),
     draw=draw_with_free_decider,
@@ -291,7 +302,7 @@ _growth = saturated.equation(
 )
 # Per visit, in units of max(1, beta): the gradient is exact to SUM/100 of rho pi_stop pi_res max(1, beta).
 _flip = everywhere.inequality(
-    "decision at its reference: STOP pushed up iff r - V + c + beta K > 0, on both sides",
+    TURNS,
     lambda s: s.right_way(s.trajectory),
     strict=True,
 )

@@ -10,6 +10,7 @@ from dsjax.objectives import Objective, reinforce, sft
 from dsjax.trajectories import STOP, Trajectories
 from proofs_check import instances
 from proofs_check.closed_forms import by_context, by_decider, context_counts
+from proofs_check.extremes import WITHOUT_REFERENCE, without_signs
 from proofs_check.instances import Instance, Shape, draw_with_free_decider, normal
 from proofs_check.numerics import gap, shortfall
 from proofs_check.requirements import MIXED_IF_BINARY, RESAMPLES
@@ -74,7 +75,7 @@ def _swapped(traj: Trajectories) -> Trajectories:
 THEOREM = Theorem(
     STATEMENTS["T8"],
     shapes=(
-        Shape(rounds=3, length=1, vocabulary=5),
+        Shape(rounds=3, length=1, vocabulary=5, prompts=2),
         Shape(rounds=2, length=3, vocabulary=2, prompts=2, graded=True, cost=True),
         Shape(rounds=4, length=1, vocabulary=4, history="none"),
         Shape(rounds=3, length=2, vocabulary=2, history="none", graded=True, cost=True),
@@ -82,6 +83,13 @@ THEOREM = Theorem(
         Shape(rounds=2, length=4, vocabulary=2, graded=True),
         Shape(rounds=2, length=5, vocabulary=2, history="none", cost=True),
         Shape(rounds=2, length=6, vocabulary=2, history="none", shared=4),
+    ),
+    spared=(
+        WITHOUT_REFERENCE,
+        without_signs(
+            "binary, c = 0: STOP pushed up iff the answer is right",
+            "SFT on demonstrations that decide better than pi: STOP up iff the answer is right",
+        ),
     ),
     requires=(RESAMPLES, MIXED_IF_BINARY),
     draw=draw_with_free_decider,

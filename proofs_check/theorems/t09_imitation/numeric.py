@@ -15,6 +15,7 @@ from dsjax.policies import Params, PositionwisePolicy, log_probs
 from dsjax.process import Tables
 from dsjax.trajectories import STOP, Trajectories
 from proofs_check.closed_forms import by_decider, context_counts
+from proofs_check.extremes import WITHOUT_COST, WITHOUT_REFERENCE, without_signs
 from proofs_check.instances import Instance, Shape, draw_with_free_decider
 from proofs_check.numerics import gap, shortfall
 from proofs_check.requirements import BINARY, FREE, MIXED, RESAMPLES
@@ -206,6 +207,15 @@ THEOREM = Theorem(
         Shape(rounds=2, length=4, vocabulary=2, history="none"),
         Shape(rounds=2, length=5, vocabulary=2, shared=4),
         Shape(rounds=2, length=6, vocabulary=2, history="none", shared=4),
+    ),
+    spared=(
+        *WITHOUT_COST,
+        WITHOUT_REFERENCE,
+        without_signs(
+            "> 0 in every context of the demonstrations, at any finite logits",
+            "saturated: J rises by the sum over shown answers of (probability to reach them then) x (1 - U_t) > 0",
+            "blind pi_d: gradient on logit_STOP = nu(q) (1 - pi_stop) / N > 0",
+        ),
     ),
     requires=(BINARY, FREE, RESAMPLES, MIXED),
     draw=draw_with_free_decider,

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from dsjax.evaluation import accounting
 from dsjax.evaluation.components import rates
 from proofs_check import instances
+from proofs_check.extremes import WITHOUT_COST, WITHOUT_REFERENCE
 from proofs_check.instances import Instance, Shape
 from proofs_check.numerics import SUM, gap
 from proofs_check.requirements import BINARY, FREE, MEMORYLESS, MIXED
@@ -91,14 +92,15 @@ class Setting(instances.Setting):
 THEOREM = Theorem(
     STATEMENTS["T10"],
     shapes=(
-        Shape(rounds=1, length=3, vocabulary=4, prompts=2, history="none"),
         Shape(rounds=2, length=2, vocabulary=3, prompts=3, history="none"),
         Shape(rounds=3, length=1, vocabulary=5, prompts=2, history="none", shared=4),
         Shape(rounds=4, length=1, vocabulary=2, prompts=3, history="none", network=True),
+        Shape(rounds=1, length=3, vocabulary=4, prompts=2, history="none"),
         Shape(rounds=2, length=4, vocabulary=2, history="none"),
-        Shape(rounds=1, length=5, vocabulary=2, prompts=2, history="none"),
-        Shape(rounds=1, length=6, vocabulary=2, history="none"),
+        Shape(rounds=2, length=5, vocabulary=2, history="none"),
+        Shape(rounds=2, length=6, vocabulary=2, history="none"),
     ),
+    spared=(*WITHOUT_COST, WITHOUT_REFERENCE),
     requires=(BINARY, FREE, MEMORYLESS, MIXED),
     prepare=Setting,
     telling=lambda shape: shape.saturated,

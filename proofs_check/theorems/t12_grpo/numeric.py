@@ -19,6 +19,7 @@ from dsjax.objectives.advantages import advantage
 from dsjax.policies import Params
 from proofs_check import instances
 from proofs_check.closed_forms import component_logp, martingale_energies
+from proofs_check.extremes import WITHOUT_REFERENCE
 from proofs_check.instances import Instance, Shape
 from proofs_check.numerics import ENERGY, gap
 from proofs_check.requirements import MIXED_IF_BINARY
@@ -136,15 +137,16 @@ def _no_factor(direction: Any, gradient: Any) -> jax.Array:
 THEOREM = Theorem(
     STATEMENTS["T12"],
     shapes=(
-        Shape(rounds=1, length=2, vocabulary=3, prompts=2, history="none"),
         Shape(rounds=2, length=3, vocabulary=2, prompts=2, history="none"),
+        Shape(rounds=1, length=2, vocabulary=3, prompts=2, history="none"),
         Shape(rounds=3, length=1, vocabulary=4, prompts=2, shared=9),
         Shape(rounds=2, length=1, vocabulary=5, prompts=2, graded=True, cost=True),
         Shape(rounds=4, length=1, vocabulary=2, prompts=2, network=True),
-        Shape(rounds=1, length=4, vocabulary=2, prompts=2, shared=4),
-        Shape(rounds=1, length=5, vocabulary=2, history="none", graded=True, shared=4),
-        Shape(rounds=1, length=6, vocabulary=2, prompts=2, shared=4),
+        Shape(rounds=2, length=4, vocabulary=2, prompts=2, shared=4),
+        Shape(rounds=2, length=5, vocabulary=2, prompts=2, history="none", shared=4),
+        Shape(rounds=2, length=6, vocabulary=2, history="none", graded=True, shared=4),
     ),
+    spared=(WITHOUT_REFERENCE,),
     requires=(MIXED_IF_BINARY,),
     prepare=Setting,
     telling=lambda shape: not shape.network,

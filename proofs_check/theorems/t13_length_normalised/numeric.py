@@ -14,6 +14,7 @@ from dsjax.process import DecisionSamplingProcess
 from dsjax.trajectories import STOP
 from proofs_check import instances
 from proofs_check.closed_forms import by_context, by_decider
+from proofs_check.extremes import WITHOUT_REFERENCE, without_signs
 from proofs_check.instances import Instance, Shape, draw_with_free_decider
 from proofs_check.numerics import gap, shortfall
 from proofs_check.requirements import MIXED_IF_BINARY, RESAMPLES
@@ -182,14 +183,21 @@ def _misplaced(measured: jax.Array, push: Push, side: float = 1.0) -> jax.Array:
 THEOREM = Theorem(
     STATEMENTS["T13"],
     shapes=(
-        Shape(rounds=4, length=1, vocabulary=4, history="none"),
-        Shape(rounds=3, length=2, vocabulary=2, graded=True),
+        Shape(rounds=3, length=1, vocabulary=4, prompts=2, history="none"),
+        Shape(rounds=4, length=1, vocabulary=3, graded=True),
         Shape(rounds=3, length=1, vocabulary=5, graded=True, cost=True),
         Shape(rounds=2, length=2, vocabulary=3, network=True),
         Shape(rounds=2, length=3, vocabulary=2, prompts=2, history="none", cost=True),
         Shape(rounds=2, length=4, vocabulary=2, graded=True),
         Shape(rounds=2, length=5, vocabulary=2, history="none", graded=True, cost=True),
         Shape(rounds=2, length=6, vocabulary=2, history="none", shared=4),
+    ),
+    spared=(
+        WITHOUT_REFERENCE,
+        without_signs(
+            "binary, c = 0, b in [0, 1]: STOP pushed up iff the answer is right",
+            "the sign differs from that of T8 iff r lies between V_(t+1) - c and V_(t+1) - c - D",
+        ),
     ),
     requires=(RESAMPLES, MIXED_IF_BINARY),
     draw=draw_with_free_decider,

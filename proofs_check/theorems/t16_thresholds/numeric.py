@@ -15,6 +15,7 @@ from dsjax.objectives import sft
 from dsjax.policies import PositionwisePolicy, log_probs
 from dsjax.process import DecisionSamplingProcess, Tables
 from proofs_check import instances
+from proofs_check.extremes import WITHOUT_REFERENCE
 from proofs_check.instances import Instance, Shape
 from proofs_check.numerics import gap
 from proofs_check.requirements import MEMORYLESS, RESAMPLES
@@ -158,6 +159,7 @@ THEOREM = Theorem(
         Reading(Shape(rounds=3, length=2, vocabulary=2, prompts=2, history="none"), reads=2),
         Reading(Shape(rounds=2, length=6, vocabulary=2, history="none", graded=True, shared=4), reads=1),
     ),
+    spared=(WITHOUT_REFERENCE,),
     draw=draw,
     prepare=Setting,
     requires=(MEMORYLESS, RESAMPLES),

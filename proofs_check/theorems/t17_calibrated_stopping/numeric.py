@@ -17,6 +17,7 @@ from dsjax.policies import History, Params, Policy, log_probs
 from dsjax.process import DecisionSamplingProcess
 from dsjax.trajectories import Trajectories
 from proofs_check import instances
+from proofs_check.extremes import EXTREMES, SHARPNESS, Spared
 from proofs_check.instances import Shape
 from proofs_check.numerics import gap
 from proofs_check.requirements import Requirement
@@ -113,6 +114,11 @@ def draw(key: jax.Array, sizes: Chain, process: Any = None) -> Drawn:
     return Drawn(instances.normal(key), sizes)
 
 
+def extreme(drawn: Drawn, number: Any, names: tuple[str, ...]) -> Drawn:
+    """A chain that is taken nearly always or hardly ever."""
+    return drawn.replace(theta=jnp.where(number == names.index("sharp"), SHARPNESS, 1.0) * drawn.theta)
+
+
 class Setting:
     """All trajectories under the mixture."""
 
@@ -165,6 +171,10 @@ THEOREM = Theorem(
     STATEMENTS["T17"],
     shapes=(Chain(2, 3), Chain(3, 2), Chain(5, 2), Chain(2, 4, forced=True), Chain(2, 2)),
     draw=draw,
+    extreme=extreme,
+    spared=tuple(
+        Spared(name, "the process is fixed, the policy has one parameter") for name in EXTREMES if name != "sharp"
+    ),
     prepare=Setting,
     requires=(OWN_CHAIN,),
 )

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from dsjax.evaluation.accounting import final_accuracy, log_odds, shapley, three_terms
 from proofs_check import instances
+from proofs_check.extremes import WITHOUT_COST
 from proofs_check.instances import Instance, Shape
 from proofs_check.numerics import SUM, gap
 from proofs_check.requirements import BINARY, FREE, MEMORYLESS, MIXED, RESAMPLES
@@ -94,6 +95,7 @@ THEOREM = Theorem(
         Shape(rounds=2, length=4, vocabulary=2, history="none"),
         Shape(rounds=2, length=6, vocabulary=2, history="none", shared=4),
     ),
+    spared=WITHOUT_COST,
     prepare=Setting,
     telling=lambda shape: not shape.network,
     requires=(BINARY, FREE, MEMORYLESS, MIXED, RESAMPLES),
