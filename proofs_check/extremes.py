@@ -60,9 +60,9 @@ WITHOUT_COST = (Spared("dear", "the statement is about c = 0"), Spared("tie", "b
 WITHOUT_REWARD = (Spared("dear", "no return is in the statement"), Spared("tie", "no return is in the statement"))
 
 
-def without_signs(*claims: str) -> Spared:
-    """Signs of gradients per visit."""
-    why = "1 - P(STOP) is a difference: per visit a sign is known to EPS/P(the less likely decision), up to 1 and more"
+def without_pushes(*claims: str) -> Spared:
+    """Claims about gradients per visit, or about their signs."""
+    why = "1 - P(STOP) is a difference: per visit a push is known to EPS/P(the less likely decision), up to 1 and more"
     return Spared("sharp", why, claims)
 
 

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsjax.policies import SaturatedPolicy
+from dsjax.policies import SaturatedPolicy, log_probs
 from proofs_check import runner
 from proofs_check.closed_forms import by_decider
-from proofs_check.instances import Numbers, Shape, draw, draw_with_free_decider, enumerated, normal
+from proofs_check.extremes import EXTREMES, RARE_MASS, SHARPNESS, at_extreme, kinds
+from proofs_check.instances import Numbers, Setting, Shape, draw, draw_with_free_decider, enumerated, normal
 
 pytestmark = pytest.mark.usefixtures("x64")
 SHAPES = (
@@ -64,6 +65,51 @@ def test_a_saturated_decider_is_left_alone():
     instance = draw_with_free_decider(jax.random.key(4), Shape(rounds=2, length=1, vocabulary=2))
     assert isinstance(instance.policy.base, SaturatedPolicy)
     assert set(instance.params) == {"sample", "decision"}
+
+
+def ties(setting):
+    """f[Q, A^(T-1), A]: r - V + c at the decisions of round T - 1; values of the library count costs already paid."""
+    process, T = setting.process, setting.shape.rounds
+    r = process.reward_table[:, None, :] - process.cost * (T - 2)
+    return r - setting.values.V[T - 1].reshape(r.shape[0], -1, r.shape[-1])
+
+
+@pytest.mark.parametrize("cost", [True, False])
+def test_extremes(cost):
+    shape = Shape(rounds=3, length=1, vocabulary=2, prompts=2, graded=not cost, cost=cost)
+    names = kinds(shape)
+    assert names == tuple(name for name in EXTREMES if name != "dear" or cost)
+
+    def seen(number):
+        instance = at_extreme(draw(jax.random.key(6), shape), number, names)
+        ratio = enumerated(instance)[1] - log_probs(instance.policy, instance.reference, instance.process.support())
+        return instance.process, instance.params, ties(Setting(instance)), jnp.max(jnp.abs(ratio))
+
+    at = jax.tree.map(np.asarray, jax.jit(jax.vmap(seen))(jnp.arange(-1, len(names))))
+    found = {name: jax.tree.map(lambda x, i=i: x[i], at) for i, name in enumerate([None, *names])}
+    process, params, distance, ratio = found[None]
+    assert 0 <= process.cost < 1
+    assert process.prompt_law.min() > 0.01
+    assert np.abs(distance).min() > 1e-3
+    assert ratio > 0.1
+    sharp = found["sharp"][1]
+    for name in params:
+        np.testing.assert_allclose(sharp[name], SHARPNESS * params[name])
+    assert 0.1 < found["sharp"][3] < 10  # the reference is as far as before
+    np.testing.assert_allclose(found["rare"][0].prompt_law, [RARE_MASS, 1 - RARE_MASS], rtol=1e-15)
+    if cost:
+        assert found["dear"][0].cost >= 1
+    tied, _, distance, _ = found["tie"]
+    assert np.abs(distance).min() < 1e-15
+    assert (tied.cost > 0) == cost
+    assert ((tied.reward_table >= 0) & (tied.reward_table <= 1)).all()
+    assert found["same"][3] == 0
+    # Nothing else moves.
+    for name in names:
+        for field in ("prompt_law", "reward_table", "cost"):
+            moved = not np.array_equal(getattr(found[name][0], field), getattr(process, field))
+            own = {"rare": "prompt_law", "dear": "cost", "tie": "cost" if cost else "reward_table"}.get(name)
+            assert moved == (field == own), (name, field)
 
 
 @pytest.mark.parametrize("own", [None, "3"])

@@ -16,6 +16,8 @@ import proofs_check
 from dsjax.errors import InputError
 from dsjax.evaluation import accounting
 from proofs_check import registry, runner
+from proofs_check.extremes import WITHOUT_REFERENCE, Spared
+from proofs_check.instances import Shape
 from proofs_check.statement import Statement
 from proofs_check.theorem import Theorem, always
 from proofs_check.theorems.t10_accounting import numeric as t10_accounting
@@ -105,6 +107,43 @@ def test_a_control_that_passes_anywhere_fails_the_theorem(toy, error):
     assert all(c.ok for c in result.claims)
     assert not result.control_rejected
     assert any("control not rejected" in line for line in report.failures())
+
+
+@pytest.mark.parametrize("spared", [(), (Spared("sharp", "why", ("equal",)),)])
+def test_an_extreme_is_asked_of_claims_that_are_not_spared_and_of_no_control(toy, spared):
+    shape = Shape(rounds=2, length=1, vocabulary=2)
+    report = toy(
+        instances=16,
+        shapes=(shape,),
+        extreme=lambda x, number, names: jnp.where(number == names.index("sharp"), 1e3 + x, x),
+        equal=lambda x: jnp.where(x > 500, 1e-9, 0.0),
+        shifted=lambda x: jnp.where(x > 500, 0.0, 1.0),
+        spared=(*spared, WITHOUT_REFERENCE),
+    )
+    (result,) = report.rows
+    assert result.deciding_instances == 16
+    assert result.control_rejected
+    assert result.controls[0].instances == 12
+    (extreme,) = result.extremes
+    assert (extreme.name, extreme.instances) == ("sharp", 4)
+    assert report.ok == bool(spared)
+    if not spared:
+        assert (extreme.claim, extreme.worst_error, extreme.worst.index) == ("equal", 1e-9, 3)
+
+
+def test_of_an_equation_with_a_margin_the_margin_alone_is_spared(monkeypatch):
+    toy = theorem(
+        shapes=(Shape(rounds=2, length=1, vocabulary=2),),
+        extreme=lambda x, number, names: jnp.where(number >= 0, -jnp.abs(x), jnp.abs(x)),
+        spared=(Spared("sharp", "why", ("both", "positive")), WITHOUT_REFERENCE),
+    )
+    toy.on().equation("both", lambda x: jnp.where(x < 0, 1e-13, 0.0), margin=lambda x: x, strict=True)
+    monkeypatch.setitem(registry.THEOREMS, "X", toy)
+    report = proofs_check.check("X", instances=8)
+    assert report.ok
+    (both,) = [c for c in report.rows[0].claims if c.name == "both"]
+    assert both.worst_error == 1e-13
+    assert both.smallest_margin > 0
 
 
 def test_no_control_is_a_failure(toy):

@@ -18,7 +18,7 @@ from dsjax.trajectories import STOP
 from proofs_check import instances
 from proofs_check.closed_forms import by_context
 from proofs_check.coefficients import gradients_of
-from proofs_check.extremes import Spared, without_signs
+from proofs_check.extremes import Spared, without_pushes
 from proofs_check.instances import Instance, Numbers, Shape, draw_with_free_decider
 from proofs_check.numerics import gap, shortfall
 from proofs_check.requirements import MIXED_IF_BINARY, RESAMPLES
@@ -28,6 +28,7 @@ from proofs_check.theorem import Theorem
 STEP = 0.01  # relative distance from a boundary at which its two sides are read
 GENERAL, BELOW, ABOVE, EVEN = range(4)  # the cases of `Setting.trajectory` and `Setting.own`
 Rounds = tuple[jax.Array, ...]  # one array a round
+TAXED = "trajectory less own-token KL: beta K per visit, > 0"
 TURNS = "decision at its reference: STOP pushed up iff r - V + c + beta K > 0, on both sides"
 
 
@@ -255,13 +256,9 @@ THEOREM = Theorem(
         Shape(rounds=2, length=6, vocabulary=2, history="none", shared=4),
     ),
     spared=(
-        without_signs(TURNS),
+        without_pushes(TURNS, TAXED),
         Spared("tie", "where r = V - c no beta > 0 is below the boundary", (TURNS,)),
-        Spared(
-            "same",
-            "without drift there is no tax and nothing turns",
-            (TURNS, "trajectory less own-token KL: beta K per visit, > 0"),
-        ),
+        Spared("same", "without drift there is no tax and nothing turns", (TURNS, TAXED)),
     ),
     requires=(RESAMPLES, MIXED_IF_BINARY),
     draw=draw_with_free_decider,
@@ -291,7 +288,7 @@ _forward = everywhere.equation(
     lambda s: gap(s.by_k3[0], s.parts.reward - s.beta * s.forward),
 )
 everywhere.equation(
-    "trajectory less own-token KL: beta K per visit, > 0",
+    TAXED,
     lambda s: gap(s.on_stop - s.own_on_stop, s.beta * s.parts.tax),
     margin=lambda s: jnp.min((s.on_stop - s.own_on_stop) / s.parts.visits),
     strict=True,

@@ -10,7 +10,7 @@ from dsjax.objectives import Objective, reinforce, sft
 from dsjax.trajectories import STOP, Trajectories
 from proofs_check import instances
 from proofs_check.closed_forms import by_context, by_decider, context_counts
-from proofs_check.extremes import WITHOUT_REFERENCE, without_signs
+from proofs_check.extremes import WITHOUT_REFERENCE, without_pushes
 from proofs_check.instances import Instance, Shape, draw_with_free_decider, normal
 from proofs_check.numerics import gap, shortfall
 from proofs_check.requirements import MIXED_IF_BINARY, RESAMPLES
@@ -86,7 +86,7 @@ THEOREM = Theorem(
     ),
     spared=(
         WITHOUT_REFERENCE,
-        without_signs(
+        without_pushes(
             "binary, c = 0: STOP pushed up iff the answer is right",
             "SFT on demonstrations that decide better than pi: STOP up iff the answer is right",
         ),

@@ -15,7 +15,7 @@ from dsjax.policies import Params, PositionwisePolicy, log_probs
 from dsjax.process import Tables
 from dsjax.trajectories import STOP, Trajectories
 from proofs_check.closed_forms import by_decider, context_counts
-from proofs_check.extremes import WITHOUT_COST, WITHOUT_REFERENCE, without_signs
+from proofs_check.extremes import WITHOUT_COST, WITHOUT_REFERENCE, without_pushes
 from proofs_check.instances import Instance, Shape, draw_with_free_decider
 from proofs_check.numerics import gap, shortfall
 from proofs_check.requirements import BINARY, FREE, MIXED, RESAMPLES
@@ -211,7 +211,7 @@ THEOREM = Theorem(
     spared=(
         *WITHOUT_COST,
         WITHOUT_REFERENCE,
-        without_signs(
+        without_pushes(
             "> 0 in every context of the demonstrations, at any finite logits",
             "saturated: J rises by the sum over shown answers of (probability to reach them then) x (1 - U_t) > 0",
             "blind pi_d: gradient on logit_STOP = nu(q) (1 - pi_stop) / N > 0",

@@ -14,7 +14,7 @@ from dsjax.process import DecisionSamplingProcess
 from dsjax.trajectories import STOP
 from proofs_check import instances
 from proofs_check.closed_forms import by_context, by_decider
-from proofs_check.extremes import WITHOUT_REFERENCE, without_signs
+from proofs_check.extremes import WITHOUT_REFERENCE, without_pushes
 from proofs_check.instances import Instance, Shape, draw_with_free_decider
 from proofs_check.numerics import gap, shortfall
 from proofs_check.requirements import MIXED_IF_BINARY, RESAMPLES
@@ -194,7 +194,7 @@ THEOREM = Theorem(
     ),
     spared=(
         WITHOUT_REFERENCE,
-        without_signs(
+        without_pushes(
             "binary, c = 0, b in [0, 1]: STOP pushed up iff the answer is right",
             "the sign differs from that of T8 iff r lies between V_(t+1) - c and V_(t+1) - c - D",
         ),

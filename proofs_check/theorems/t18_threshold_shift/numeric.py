@@ -15,6 +15,7 @@ from dsjax.objectives import Objective, SumCount, own_token_kl, reinforce
 from dsjax.policies import Params, log_probs
 from dsjax.trajectories import Trajectories
 from proofs_check import instances
+from proofs_check.extremes import without_pushes
 from proofs_check.instances import Instance, Shape
 from proofs_check.numerics import SUM, gap
 from proofs_check.requirements import MEMORYLESS, RESAMPLES
@@ -118,6 +119,14 @@ THEOREM = Theorem(
         Shape(rounds=4, length=1, vocabulary=3, history="none", graded=True),
         Shape(rounds=2, length=4, vocabulary=2, history="none", cost=True),
         Shape(rounds=2, length=1, vocabulary=4, prompts=2, graded=True),
+    ),
+    spared=(
+        without_pushes(
+            "trajectory KL: pushes at two answers of a prompt differ by r - r' - beta (Delta - Delta')",
+            "own-token KL: pushes at two answers of a prompt differ by r - r' - beta (Delta - Delta')",
+            "flow of pi_d, the sampler moving: C = C_ref + dr/beta + (C(0) - C_ref - dr/beta) exp(-beta t)",
+            "without KL: C = C(0) + t dr",
+        ),
     ),
     prepare=Setting,
     requires=(MEMORYLESS, RESAMPLES),
