@@ -238,7 +238,7 @@ def test_t10_checks_the_functions_that_the_study_reports(name, monkeypatch):
         return [found.part(scale, part, "arm", "base").values[0] for scale, part in parts]
 
     theorem = registry.THEOREMS["T10"]
-    monkeypatch.setitem(registry.THEOREMS, "T10", replace(theorem, shapes=theorem.shapes[1:2]))
+    monkeypatch.setitem(registry.THEOREMS, "T10", replace(theorem, shapes=theorem.shapes[:1]))
     before = reported()
     monkeypatch.setattr(accounting, name, FAULTS[name](getattr(accounting, name)))
     assert np.abs(np.subtract(reported(), before)).max() > 1e-3
