@@ -56,7 +56,7 @@ class Recoding:
         longer = replace(self.base, length=self.base.length + self.filler)
         table = SaturatedPolicy(longer.prompts, longer.vocabulary, longer.length, longer.rounds, history=longer.history)
         size = sum(math.prod(shape) for shape in table.shapes().values())
-        return min(longer.share, (SMALL / size) ** 2)
+        return longer.share * min(1.0, (SMALL / size) ** 2)
 
     def __str__(self) -> str:
         return f"{self.base} -> V={self.vocabulary} L={self.length}; filler {self.filler}"

@@ -23,7 +23,7 @@ from dsjax.process import DecisionSamplingProcess
 from dsjax.trajectories import Trajectories
 from proofs_check import instances
 from proofs_check.closed_forms import context_counts
-from proofs_check.extremes import WITHOUT_REFERENCE
+from proofs_check.extremes import WITHOUT_REFERENCE, Spared
 from proofs_check.instances import Instance, Shape, Traced
 from proofs_check.numerics import ENERGY, gap
 from proofs_check.requirements import MIXED_IF_BINARY, RESAMPLES, Requirement
@@ -363,7 +363,20 @@ THEOREM = Theorem(
         Lengthening(Shape(rounds=2, length=5, vocabulary=2, history="none", graded=True, shared=3)),
         Lengthening(Shape(rounds=2, length=6, vocabulary=2, history="none", shared=3)),
     ),
-    spared=(WITHOUT_REFERENCE,),
+    spared=(
+        WITHOUT_REFERENCE,
+        Spared(
+            "sharp",
+            "heads x 8 take eigenvalues of a network's Fisher matrix to the rank cut, where tr(F^+ F) is unsure",
+            ("a network, w = 1: M_c <= its softmaxes' free directions",),
+        ),
+        Spared(
+            "sharp",
+            "few contexts are left in which more than one token is drawn: shared parameters are nearly collinear",
+            ("w = 1: M_c = rank F_c, the number of free directions",),
+            when=lambda sizes: sizes.base.shared > 0,
+        ),
+    ),
     draw=draw,
     requires=(RESAMPLES, MIXED_IF_BINARY, VARIED, SHORT),
     on_process=on_process,
