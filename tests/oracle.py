@@ -227,6 +227,9 @@ def group_advantage(kind: str, own: float, others: Sequence[float], epsilon: flo
     if kind == "group_normalised":
         degenerate = group.max() == group.min()
         return 0.0 if degenerate else float((own - group.mean()) / (group.std() + epsilon))
+    if kind == "maxrl":
+        mean = float(np.mean(group))
+        return (own - mean) / (mean + epsilon) if mean > 1e-12 else 0.0
     raise ValueError(kind)
 
 

@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Callable
 from itertools import combinations_with_replacement
 from math import comb
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -95,6 +96,47 @@ def _compositions(total: int, parts: int) -> np.ndarray:
     return np.array(rows).reshape(count, parts)
 
 
+class _Members(NamedTuple):
+    """A group of G on an exact law: its trajectory B and the N ways in which the others' returns can be counted."""
+
+    support: jax.Array  # f[K]: values of the returns
+    counts: jax.Array  # f[N, K]: how many of the other G - 1 members have each value
+    mean: jax.Array  # f[B, N]: of all G returns
+    pmf: jax.Array  # f[B, N]: probability of the counts
+    covered: jax.Array  # bool[]: no return of positive probability is outside of the support
+
+    def expected(self, value_BxN: jax.Array) -> jax.Array:
+        """f[B]: the mean over the other members."""
+        advantage_B = jnp.sum(self.pmf * value_BxN, -1)
+        return jnp.where(self.covered, advantage_B, jnp.nan)
+
+
+def _members_of_law(
+    reward_B: jax.Array, traj: Trajectories, group_size: int, reward_support: tuple[float, ...]
+) -> _Members:
+    """The other members' returns take the values `reward_support` with their probabilities at the prompt: multinomial.
+
+    Mass on other values is an error outside of a trace and gives NaN inside of one: never a silently wrong number.
+    """
+    require(group_size >= 2, "group_size", group_size, "at least 2")
+    support_K = jnp.asarray(reward_support, reward_B.dtype)
+    close_BxK = jnp.abs(reward_B[:, None] - support_K[None, :]) <= 64 * jnp.finfo(reward_B.dtype).eps
+    law_QxK = jax.vmap(lambda is_k: _group_sum(traj.weight * is_k, traj), in_axes=1, out_axes=1)(
+        close_BxK.astype(reward_B.dtype)
+    )
+    mass_Q = _group_sum(traj.weight, traj)
+    covered = jnp.all((jnp.sum(close_BxK, -1) == 1) | (traj.weight == 0))
+    if is_concrete(covered):
+        require(bool(covered), "reward_support", reward_support, "all returns that have positive probability")
+    law_QxK = divide(law_QxK, mass_Q[:, None])
+    counts_NxK = jnp.asarray(_compositions(group_size - 1, len(reward_support)), reward_B.dtype)
+    log_multinomial_N = gammaln(jnp.asarray(group_size, reward_B.dtype)) - jnp.sum(gammaln(counts_NxK + 1), -1)
+    log_pmf_QxN = log_multinomial_N[None] + jnp.sum(xlogy(counts_NxK[None], law_QxK[:, None, :]), -1)
+    others_sum_N = jnp.sum(counts_NxK * support_K[None, :], -1)  # no matmul: some devices round its inputs
+    mean_BxN = (others_sum_N[None] + reward_B[:, None]) / group_size
+    return _Members(support_K, counts_NxK, mean_BxN, jnp.exp(log_pmf_QxN)[traj.group], covered)
+
+
 def group_normalised(
     reward_B: jax.Array,
     traj: Trajectories,
@@ -107,7 +149,7 @@ def group_normalised(
 
     Exact law: the expectation over the other G - 1 members, whose returns take the values `reward_support` with the
     probabilities that the law gives them at this prompt (multinomial; binomial for a binary verifier). Mass on other
-    values is an error outside of a trace and gives NaN inside of one: never a silently wrong number.
+    values is an error outside of a trace and gives NaN inside of one.
     """
     epsilon_ = jnp.asarray(epsilon, reward_B.dtype)
 
@@ -126,30 +168,75 @@ def group_normalised(
         dust_B = (2 * size_B * jnp.finfo(reward_B.dtype).eps * mean_B) ** 2
         return normalise(centred_B, jnp.where(variance_B > dust_B, variance_B, 0.0))
 
-    require(group_size >= 2, "group_size", group_size, "at least 2")
-    support_K = jnp.asarray(reward_support, reward_B.dtype)
-    close_BxK = jnp.abs(reward_B[:, None] - support_K[None, :]) <= 64 * jnp.finfo(reward_B.dtype).eps
-    law_QxK = jax.vmap(lambda is_k: _group_sum(traj.weight * is_k, traj), in_axes=1, out_axes=1)(
-        close_BxK.astype(reward_B.dtype)
-    )
-    mass_Q = _group_sum(traj.weight, traj)
-    covered = jnp.all((jnp.sum(close_BxK, -1) == 1) | (traj.weight == 0))
-    if is_concrete(covered):
-        require(bool(covered), "reward_support", reward_support, "all returns that have positive probability")
-    law_QxK = divide(law_QxK, mass_Q[:, None])
-    counts_NxK = jnp.asarray(_compositions(group_size - 1, len(reward_support)), reward_B.dtype)
-    log_multinomial_N = gammaln(jnp.asarray(group_size, reward_B.dtype)) - jnp.sum(gammaln(counts_NxK + 1), -1)
-    log_pmf_QxN = log_multinomial_N[None] + jnp.sum(xlogy(counts_NxK[None], law_QxK[:, None, :]), -1)
-    pmf_BxN = jnp.exp(log_pmf_QxN)[traj.group]
-    others_sum_N = jnp.sum(counts_NxK * support_K[None, :], -1)  # no matmul: some devices round its inputs
-    mean_BxN = (others_sum_N[None] + reward_B[:, None]) / group_size
+    members = _members_of_law(reward_B, traj, group_size, reward_support)
+    counts_NxK, support_K, mean_BxN = members.counts, members.support, members.mean
     spread_BxN = jnp.sum(counts_NxK[None] * (support_K[None, None] - mean_BxN[..., None]) ** 2, -1)
     variance_BxN = (spread_BxN + (reward_B[:, None] - mean_BxN) ** 2) / group_size
     # All G returns equal: the sums above are then exact for values like 0 and 1, and dust for others.
     dust = (2 * group_size * jnp.finfo(reward_B.dtype).eps * jnp.max(jnp.abs(support_K))) ** 2
     variance_BxN = jnp.where(variance_BxN > dust, variance_BxN, 0.0)
-    advantage_B = jnp.sum(pmf_BxN * normalise(reward_B[:, None] - mean_BxN, variance_BxN), -1)
-    return jnp.where(covered, advantage_B, jnp.nan)
+    return members.expected(normalise(reward_B[:, None] - mean_BxN, variance_BxN))
+
+
+def maxrl(
+    reward_B: jax.Array,
+    traj: Trajectories,
+    *,
+    group_size: int = 8,
+    reward_support: tuple[float, ...] = (0.0, 1.0),
+    epsilon: float = 1e-6,
+) -> jax.Array:
+    """A = (R - mean)/(mean + epsilon) over the group, itself included (MaxRL, Tajwar et al. 2026).
+
+    0 where the mean is not positive: nothing succeeded, and a negative mean would turn every sign. Exact law: as
+    `group_normalised`, the expectation over the other G - 1 members.
+    """
+    epsilon_, eps = jnp.asarray(epsilon, reward_B.dtype), jnp.finfo(reward_B.dtype).eps
+
+    def over_mean(reward: jax.Array, mean: jax.Array, dust: jax.Array) -> jax.Array:
+        succeeded = mean > dust
+        return jnp.where(succeeded, (reward - mean) / (jnp.where(succeeded, mean, 1.0) + epsilon_), 0.0)
+
+    # Returns of both signs that cancel leave rounding dust of relative size G eps.
+    if not traj.exact:
+        _sampled_group(traj)
+        size_B = _members(traj, reward_B.dtype)
+        mean_B, scale_B = (_group_sum(x, traj)[traj.group] / size_B for x in (reward_B, jnp.abs(reward_B)))
+        return over_mean(reward_B, mean_B, 2 * size_B * eps * scale_B)
+    members = _members_of_law(reward_B, traj, group_size, reward_support)
+    dust = 2 * group_size * eps * jnp.max(jnp.abs(members.support))
+    return members.expected(over_mean(reward_B[:, None], members.mean, dust))
+
+
+def opo(reward_B: jax.Array, traj: Trajectories, *, group_size: int = 8) -> jax.Array:
+    """A = R - sum_j T_j R_j / sum_j T_j over the group, itself included; T loss tokens (OPO, Hao et al. 2025). BIASED.
+
+    The trajectory's own return is in its baseline, with a part that grows with its length, so the expected gradient
+    is that of no objective common to both components (T23). Exact law: the expectation over the other G - 1 members,
+    any verifier; their total length is a sum of independent integers, whose law is a product of Fourier transforms.
+    """
+    tokens_B = traj.num_tokens
+    if not traj.exact:
+        _sampled_group(traj)
+        paid, written = (_group_sum(x, traj)[traj.group] for x in (tokens_B * reward_B, tokens_B))
+        return reward_B - divide(paid, written)
+    require(group_size >= 2, "group_size", group_size, "at least 2")
+    longest, others = traj.tokens.shape[1], group_size - 1
+    size, mass_Q = others * longest + 1, _group_sum(traj.weight, traj)
+    place_B = traj.group * size + jnp.sum(traj.mask, axis=-1, dtype=traj.group.dtype)
+
+    def transform(x_B: jax.Array) -> jax.Array:
+        """Of E[x; T = n] at each prompt, n = 0 .. size - 1."""
+        by_length = jax.ops.segment_sum(traj.weight * x_B, place_B, traj.num_groups * size)
+        return jnp.fft.rfft(divide(by_length.reshape(-1, size), mass_Q[:, None]))
+
+    length, paid = transform(jnp.ones_like(reward_B)), transform(tokens_B * reward_B)
+    # By total length n of the others: its probability, and the mean of sum_j T_j R_j where it is n.
+    law_QxN = jnp.fft.irfft(length**others, size)
+    paid_QxN = jnp.fft.irfft(others * paid * length ** (others - 1), size)
+    total_BxN = tokens_B[:, None] + jnp.arange(size, dtype=reward_B.dtype)[None]
+    own_BxN = (tokens_B * reward_B)[:, None] * law_QxN[traj.group]
+    return reward_B - jnp.sum(divide(own_BxN + paid_QxN[traj.group], total_BxN), -1)
 
 
 SEQUENCE_ADVANTAGES: dict[str, Callable[..., jax.Array]] = {
@@ -158,6 +245,8 @@ SEQUENCE_ADVANTAGES: dict[str, Callable[..., jax.Array]] = {
     "leave_one_out": leave_one_out,
     "group_mean": group_mean,
     "group_normalised": group_normalised,
+    "maxrl": maxrl,
+    "opo": opo,
 }
 ADVANTAGES: dict[str, Callable[..., jax.Array]] = {**SEQUENCE_ADVANTAGES, **TOKEN_ADVANTAGES}
 

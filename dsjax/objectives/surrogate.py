@@ -67,9 +67,10 @@ def surrogate(
       token_kl: beta of the own-token KL in the loss, with the same aggregation.
       kl_estimator: `k1`, `k2`, `k3` or `k3_ratio`, of the KL in the loss.
       entropy: coefficient of the entropy bonus, with the same aggregation.
-      group_size: G, of `group_mean` and `group_normalised`; read for exact laws only.
-      reward_support: values of the return, of `group_normalised`; read for exact laws only.
-      epsilon: added to the standard deviation by `group_normalised`, to the variance by `whiten`.
+      group_size: G, of `group_mean`, `group_normalised`, `maxrl` and `opo`; read for exact laws only.
+      reward_support: values of the return, of `group_normalised` and `maxrl`; read for exact laws only.
+      epsilon: added to the standard deviation by `group_normalised`, to the mean by `maxrl`, to the variance by
+        `whiten`.
       discount: gamma per token, of the advantages per token.
       gae_lambda: of `gae`.
       whiten: whiten the advantages over all tokens of the batch; of `returns_to_go` and `gae`.

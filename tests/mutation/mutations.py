@@ -178,7 +178,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         ),
         (
             "support-silent",
-            "return jnp.where(covered, advantage_B, jnp.nan)",
+            "return jnp.where(self.covered, advantage_B, jnp.nan)",
             "return advantage_B",
             "GRPO on an exact law: a number for returns outside of the stated support",
             {"theorems": (), "tests": (f"{_ADVANTAGES}::test_mass_outside_of_the_reward_support[1e-08]",)},

@@ -60,6 +60,7 @@ def eager(name: str, traj: Trajectories, **options) -> np.ndarray:
 
 REWARDS = np.array([0.0, 1.0, 1.0, 0.25, 0.5, 0.9, 0.0])
 GROUPS = np.array([0, 1, 0, 1, 1, 0, 1])  # interleaved, 3 and 4 members
+DIVIDED = ("group_normalised", "maxrl")  # they have an epsilon, and a support on an exact law
 
 
 def one_by_one(name: str, epsilon: float = 0.0) -> list[float]:
@@ -70,9 +71,9 @@ def one_by_one(name: str, epsilon: float = 0.0) -> list[float]:
     return out
 
 
-@pytest.mark.parametrize("name", ["leave_one_out", "group_mean", "group_normalised"])
+@pytest.mark.parametrize("name", ["leave_one_out", "group_mean", "group_normalised", "maxrl"])
 def test_sampled_groups_match_numpy(x64, name):
-    options = {"epsilon": 1e-3} if name == "group_normalised" else {}
+    options = {"epsilon": 1e-3} if name in DIVIDED else {}
     got = of(name, batch(REWARDS, GROUPS), **options)
     # A dozen operations on numbers of order 1: a few tens of eps.
     np.testing.assert_allclose(got, one_by_one(name, **options), rtol=0, atol=1e-14)
@@ -140,12 +141,12 @@ def law_batch(name: str) -> tuple[Trajectories, tuple[float, ...], np.ndarray]:
 
 @pytest.mark.parametrize("size", [2, 3, 4])
 @pytest.mark.parametrize("law", LAWS)
-@pytest.mark.parametrize("name", ["leave_one_out", "group_mean", "group_normalised"])
+@pytest.mark.parametrize("name", ["leave_one_out", "group_mean", "group_normalised", "maxrl"])
 def test_exact_laws_match_every_group_written_out(x64, name, law, size):
     traj, support, laws = law_batch(law)
     options: dict = {} if name == "leave_one_out" else {"group_size": size}
-    for epsilon in (0.0, 1e-2) if name == "group_normalised" else (0.0,):
-        if name == "group_normalised":
+    for epsilon in (0.0, 1e-2) if name in DIVIDED else (0.0,):
+        if name in DIVIDED:
             options |= {"reward_support": support, "epsilon": epsilon}
         got = of(name, traj, **options)
         expected = [
@@ -182,7 +183,7 @@ def test_grpo_scale_on_a_binary_law(x64):
         assert signal == pytest.approx(closed, abs=TIGHT)
 
 
-@pytest.mark.parametrize("name", ["leave_one_out", "group_mean", "group_normalised"])
+@pytest.mark.parametrize("name", ["leave_one_out", "group_mean", "group_normalised", "maxrl"])
 def test_a_group_of_one_is_refused(x64, name):
     for groups in ([0, 1, 2, 3], [0, 0, 0, 1]):  # all alone; or one alone among others
         with pytest.raises(InputError, match="group size"):
@@ -193,6 +194,7 @@ def test_a_group_of_one_is_refused(x64, name):
     ("name", "options", "words"),
     [
         ("group_mean", {"group_size": 1}, "group_size: received 1"),
+        ("opo", {"group_size": 1}, "group_size: received 1"),
         ("group_normalised", {"group_size": 1}, "group_size: received 1"),
         ("group_normalised", {"reward_support": (0.0, 1.0, 1.0)}, "reward_support"),  # a value twice
         ("group_normalised", {"group_size": 64, "reward_support": tuple(np.linspace(0, 1, 9))}, "compositions"),
@@ -213,6 +215,50 @@ def test_mass_outside_of_the_reward_support(x64, mass):
     # Values without probability do no harm, and support without mass neither.
     assert np.isfinite(of("group_normalised", batch([0.0, 1.0, 0.5], [0] * 3, [0.5, 0.5, 0.0], exact=True))).all()
     assert np.isfinite(of("group_normalised", traj, reward_support=(0.0, 0.25, 0.5, 1.0))).all()
+
+
+def by_length(rewards, stops, groups, weights=None) -> Trajectories:
+    """Answers of two tokens, at most three rounds: 3, 6 or 8 loss tokens."""
+    B = len(rewards)
+    return from_rounds(
+        prompt=np.zeros((B, 1), np.int32),
+        answers=np.zeros((B, 3, 2), np.int32),
+        stop_round=np.asarray(stops, np.int32),
+        horizon=3,
+        reward=jnp.asarray(rewards),
+        weight=jnp.asarray(np.full(B, 1 / B) if weights is None else weights),
+        group=np.asarray(groups, np.int32),
+        num_groups=2,
+        exact=weights is not None,
+    )
+
+
+def test_opo_weighs_returns_by_length(x64):
+    stops = [0, 1, 2, 2, 0, 1, 1]
+    A, T = of("opo", by_length(REWARDS, stops, GROUPS)), np.array([3, 6, 8])[stops]
+    for g in (0, 1):
+        here = g == GROUPS
+        weighted = REWARDS[here] - (T * REWARDS)[here].sum() / T[here].sum()
+        np.testing.assert_allclose(A[here], weighted, rtol=0, atol=1e-14)
+        assert np.abs(weighted - (REWARDS[here] - REWARDS[here].mean())).max() > 1e-3  # the plain mean is seen
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_opo_on_an_exact_law_matches_every_group_written_out(x64, size):
+    """Two prompts, one of them without mass on one length; returns of any value, also two of one length."""
+    rewards = np.array([0.0, 1.0, -0.3, 0.4, 0.7, 0.1])
+    stops, groups = np.array([0, 0, 1, 2, 1, 2]), np.array([0, 0, 0, 0, 1, 1])
+    weights, T = np.array([0.1, 0.2, 0.15, 0.15, 0.3, 0.1]), np.array([3, 6, 8])[stops]
+    A = of("opo", by_length(rewards, stops, groups, weights), group_size=size)
+    for i, g in enumerate(groups):
+        here = np.flatnonzero(groups == g)
+        expected = 0.0
+        for others in itertools.product(here, repeat=size - 1):
+            group = np.array([i, *others])
+            probability = np.prod(weights[list(others)] / weights[here].sum())
+            expected += probability * (rewards[i] - (T * rewards)[group].sum() / T[group].sum())
+        # A Fourier transform of at most 28 probabilities, there and back: some tens of eps.
+        assert A[i] == pytest.approx(expected, abs=1e-14)
 
 
 def test_unknown_names_list_the_known_ones(x64):
