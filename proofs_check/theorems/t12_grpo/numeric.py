@@ -87,8 +87,12 @@ class Setting(instances.Setting):
         self.exact, self.p = jax.jacrev(success, argnums=(0, 1), has_aux=True)(self.params, self.params)
         self.gradients = {
             name: component_gradients(self.policy, self.params, self.traj, objective)
-            for name, objective in _objectives(self.shape).items()
+            for name, objective in self.objectives().items()
         }
+
+    def objectives(self) -> dict[str, Objective]:
+        """What the shape is there for."""
+        return _objectives(self.shape)
 
     def mixed(self, jacobian: Params, c_Q: jax.Array | float = 1.0) -> Params:
         """The gradient of sum_q mu(q) c(q) p_q."""
@@ -107,20 +111,20 @@ class Setting(instances.Setting):
 
     @cached_property
     def c(self) -> dict[int, jax.Array]:
-        """f[Q] for each size: how much more a right trajectory weighs than a wrong one, as measured."""
+        """f[Q] for each size, of GRPO."""
+        return {size: self.factor_of("group_normalised", size) for size in SIZES}
+
+    def factor_of(self, name: str, size: int, epsilon: float = 0.0) -> jax.Array:
+        """f[Q]: how much more an advantage weighs a right trajectory than a wrong one, as measured."""
         traj = self.traj
         of_prompt = traj.prompt[:, 0][None, :] == jnp.arange(self.p.size, dtype=traj.prompt.dtype)[:, None]
+        A_B = advantage(name, traj.reward, traj, group_size=size, epsilon=epsilon)
 
-        def measured(size: int) -> jax.Array:
-            A_B = advantage("group_normalised", traj.reward, traj, group_size=size, epsilon=0.0)
+        def mean(right: bool) -> jax.Array:
+            chosen = of_prompt & ((traj.reward > 0.5) == right)[None, :]
+            return jnp.mean(jnp.broadcast_to(A_B[None, :], chosen.shape), axis=-1, where=chosen)
 
-            def mean(right: bool) -> jax.Array:
-                chosen = of_prompt & ((traj.reward > 0.5) == right)[None, :]
-                return jnp.mean(jnp.broadcast_to(A_B[None, :], chosen.shape), axis=-1, where=chosen)
-
-            return mean(True) - mean(False)
-
-        return {size: measured(size) for size in SIZES}
+        return mean(True) - mean(False)
 
 
 def _first_prompt(gradient: Params) -> Params:
@@ -128,7 +132,7 @@ def _first_prompt(gradient: Params) -> Params:
     return jax.tree.map(lambda x: x.at[1:].set(0.0), gradient)
 
 
-def _no_factor(direction: Any, gradient: Any) -> jax.Array:
+def no_factor(direction: Any, gradient: Any) -> jax.Array:
     """Distance of the gradient, scaled to length 1, from its best multiple of the direction."""
     g, h = ravel_pytree(gradient)[0], ravel_pytree(direction)[0]
     return gap(g / jnp.sqrt(g @ g), h * (g @ h) / (h @ h) / jnp.sqrt(g @ g))
@@ -230,12 +234,12 @@ rounds.control("energies of REINFORCE", _energy, lambda s: _energies(s, jnp.ones
 rounds.control(
     "GRPO, token mean, T >= 2: one factor for all contexts of a prompt",
     _one_round,
-    lambda s: _no_factor(_first_prompt(s.of_return), _first_prompt(s.gradients["token mean"].total)),
+    lambda s: no_factor(_first_prompt(s.of_return), _first_prompt(s.gradients["token mean"].total)),
 )
 binary.control(
     "GRPO, sequence sum: one factor for all prompts",
     _summed,
-    lambda s: _no_factor(s.of_return, s.gradients["summed"].total),
+    lambda s: no_factor(s.of_return, s.gradients["summed"].total),
 )
 returns.control("group-mean baseline said to be unbiased", _baseline, lambda s: s.gap("centred", 1.0))
 one_round.control(
