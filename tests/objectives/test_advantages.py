@@ -291,7 +291,14 @@ def test_a_batch_without_weight_is_finite(x64):
 
 @pytest.mark.parametrize(
     ("objective", "options", "size"),
-    [("rloo", {}, 2), ("rloo", {}, 3), ("reinforce", {"baseline": "group_mean"}, 3), ("grpo", {"epsilon": 0.0}, 3)],
+    [
+        ("rloo", {}, 2),
+        ("rloo", {}, 3),
+        ("reinforce", {"baseline": "group_mean"}, 3),
+        ("reinforce", {"baseline": "maxrl", "epsilon": 0.0}, 3),
+        ("reinforce", {"baseline": "opo"}, 3),
+        ("grpo", {"epsilon": 0.0}, 3),
+    ],
 )
 def test_sampled_objective_averaged_over_all_groups_is_the_exact_one(x64, objective, options, size):
     """Every group of G trajectories, one by one, with its probability: the same coefficients as on the exact law.
@@ -326,12 +333,12 @@ def test_sampled_objective_averaged_over_all_groups_is_the_exact_one(x64, object
     averaged = np.zeros(traj.tokens.shape)
     np.add.at(averaged, members, c)
     on_law = {} if objective == "rloo" else {**options, "group_size": size}
-    if objective == "reinforce":
+    if options.get("baseline") == "group_mean":
         exact = (size - 1) / size * law_coefficients(resolve("rloo"), old_logp, traj)
     else:
         exact = law_coefficients(resolve(objective, on_law), old_logp, traj)
     np.testing.assert_allclose(averaged, exact, rtol=0, atol=TIGHT)
-    if objective != "grpo":
+    if objective == "rloo" or options.get("baseline") == "group_mean":
         scale = 1.0 if objective == "rloo" else (size - 1) / size
         expected = oracle.return_gradient(case.toy, brute)
         per_token = [averaged[i][np.asarray(traj.mask[i])] / brute[i].probability for i in range(N)]

@@ -13,7 +13,8 @@ import numpy as np
 from dsjax.attribution import coefficients
 from dsjax.numerics import divide
 from dsjax.objectives import Objective, reinforce
-from dsjax.trajectories import STOP
+from dsjax.process import DecisionSamplingProcess
+from dsjax.trajectories import STOP, Trajectories
 from proofs_check.instances import Shape
 from proofs_check.numerics import gap
 from proofs_check.requirements import MIXED_IF_BINARY
@@ -42,7 +43,7 @@ def _two_rounds(shape: Shape) -> bool:
 
 def passes(p: jax.Array, size: int) -> jax.Array:
     """sum_(k=1)^(G-1) pass@k / k, what MaxRL ascends in groups of G."""
-    return sum((1.0 - (1.0 - p) ** k) / k for k in range(1, size))
+    return jnp.sum(jnp.stack([(1.0 - (1.0 - p) ** k) / k for k in range(1, size)]), axis=0)
 
 
 def slope(p_Q: jax.Array, size: int) -> jax.Array:
@@ -77,7 +78,9 @@ def of_lengths(stops_QxT: jax.Array, returns_QxT: jax.Array, n_T: np.ndarray, si
     paid_QxN = jnp.sum(n_T[rounds][None] * returns_QxT[:, rounds], axis=-1)
     inverse_TxN = jnp.asarray(1.0 / (own * n_T[:, None] + n_T[rounds].sum(-1)))
     inverse_QxTxN = law_QxN[:, None] * inverse_TxN[None]
-    return Lengths(own * n_T[None] * jnp.sum(inverse_QxTxN, -1), jnp.sum(paid_QxN[:, None] * inverse_QxTxN, -1))
+    return Lengths(
+        jnp.asarray(own * n_T)[None] * jnp.sum(inverse_QxTxN, -1), jnp.sum(paid_QxN[:, None] * inverse_QxTxN, -1)
+    )
 
 
 def factors(right_Q: jax.Array, found: Lengths) -> tuple[jax.Array, jax.Array]:
@@ -98,6 +101,25 @@ def difference(a_Q: jax.Array, b_Q: jax.Array, stops_QxT: jax.Array, n_T: np.nda
     return (a_Q - b_Q) * (size - 1) * n_T[0] * jnp.sum(jnp.prod(stops_QxT[:, rounds], -1) * gained[None], -1)
 
 
+def stopping(process: DecisionSamplingProcess, traj: Trajectories) -> tuple[jax.Array, jax.Array]:
+    """(P(tau = t), E[R | tau = t]) at each prompt, f[Q, T] each."""
+    law, paid = (
+        jnp.stack([jnp.sum(x, (1, 2)) for x in process.split(x_B)], -1)
+        for x_B in (traj.weight, traj.weight * traj.reward)
+    )
+    return law / process.prompt_law[:, None], divide(paid, law)
+
+
+def expected_advantage(process: DecisionSamplingProcess, reward_B: jax.Array, found: Lengths) -> jax.Array:
+    """f[B]: R (1 - s_tau) - g_tau of OPO."""
+    Q, A = process.num_prompts, process.num_answers
+    own, others = (
+        process.join(tuple(jnp.broadcast_to(x[:, t, None, None], (Q, A**t, A)) for t in range(x.shape[1])))
+        for x in found
+    )
+    return reward_B * (1.0 - own) - others
+
+
 class Setting(grpo.Setting):
     """Gradients of both objectives, those of each prompt's success probability, and laws of the stopping round."""
 
@@ -106,7 +128,7 @@ class Setting(grpo.Setting):
         shape = self.shape
         if shape.network:
             return {"maxrl": maxrl}
-        found = {"opo": opo, "maxrl": maxrl} if _rates(shape) else {"opo": opo}
+        found: dict[str, Objective] = {"opo": opo, "maxrl": maxrl} if _rates(shape) else {"opo": opo}
         return found | {"reinforce": reinforce} if _two_rounds(shape) else found
 
     @cached_property
@@ -116,13 +138,8 @@ class Setting(grpo.Setting):
 
     @cached_property
     def stopping(self) -> tuple[jax.Array, jax.Array]:
-        """(P(tau = t), E[R | tau = t]), f[Q, T] each."""
-        of_prompt = self.process.prompt_law[:, None]
-        law, paid = (
-            jnp.stack([jnp.sum(x, (1, 2)) for x in self.process.split(w)], -1)
-            for w in (self.traj.weight, self.traj.weight * self.traj.reward)
-        )
-        return law / of_prompt, divide(paid, law)
+        """See `stopping`."""
+        return stopping(self.process, self.traj)
 
     def of_lengths(self, forced: int = 0, own: float = 1.0) -> Lengths:
         """s and g."""
@@ -130,12 +147,7 @@ class Setting(grpo.Setting):
 
     def coefficient_gap(self, stated: Lengths) -> jax.Array:
         """Distance of OPO's coefficients from R (1 - s) - g on every token of a trajectory."""
-        Q, A = self.process.num_prompts, self.process.num_answers
-        own, others = (
-            self.process.join(tuple(jnp.broadcast_to(x[:, t, None, None], (Q, A**t, A)) for t in range(x.shape[1])))
-            for x in stated
-        )
-        k_B = self.traj.reward * (1.0 - own) - others
+        k_B = expected_advantage(self.process, self.traj.reward, stated)
         c_BxS = coefficients(opo, self.logp, self.traj)
         # By the probability of a trajectory: dividing by it would blow rounding up where it is small.
         return gap(c_BxS, jnp.where(self.traj.mask, (self.traj.weight * k_B)[:, None], 0.0))
@@ -242,9 +254,7 @@ several.control(
     _coefficient,
     lambda s: s.coefficient_gap(s.of_lengths(forced=1)),
 )
-several.control(
-    "OPO: a multiple of grad J", _one_round, lambda s: no_factor(s.of_return, s.gradients["opo"].total)
-)
+several.control("OPO: a multiple of grad J", _one_round, lambda s: no_factor(s.of_return, s.gradients["opo"].total))
 two_rounds.control(
     "OPO: one factor for right and wrong answers",
     _factors,
