@@ -173,22 +173,52 @@ def _eigh(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
     return eigenvalues, vectors
 
 
-def energy(gradient: Params, fisher_PxP: jax.Array) -> jax.Array:
-    """G^T F^+ G for G in the range of F, as every component gradient is.
+class _Spectrum(NamedTuple):
+    """A Fisher matrix scaled to a unit diagonal, as eigenvalues and eigenvectors, and what is cut off as null.
 
-    Rows are first scaled to a unit diagonal, which leaves the value unchanged and keeps rarely visited contexts above
-    the rank cut: relative eigenvalues below 8 P eps are null directions of the softmax. Features that are collinear but for
-    an angle a leave a relative eigenvalue of a^2/4, and the value an error of about eps/a^2.
+    The scaling leaves `G^T F^+ G` unchanged for G in the range of F and keeps rarely visited contexts above the rank
+    cut: relative eigenvalues below 8 P eps are null directions of the softmax. Features that are collinear but for an
+    angle a leave a relative eigenvalue of a^2/4, and the value an error of about eps/a^2.
     """
-    g, _ = ravel_pytree(gradient)
+
+    scale: jax.Array  # f[P], 0 for parameters that nothing depends on
+    eigenvalues: jax.Array  # f[P]
+    vectors: jax.Array  # f[P, P]
+    kept: jax.Array  # bool[P]
+
+
+def _spectrum(fisher_PxP: jax.Array) -> _Spectrum:
     diagonal = jnp.diagonal(fisher_PxP)
     seen = diagonal > 0
     scale = jnp.where(seen, 1.0 / jnp.sqrt(jnp.where(seen, diagonal, 1.0)), 0.0)
     eigenvalues, vectors = _eigh(fisher_PxP * scale[:, None] * scale[None, :])
-    cut = 8 * g.size * jnp.finfo(g.dtype).eps * jnp.maximum(eigenvalues[-1], 0.0)
-    kept = eigenvalues > cut
+    cut = 8 * scale.size * jnp.finfo(scale.dtype).eps * jnp.maximum(eigenvalues[-1], 0.0)
+    return _Spectrum(scale, eigenvalues, vectors, eigenvalues > cut)
+
+
+def energy(gradient: Params, fisher_PxP: jax.Array) -> jax.Array:
+    """G^T F^+ G for G in the range of F, as every component gradient is."""
+    g, _ = ravel_pytree(gradient)
+    scale, eigenvalues, vectors, kept = _spectrum(fisher_PxP)
     projected = vectors.T @ (scale * g)
     return jnp.sum(jnp.where(kept, projected**2 / jnp.where(kept, eigenvalues, 1.0), 0.0))
+
+
+def natural_step(gradient: Params, fisher_PxP: jax.Array) -> Params:
+    """x with F x = G, a pytree like G, for G in the range of F: the direction of most gain for its KL.
+
+    To second order the KL of a step x is `x^T F x / 2`; of all steps of that KL this one, scaled, has the largest
+    `G . x`, and that is `G^T F^+ G` before scaling. With `F = F_s + F_d` it is the step of both components together.
+    """
+    g, unravel = ravel_pytree(gradient)
+    scale, eigenvalues, vectors, kept = _spectrum(fisher_PxP)
+    projected = vectors.T @ (scale * g)
+    return unravel(scale * (vectors @ jnp.where(kept, projected / jnp.where(kept, eigenvalues, 1.0), 0.0)))
+
+
+def gains(gradients: ComponentGradients, step: Params) -> tuple[jax.Array, jax.Array]:
+    """(G_s . x, G_d . x): what a step x brings to first order through each component; together `G . x`."""
+    return inner(gradients.sample, step), inner(gradients.decision, step)
 
 
 def energies(

@@ -235,6 +235,7 @@ PAIRS = {
     "group_mean": 1 / 2,
     # E[std^2/(std + epsilon)]/(p (1 - p)): with G = 2 a mixed pair has std 1/2 and probability 2 p (1 - p).
     "group_normalised": 2 * 0.25 / (0.5 + 1e-4),
+    "maxrl": 2 * 0.25 / (0.5 + 1e-6),  # E[m (1 - m)/(m + epsilon)]/(p (1 - p)), m = 1/2
 }
 
 

@@ -367,11 +367,6 @@ THEOREM = Theorem(
         WITHOUT_REFERENCE,
         Spared(
             "sharp",
-            "heads x 8 take eigenvalues of a network's Fisher matrix to the rank cut, where tr(F^+ F) is unsure",
-            ("a network, w = 1: M_c <= its softmaxes' free directions",),
-        ),
-        Spared(
-            "sharp",
             "few contexts are left in which more than one token is drawn: shared parameters are nearly collinear",
             ("w = 1: M_c = rank F_c, the number of free directions",),
             when=lambda sizes: sizes.base.shared > 0,
