@@ -23,8 +23,10 @@ from dsjax.attribution import (
     energy,
     euclidean,
     fisher,
+    gains,
     inner,
     loss_of,
+    natural_step,
     pull_back_through,
     ratio,
 )
@@ -394,3 +396,19 @@ def test_nothing_above_is_imported():
     above = r"^\s*(?:from|import) dsjax\.(?:rollouts|atlas|evaluation|training|study|figures|cli)\b"
     for path in (library / "attribution.py", *(library / "objectives").glob("*.py")):
         assert not re.findall(above, path.read_text(), re.MULTILINE), path.name
+
+
+def test_natural_step_solves_and_brings_the_energy(x64):
+    """F x = G on a Fisher matrix of rank 3 whose rows differ in size by 1e4, and a parameter that nothing moves."""
+    rng = np.random.default_rng(0)
+    A = rng.normal(size=(6, 3)) * np.array([1.0, 1e-4, 1.0, 1e-2, 1.0, 0.0])[:, None]
+    F, u = A @ A.T, rng.normal(size=(2, 6))
+    G_s, G_d = ({"a": jnp.asarray(g[:4]), "b": jnp.asarray(g[4:])} for g in u @ F)
+    G = ComponentGradients(G_s, G_d, jnp.zeros(()))
+    x = natural_step(G.total, jnp.asarray(F))
+    flat = np.concatenate([x["a"], x["b"]])
+    np.testing.assert_allclose(F @ flat, (u @ F).sum(0), rtol=0, atol=1e-12)  # condition 1e3 after scaling
+    parts = [float(part) for part in gains(G, x)]
+    stated = [float(g @ F @ u.sum(0)) for g in u]
+    assert parts == pytest.approx(stated, rel=1e-10)
+    assert sum(parts) == pytest.approx(float(energy(G.total, jnp.asarray(F))), rel=1e-10)

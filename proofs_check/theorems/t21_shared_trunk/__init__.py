@@ -12,8 +12,8 @@ parameters, each with Fisher matrix `Phi`. `G_s` and `G_d` stay, `F` becomes `F 
 
 *so the gain does not increase with `m`, and both parts fall as `1/m` along the directions that `Phi` loads; where
 filler is as random as a token of the answer, `Phi <= F`, no faster than `1/(1 + m)`. A decision with parameters of
-its own keeps its part, `E_d`, at every `m`. (c) Steps that ignore size. `x = sign(G)` does not know `m`, and so do
-its parts; its KL, `x^T (F + m Phi) x/2`, grows with `m`. Adam on batches of `n` trajectories divides by the root of
+its own keeps its part, `E_d`, at every `m`. (c) Steps that ignore size. `x = sign(G)` and its parts do not know `m`;
+its KL, `x^T (F + m Phi) x/2`, grows with `m`. Adam on batches of `n` trajectories divides by the root of
 `G_j^2 + (M_j - G_j^2 + m Psi_j)/n`, `M` the second moment of one trajectory's gradient and `Psi = E[w^2 sum over
 attempts of a filler token's score^2]`: parts fall, as `1/sqrt(m)` on the parameters that filler moves, once noise is
 what it divides by. The weight `lambda` of decisions: `G_d . sign(G_s + lambda G_d)` does not fall in `lambda`, and
@@ -31,13 +31,15 @@ different tokens of filler, or of filler with the rest, have mean 0. `lambda -> 
 
 Precisions. (a) So under reward T4 holds for coefficients, gradients and saturated energies, while a trust-region step
 (improvement `sqrt(2 kl G^T F^+ G)` at a given KL) of a shared trunk pays for length: it starves whatever shares
-directions with the answer's tokens, pi_sample as well as pi_d. The decision's *share* of the gain may move either
-way. If filler shares parameters with pi_sample alone, only that part falls, and the share of the decision tends to 1.
-(b) To share parameters is not enough. With at least `rank F_s + rank F_d` generic parameters no direction serves both
-components, there is no conflict, and the decision's part is `E_d` at every `m`, as for separate ones: crowding is
-what costs. Conflict is not needed: the gain falls too where both components want the same step. (c) A sign step
-undoes a small weight of decisions (T5) on parameters that decisions have for themselves, and does not where they
-share them.
+directions with the answer's tokens, pi_sample as well as pi_d. A part, or the share of the decision, may also rise:
+`gamma_ci < 0` where a component pushes against the other one, and filler takes that direction away (with `F = 1`,
+`Phi = diag(1, 0)`, `G_s = (2, 1)`, `G_d = (-1, 1)` the decision's part goes from 1 to 2, while the gain falls from 5
+to 4). If filler shares parameters with pi_sample alone, only that part falls, and the share of the decision tends to
+1. (b) To share parameters is not enough. With at least as many generic parameters as both components have free
+directions, filler included, none serves both: there is no conflict, and the decision's part is `E_d` at every `m`, as
+for separate ones. Crowding is what costs. Conflict is not needed: the gain falls too where both components want the
+same step. (c) A sign step undoes a small weight of decisions (T5) on parameters that decisions have for themselves,
+and does not where they share them.
 
 Checked (`numeric.py`): the library's gradients, Fisher matrices and natural step, on shared parameters (fewer and
 more than free logits), tables and transformers, filler being drawn by the law of the answer's first token: enumerated

@@ -161,11 +161,25 @@ class Setting:
         G, (F_s, F_d) = self.short.gradients, self.fishers
         return energy(G.sample, F_s), energy(G.decision, F_d)
 
+    def natural(self, m_M: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """(G_s . x, G_d . x) of the natural step x, f[M] each, with these amounts of filler."""
+        G = self.short.gradients
+        return jax.vmap(lambda m: gains(G, natural_step(G.total, self.joint + m * self.Phi)))(m_M)
+
+    def adam(self, m_M: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The same of an Adam step on batches, its running means at their expectation."""
+        G = self.short.gradients
+        return jax.vmap(lambda m: gains(G, adam_step(G, self.short.square + m * self.Psi, BATCH)))(m_M)
+
     @cached_property
     def parts(self) -> tuple[jax.Array, jax.Array]:
-        """(G_s . x, G_d . x) of the natural step x, f[M] each: at every m of FILLER."""
-        G = self.short.gradients
-        return jax.vmap(lambda m: gains(G, natural_step(G.total, self.joint + m * self.Phi)))(amounts())
+        """Of the natural step, at every m of FILLER."""
+        return self.natural(amounts())
+
+    @cached_property
+    def adam_parts(self) -> tuple[jax.Array, jax.Array]:
+        """Of the Adam step."""
+        return self.adam(amounts())
 
     @property
     def gain(self) -> jax.Array:
@@ -188,12 +202,6 @@ class Setting:
             return off @ F_c @ off
 
         return of(G.sample, F_s), of(G.decision, F_d)
-
-    @cached_property
-    def adam(self) -> tuple[jax.Array, jax.Array]:
-        """Parts of an Adam step on batches, its running means at their expectation, f[M] each."""
-        G = self.short.gradients
-        return jax.vmap(lambda m: gains(G, adam_step(G, self.short.square + m * self.Psi, BATCH)))(amounts())
 
     @cached_property
     def sign(self) -> jax.Array:
@@ -301,11 +309,14 @@ _moments = filled.equation(
     SUM,
 )
 tables.inequality(
-    "Adam on batches: G . x falls with m", lambda s: -jnp.max(jnp.diff(s.adam[0] + s.adam[1])), SUM, strict=True
+    "Adam on batches: G . x falls with m",
+    lambda s: -jnp.max(jnp.diff(s.adam_parts[0] + s.adam_parts[1])),
+    SUM,
+    strict=True,
 )
 separate.equation(
     "Adam, separate parameters: the decision's part stays",
-    lambda s: gap(s.adam[1], jnp.broadcast_to(s.adam[1][0], s.adam[1].shape)),
+    lambda s: gap(s.adam_parts[1], jnp.broadcast_to(s.adam_parts[1][0], s.adam_parts[1].shape)),
     SUM,
 )
 tables.inequality(

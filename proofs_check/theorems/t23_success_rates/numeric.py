@@ -107,7 +107,7 @@ def stopping(process: DecisionSamplingProcess, traj: Trajectories) -> tuple[jax.
         jnp.stack([jnp.sum(x, (1, 2)) for x in process.split(x_B)], -1)
         for x_B in (traj.weight, traj.weight * traj.reward)
     )
-    return law / process.prompt_law[:, None], divide(paid, law)
+    return divide(law, process.prompt_law[:, None]), divide(paid, law)
 
 
 def expected_advantage(process: DecisionSamplingProcess, reward_B: jax.Array, found: Lengths) -> jax.Array:
@@ -219,7 +219,7 @@ def _range(s: Setting) -> jax.Array:
 _coefficient = tables.equation(
     "OPO: every token of a trajectory gets R (1 - s_tau) - g_tau", lambda s: s.coefficient_gap(s.of_lengths())
 )
-_one_round = THEOREM.on(lambda shape: shape.rounds == 1).equation(
+_one_round = THEOREM.on(lambda shape: not shape.network and shape.rounds == 1).equation(
     "OPO, T = 1: (G-1)/G grad J", lambda s: s.gap("opo", (GROUP - 1) / GROUP)
 )
 _factors = two_rounds.equation(
