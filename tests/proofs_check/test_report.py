@@ -52,7 +52,8 @@ def test_nothing_is_not_a_pass():
 
 def test_the_envelope_is_the_same_for_all_kinds():
     numeric = numeric_report(3, 5, [theorem(STATEMENTS["T3"])], 1.0, {"T9": ("a binary verifier",)}).to_json()
-    assert set(numeric) == {"version", "ok", "seed", "instances", "seconds", "theorems", "skipped"}
+    settings = {"seed", "instances", "skipped", "prompts_left_out"}
+    assert set(numeric) == {"version", "ok", "seconds", "theorems"} | settings
     assert numeric["skipped"] == {"T9": ["a binary verifier"]}
     assert set(Report(ProofResult, (PROOF,), 0.0).to_json()) == {"version", "ok", "seconds", "proofs"}
     assert numeric["theorems"][0]["claims"][0]["worst_instance"] == {"shape": "shape", "index": 7}

@@ -213,6 +213,7 @@ THEOREM = Theorem(
         WITHOUT_REFERENCE,
         without_pushes(
             "> 0 in every context of the demonstrations, at any finite logits",
+            "pi_stop = 1 there: pi_d costs nothing, the likelihood exceeds that at any finite logits",
             "saturated: J rises by the sum over shown answers of (probability to reach them then) x (1 - U_t) > 0",
             "blind pi_d: gradient on logit_STOP = nu(q) (1 - pi_stop) / N > 0",
         ),
