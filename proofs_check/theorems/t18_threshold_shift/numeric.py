@@ -126,6 +126,7 @@ THEOREM = Theorem(
             "own-token KL: pushes at two answers of a prompt differ by r - r' - beta (Delta - Delta')",
             "flow of pi_d, the sampler moving: C = C_ref + dr/beta + (C(0) - C_ref - dr/beta) exp(-beta t)",
             "without KL: C = C(0) + t dr",
+            "T = 2, c = 0: logit a at 1 - p, logit b at -p, logit p at (1 + (a-b)(1-2p))/E[tau]",
         ),
     ),
     prepare=Setting,
