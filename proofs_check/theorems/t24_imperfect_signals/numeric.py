@@ -78,7 +78,7 @@ class Setting(instances.Setting):
         found = {
             "clean": at(reinforce, traj=self.traj),
             "flipped": self.labelled(reinforce, self.even),
-            "dearer": at(reinforce, traj=self.traj.replace(reward=self.returns(self.process.reward_table, 1.0 / k))),
+            "dearer": at(reinforce, traj=self.traj.replace(reward=self.paid(self.process.reward_table, 1.0 / k))),
             "misled": self.labelled(reinforce, self.uneven),
             "discounted": at(discounted, traj=self.traj),
             "by token": at(by_token, traj=self.old),
@@ -87,13 +87,13 @@ class Setting(instances.Setting):
         if _success(self.shape):
             found["GRPO, flipped"] = self.labelled(group_normalised, self.even)
             # Success rates p and p~.
-            V = self.values.V[0][:, 0], self.process.values(self.tables, self.returns(self.even)).V[0][:, 0]
+            V = self.values.V[0][:, 0], self.process.values(self.tables, self.paid(self.even)).V[0][:, 0]
             for name, rate in zip(("GRPO at p", "GRPO at p~"), V, strict=True):
                 scale = factor(rate, GROUP)[self.traj.prompt[:, 0]]
                 found[name] = at(reinforce, traj=self.traj.replace(reward=scale * self.traj.reward))
         return found
 
-    def returns(self, table_QxA: jax.Array, price: jax.Array | float = 1.0) -> jax.Array:
+    def paid(self, table_QxA: jax.Array, price: jax.Array | float = 1.0) -> jax.Array:
         """f[B]: table(q, y_tau) - price c (tau - 1)."""
         process = self.process
         Q, A = process.num_prompts, process.num_answers
@@ -103,10 +103,10 @@ class Setting(instances.Setting):
     def labelled(self, objective: Objective, law_QxA: jax.Array) -> jax.Array:
         """c f[B, S] of an objective on the law of (trajectory, label), added up over the labels."""
         label = jnp.ones_like(law_QxA), jnp.zeros_like(law_QxA)
-        law = self.returns(law_QxA, 0.0)
+        law = self.paid(law_QxA, 0.0)
         both: Trajectories = jax.tree.map(lambda x: jnp.concatenate([x, x]), self.traj)
         weight = jnp.concatenate([self.traj.weight * law, self.traj.weight * (1.0 - law)])
-        both = both.replace(weight=weight, reward=jnp.concatenate([self.returns(x) for x in label]))
+        both = both.replace(weight=weight, reward=jnp.concatenate([self.paid(x) for x in label]))
         c = coefficients(objective, jnp.concatenate([self.logp, self.logp]), both)
         return c[: len(law)] + c[len(law) :]
 
@@ -144,7 +144,7 @@ class Setting(instances.Setting):
 
     def labels_ahead(self) -> tuple[jax.Array, ...]:
         """V~ by round: of going on, counted in labels."""
-        return self.process.values(self.tables, self.returns(self.uneven)).V[1:]
+        return self.process.values(self.tables, self.paid(self.uneven)).V[1:]
 
     def flips(self) -> tuple[jax.Array, jax.Array]:
         """(measured, stated), bool[Q, H_d, A]: where the push on STOP has not T8's sign."""
@@ -242,7 +242,7 @@ grpo_factor = success.equation(
 )
 misled = everywhere.equation(
     "flips by answer: STOP logit = sum over visits of rho pi_stop pi_res (r~ - V~ + c)",
-    lambda s: gap(s.up("misled"), s.stated(s.labels_ahead(), s.returns(s.uneven))),
+    lambda s: gap(s.up("misled"), s.stated(s.labels_ahead(), s.paid(s.uneven))),
 )
 
 
@@ -300,7 +300,7 @@ balanced = everywhere.equation(
 everywhere.control("the factor 1 - e0 - e1 left out", flipped, lambda s: s.apart("flipped", "dearer"))
 priced.control("the price said to stay c", flipped, lambda s: s.apart("flipped", "clean", s.k))
 success.control("GRPO's factor at p", grpo_factor, lambda s: s.apart("GRPO, flipped", "GRPO at p", s.k))
-everywhere.control("V for V~", misled, lambda s: gap(s.up("misled"), s.stated(s.values.V[1:], s.returns(s.uneven))))
+everywhere.control("V for V~", misled, lambda s: gap(s.up("misled"), s.stated(s.values.V[1:], s.paid(s.uneven))))
 success.control("T8's sign whatever the flips", turned, lambda s: jnp.sum(s.flips()[0]).astype(s.logp.dtype))
 everywhere.control("undiscounted values", threshold, lambda s: gap(s.up("discounted"), s.stated(s.values.V[1:])))
 everywhere.control(
