@@ -44,9 +44,9 @@ and does not where they share them.
 Checked (`numeric.py`): the library's gradients, Fisher matrices and natural step, on shared parameters (fewer and
 more than free logits), tables and transformers, filler being drawn by the law of the answer's first token: enumerated
 for one token, then `F + m Phi` for up to 64. Controls: no conflict with few shared parameters; conflict as what the
-decision alone loses; filler adds nothing to `F`; a decision's part that does not change with `m` with few shared
-parameters; `Psi = E[w^2] Phi`; a sign step for a natural one. Gain against filler, by kind of policy and step:
-`boundary.py`.
+decision alone loses; filler adds nothing to `F`, or is taken from it; a decision's part that does not change with `m`
+with few shared parameters; `Psi = E[w^2] Phi`; a sign step for a natural one. Gain against filler, by kind of policy
+and step: `boundary.py`.
 """
 
 PLAIN = "shared steps pay for length, gradients do not"

@@ -200,7 +200,7 @@ _passes = rates.equation(
 # gammaln(64) = 200 nats stand in an exponent, and A <= 63: relative to the largest, as c_G is.
 saturated.equation(
     "MaxRL: c_G = A(right) - A(wrong) = (1 - (1-p)^(G-1))/p",
-    lambda s: jnp.max(jnp.stack([gap(s.rates[G], (1.0 - (1.0 - s.p) ** (G - 1)) / s.p) for G in SIZES])),
+    lambda s: jnp.max(jnp.stack([gap(s.rates[G], -jnp.expm1((G - 1) * jnp.log1p(-s.p)) / s.p) for G in SIZES])),
 )
 _smoothed = saturated.equation(
     "MaxRL, epsilon > 0: c = E[m (1-m)/(m + epsilon)] / (p (1-p))",
