@@ -48,5 +48,5 @@ ASSUMPTIONS = (
     "labels drawn given the answer alone, once a trajectory; GRPO: binary verifier, c = 0",
     "signs under noise and discount: binary verifier, c = 0",
     "STOP logits: a free one for each context of the decider",
-    "stale: the law of an older policy with the same support; advantage = return",
+    "stale: an older policy with the same support, no ratio over exp(20); advantage = return",
 )
