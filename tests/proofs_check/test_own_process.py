@@ -7,6 +7,7 @@ Each process stands with the theorems that once raised one on it, with one kind 
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,17 +17,18 @@ import proofs_check
 from dsjax.errors import InputError
 from dsjax.numerics import exact
 from dsjax.process import DecisionSamplingProcess
+from proofs_check.report import Report
 from proofs_check.requirements import occurring
 
 ALL = os.environ.get("DSJAX_OWN") == "all"
 MIXED, RIGHT, WRONG = [1.0, 0.0], [1.0, 1.0], [0.0, 0.0]
 
 
-def made(table, law=(0.5, 0.5), dtype=float, **options):
+def made(table, law=(0.5, 0.5), dtype: Any = float, **options):
     with exact():
-        options = {"rounds": 2, "length": 1, "vocabulary": 2} | options
         law, table = (jnp.asarray(x, dtype) for x in (law, table))
-        return DecisionSamplingProcess.create(prompt_law=law, reward_table=table, **options)
+        given: dict[str, Any] = {"rounds": 2, "length": 1, "vocabulary": 2, **options}
+        return DecisionSamplingProcess.create(prompt_law=law, reward_table=table, **given)
 
 
 FAMILY = {
@@ -59,7 +61,7 @@ def test_what_does_not_apply_is_no_failure():
     assert report.ok
     assert not report.rows
     assert {*report.skipped} == {"T8", "T9"}
-    assert not proofs_check.report.Report(report.kind, (), 0.0).ok
+    assert not Report(report.kind, (), 0.0).ok
 
 
 def test_a_cost_in_whose_rounding_rewards_are_lost_is_refused():

@@ -194,7 +194,7 @@ def _pair(s: Setting) -> Pair:
     chosen = ((right, law), (right, stop), (wrong, stop), (right, sampler), (right, decider), (wrong, decider))
     p, a, b, *gradients = (jnp.sum(jnp.where(mask, x, 0.0), -1) for mask, x in chosen)
     mixed = right.any(-1) & wrong.any(-1)
-    return Pair(*(jnp.where(mixed, x, 0.5) for x in (p, a, b)), *gradients, mixed)
+    return Pair._make([*(jnp.where(mixed, x, 0.5) for x in (p, a, b)), *gradients, mixed])
 
 
 @two.equation("T = 2, c = 0: logit a at 1 - p, logit b at -p, logit p at (1 + (a-b)(1-2p))/E[tau]")
