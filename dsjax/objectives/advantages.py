@@ -7,7 +7,6 @@ batch-wide statistic is its large-batch limit. Either way it is data: no gradien
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from itertools import combinations_with_replacement
 from math import comb
@@ -20,6 +19,7 @@ from jax.scipy.special import gammaln, xlogy
 
 from dsjax.errors import require
 from dsjax.numerics import divide
+from dsjax.objectives.options import taken
 from dsjax.objectives.token_advantages import TOKEN_ADVANTAGES
 from dsjax.trajectories import Trajectories, is_concrete
 
@@ -137,6 +137,16 @@ def _members_of_law(
     return _Members(support_K, counts_NxK, mean_BxN, jnp.exp(log_pmf_QxN)[traj.group], covered)
 
 
+def _batch_variance(x_B: jax.Array, traj: Trajectories, ddof: int) -> jax.Array:
+    """f[]: of x over the whole batch, 0 where all are equal; on an exact law the limit of a large batch."""
+    mass, rows = jnp.sum(traj.weight), jnp.sum(traj.weight > 0).astype(x_B.dtype)
+    centred_B = x_B - divide(jnp.sum(traj.weight * x_B), mass)
+    variance = divide(jnp.sum(traj.weight * centred_B**2), mass)
+    dust = (2 * rows * jnp.finfo(x_B.dtype).eps * jnp.max(jnp.abs(jnp.where(traj.weight > 0, x_B, 0.0)))) ** 2
+    variance = jnp.where(variance > dust, variance, 0.0)
+    return variance if traj.exact else variance * rows / jnp.maximum(rows - ddof, 1.0)
+
+
 def group_normalised(
     reward_B: jax.Array,
     traj: Trajectories,
@@ -144,26 +154,38 @@ def group_normalised(
     group_size: int = 8,
     reward_support: tuple[float, ...] = (0.0, 1.0),
     epsilon: float = 1e-4,
+    std_of: str = "group",
+    ddof: int = 0,
+    std_floor: float = 0.0,
 ) -> jax.Array:
-    """A = (R - mean)/(std + epsilon) over the group, population standard deviation (GRPO); 0 where std = 0.
+    """A = (R - mean)/(max(std, std_floor) + epsilon) over the group (GRPO); 0 where std = 0.
+
+    The standard deviation is over n - ddof: of the population by default; `ddof=1` is the default of TRL and verl, and
+    makes A smaller by sqrt((G - 1)/G), 6 % at G = 8. With `std_of="batch"` it is that of all returns of the batch, the
+    mean still that of the group (TRL `scale_rewards="batch"`).
 
     Exact law: the expectation over the other G - 1 members, whose returns take the values `reward_support` with the
     probabilities that the law gives them at this prompt (multinomial; binomial for a binary verifier). Mass on other
-    values is an error outside of a trace and gives NaN inside of one.
+    values is an error outside of a trace and gives NaN inside of one. The batch is a large one: its standard deviation
+    is that of the law.
     """
-    epsilon_ = jnp.asarray(epsilon, reward_B.dtype)
+    epsilon_, floor = (jnp.asarray(x, reward_B.dtype) for x in (epsilon, std_floor))
+    require(std_of in ("group", "batch"), "std_of", std_of, ("group", "batch"))
+    require(ddof in (0, 1), "ddof", ddof, "0 or 1")
 
     def normalise(centred: jax.Array, variance: jax.Array) -> jax.Array:
         positive = variance > 0
-        std = jnp.sqrt(jnp.where(positive, variance, 1.0))
+        std = jnp.maximum(jnp.sqrt(jnp.where(positive, variance, 1.0)), floor)
         return jnp.where(positive, centred / (std + epsilon_), 0.0)
 
+    if std_of == "batch":
+        return normalise(group_mean(reward_B, traj, group_size=group_size), _batch_variance(reward_B, traj, ddof))
     if not traj.exact:
         _sampled_group(traj)
         size_B = _members(traj, reward_B.dtype)
         mean_B = _group_sum(reward_B, traj)[traj.group] / size_B
         centred_B = reward_B - mean_B
-        variance_B = _group_sum(centred_B * centred_B, traj)[traj.group] / size_B
+        variance_B = _group_sum(centred_B * centred_B, traj)[traj.group] / jnp.maximum(size_B - ddof, 1.0)
         # Equal returns leave rounding dust of relative size G eps in the centred values: a degenerate group, std = 0.
         dust_B = (2 * size_B * jnp.finfo(reward_B.dtype).eps * mean_B) ** 2
         return normalise(centred_B, jnp.where(variance_B > dust_B, variance_B, 0.0))
@@ -171,11 +193,73 @@ def group_normalised(
     members = _members_of_law(reward_B, traj, group_size, reward_support)
     counts_NxK, support_K, mean_BxN = members.counts, members.support, members.mean
     spread_BxN = jnp.sum(counts_NxK[None] * (support_K[None, None] - mean_BxN[..., None]) ** 2, -1)
-    variance_BxN = (spread_BxN + (reward_B[:, None] - mean_BxN) ** 2) / group_size
+    variance_BxN = (spread_BxN + (reward_B[:, None] - mean_BxN) ** 2) / (group_size - ddof)
     # All G returns equal: the sums above are then exact for values like 0 and 1, and dust for others.
     dust = (2 * group_size * jnp.finfo(reward_B.dtype).eps * jnp.max(jnp.abs(support_K))) ** 2
     variance_BxN = jnp.where(variance_BxN > dust, variance_BxN, 0.0)
     return members.expected(normalise(reward_B[:, None] - mean_BxN, variance_BxN))
+
+
+def gdpo(
+    reward: jax.Array,
+    traj: Trajectories,
+    *,
+    epsilon: float = 1e-4,
+    ddof: int = 0,
+    reward_weights: tuple[float, ...] | None = None,
+) -> jax.Array:
+    """A = (S - mean S)/(std S + epsilon) over the batch, S = sum_m w_m group_normalised(R_m) (GDPO, arXiv 2601.05242).
+
+    Several rewards of one trajectory, each normalised in its group, so that none drowns the others; the weighted sum is
+    normalised over the sequences of the batch (TRL `normalize_then_sum`; verl whitens it over tokens). Samples only: an
+    exact law would need the joint law of the rewards of a group.
+
+    Args:
+      reward: f[B, M] rewards, or f[B], one.
+      traj: trajectories.
+      epsilon: added to both standard deviations.
+      ddof: both are over n - ddof.
+      reward_weights: M weights, 1 by default.
+    """
+    require(not traj.exact, "trajectories", "an exact law", "samples, for gdpo")
+    reward_BxM = reward[:, None] if reward.ndim == 1 else reward
+    weights = (1.0,) * reward_BxM.shape[1] if reward_weights is None else reward_weights
+    require(len(weights) == reward_BxM.shape[1], "reward_weights", weights, f"{reward_BxM.shape[1]} weights")
+    parts = [w * group_normalised(reward_BxM[:, m], traj, epsilon=epsilon, ddof=ddof) for m, w in enumerate(weights)]
+    total_B = sum(parts, jnp.zeros_like(reward_BxM[:, 0]))
+    variance = _batch_variance(total_B, traj, ddof)
+    std = jnp.sqrt(jnp.where(variance > 0, variance, 1.0)) + jnp.asarray(epsilon, total_B.dtype)
+    return jnp.where(variance > 0, batch_mean(total_B, traj) / std, 0.0)
+
+
+def gpg(reward_B: jax.Array, traj: Trajectories, *, group_size: int = 8) -> jax.Array:
+    """A = alpha (R - group mean), alpha = rows / rows of groups whose returns differ (GPG, Chu et al. 2025).
+
+    A large batch: on an exact law alpha is 1 / P(the returns of a group differ), by comparing all pairs, B x B.
+    """
+    A_B, mass = group_mean(reward_B, traj, group_size=group_size), jnp.sum(traj.weight)
+    if traj.exact:
+        close = jnp.abs(reward_B[:, None] - reward_B[None, :]) <= 64 * jnp.finfo(reward_B.dtype).eps
+        same = close & (traj.group[:, None] == traj.group[None, :])
+        equal_B = divide(
+            jnp.sum(jnp.where(same, traj.weight[None, :], 0.0), 1), _group_sum(traj.weight, traj)[traj.group]
+        )
+        differ = jnp.sum(traj.weight * (1 - equal_B ** (group_size - 1)))
+    else:
+        highest, lowest = (
+            extreme(reward_B, traj.group, traj.num_groups) for extreme in (jax.ops.segment_max, jax.ops.segment_min)
+        )
+        differ = jnp.sum(jnp.where((highest > lowest)[traj.group], traj.weight, 0.0))
+    return jnp.where(differ > 0, A_B * mass / jnp.where(differ > 0, differ, 1.0), 0.0)
+
+
+def psr_nsr(
+    reward_B: jax.Array, traj: Trajectories, *, positive_weight: float = 0.1, threshold: float = 1.0
+) -> jax.Array:
+    """A = lambda where R >= threshold, else -1 (positive and negative sample reinforcement, arXiv 2506.01347)."""
+    del traj
+    weight, wrong = (jnp.asarray(x, reward_B.dtype) for x in (positive_weight, -1.0))
+    return jnp.where(reward_B >= threshold, weight, wrong)
 
 
 def maxrl(
@@ -247,6 +331,9 @@ SEQUENCE_ADVANTAGES: dict[str, Callable[..., jax.Array]] = {
     "group_normalised": group_normalised,
     "maxrl": maxrl,
     "opo": opo,
+    "gdpo": gdpo,
+    "gpg": gpg,
+    "psr_nsr": psr_nsr,
 }
 ADVANTAGES: dict[str, Callable[..., jax.Array]] = {**SEQUENCE_ADVANTAGES, **TOKEN_ADVANTAGES}
 
@@ -258,7 +345,5 @@ def advantage(name: str, reward: jax.Array, traj: Trajectories, **options) -> ja
       InputError: for an unknown name, or an option that this advantage does not have.
     """
     require(name in ADVANTAGES, "advantage", name, ADVANTAGES)
-    known = [p.name for p in inspect.signature(ADVANTAGES[name]).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    for option in options:
-        require(option in known, f"option of advantage {name}", option, known or "none")
+    options = taken(f"advantage {name}", ADVANTAGES[name], options)
     return jax.lax.stop_gradient(ADVANTAGES[name](reward, traj, **options))
