@@ -44,6 +44,7 @@ _FIELDS: dict[str, tuple[str, Any, str]] = {
     "group": ("B", *_INTEGER),
     "old_logp": ("BS", *_FLOATING),
     "ref_logp": ("BS", *_FLOATING),
+    "sampler_logp": ("BS", *_FLOATING),
     "values": ("BS", *_FLOATING),
 }
 
@@ -65,8 +66,9 @@ class Trajectories(struct.PyTreeNode):
     reward: jax.Array  # f[B]        return R = r(q, y_tau) - c (tau - 1)
     weight: jax.Array  # f[B]        probability of the trajectory, or 1/B
     group: jax.Array  # i32[B]      index of the prompt group, 0..num_groups-1
-    old_logp: jax.Array | None = None  # f[B, S] nats, under the policy that drew the tokens
+    old_logp: jax.Array | None = None  # f[B, S] nats, under the policy that drew the tokens, as the trainer computes it
     ref_logp: jax.Array | None = None  # f[B, S] nats, under the reference policy
+    sampler_logp: jax.Array | None = None  # f[B, S] nats, by the engine that drew the tokens, where it is not old_logp
     values: jax.Array | None = None  # f[B, S] estimate of E[R | all before the token]; data, for GAE
     num_groups: int = struct.field(pytree_node=False, default=1)
     exact: bool = struct.field(pytree_node=False, default=False)
@@ -204,7 +206,7 @@ class Trajectories(struct.PyTreeNode):
         if self.exact:
             tolerance = 4 * B * np.finfo(weight.dtype).eps
             require(abs(weight.sum() - 1) <= tolerance, "sum of weight", float(weight.sum()), "1 for an exact law")
-        for name in ("old_logp", "ref_logp"):
+        for name in ("old_logp", "ref_logp", "sampler_logp"):
             x = getattr(self, name)
             if x is not None:
                 chosen = np.asarray(x)[sample | decision]
@@ -237,7 +239,7 @@ class Trajectories(struct.PyTreeNode):
         B, S = self.tokens.shape
         law = "exact law" if self.exact else "samples"
         mean = float(jnp.sum(self.weight * self.reward))
-        recorded = [n for n in ("old_logp", "ref_logp", "values") if getattr(self, n) is not None]
+        recorded = [n for n in ("old_logp", "ref_logp", "sampler_logp", "values") if getattr(self, n) is not None]
         return (
             f"Trajectories({B} x {S} tokens, {law}, {self.num_groups} groups, total weight "
             f"{float(self.weight.sum()):.6g}, mean return {mean:.4g}, {int(self.sample_mask.sum())} sampling and "

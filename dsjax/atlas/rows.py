@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -272,7 +272,9 @@ def compute(
     rows = {name: entry if isinstance(entry, Entry) else Entry(entry) for name, entry in entries.items()}
     for entry in rows.values():  # before any work
         resolve(entry.objective, entry.options)
-    total, done = len(rows) * (len(lengths) + 2), 0
+    # The atlas is on-policy: a row that repeats another one there is read off it.
+    repeats = {n: e.on_policy for n, e in rows.items() if e.on_policy in rows}
+    total, done = (len(rows) - len(repeats)) * (len(lengths) + 2), 0
 
     def tick() -> None:
         nonlocal done
@@ -285,7 +287,9 @@ def compute(
         graded = _Laws.of(standard_scenario(graded=True), (SHORT,))
     with ThreadPoolExecutor(THREADS) as pool:
         try:
-            jobs = [pool.submit(_row, n, entry, lengths, binary, graded, tick) for n, entry in rows.items()]
-            return [job.result() for job in jobs]
+            new = {n: entry for n, entry in rows.items() if n not in repeats}
+            jobs = {n: pool.submit(_row, n, entry, lengths, binary, graded, tick) for n, entry in new.items()}
+            found = {n: jobs[repeats.get(n, n)].result() for n in rows}
+            return [replace(row, name=n, entry=rows[n]) for n, row in found.items()]
         finally:
             pool.shutdown(cancel_futures=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from dsjax.objectives.aggregation import SumCount, aggregate
-from dsjax.objectives.kl import minus_entropy, token_kl
+from dsjax.objectives.advantages import advantage
+from dsjax.objectives.aggregation import SumCount, aggregate, masked
+from dsjax.objectives.kl import log_ratio, minus_entropy, token_kl
 from dsjax.objectives.registry import ROWS, Entry, register
 from dsjax.objectives.surrogate import surrogate
 from dsjax.trajectories import Trajectories
@@ -35,6 +36,27 @@ def own_token_kl(
 def trajectory_kl(logp_BxS: jax.Array, traj: Trajectories) -> SumCount:
     """KL(P || P_ref) alone, as a loss: REINFORCE on the reward -log(P/P_ref); c = -Lam_i/B (T6)."""
     return surrogate(logp_BxS, traj.replace(reward=jnp.zeros_like(traj.reward)), reward_kl=1.0)
+
+
+@register("distillation", {"distillation, g = 0.9": {"discount": 0.9}})
+def distillation(
+    logp_BxS: jax.Array,
+    traj: Trajectories,
+    *,
+    discount: float = 0.0,
+    aggregation: str = "sequence_sum",
+    max_tokens: int | None = None,
+) -> SumCount:
+    """On-policy distillation from the reference: -A log pi, A_t = sum_k g^k (log pi_ref - log pi)_{t+k}; data.
+
+    c = -(sum_k g^k x_{t+k}) over the normaliser, x = log pi/pi_ref, g = `discount`. g = 0 charges a token for itself,
+    the own-token KL (k2, T6); g = 1 for all that follows too, on-policy with the expected gradient of the trajectory
+    KL (T7). MiniLLM, Gu et al. (2024). TRL counts k from the start of the answer: a further factor g^t, unless it
+    divides by the length.
+    """
+    reward_BxS = -jax.lax.stop_gradient(log_ratio(logp_BxS, traj))
+    A_BxS = advantage("returns_to_go", reward_BxS, traj, discount=discount)
+    return aggregate(-A_BxS * masked(logp_BxS, traj.mask), traj, aggregation, max_tokens)
 
 
 ROWS["reward + traj. KL"] = Entry("reinforce", {"reward_kl": 0.1})

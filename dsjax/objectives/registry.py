@@ -27,11 +27,13 @@ class Entry:
       objective: name in the registry, `module:function`, or a function.
       options: of the objective.
       demonstrations: it sees demonstrations instead of the policy's own trajectories.
+      on_policy: the row with the same coefficients on-policy, where all of the atlas is: it is not computed again.
     """
 
     objective: str | Objective
     options: Mapping[str, Any] = field(default_factory=dict)
     demonstrations: bool = False
+    on_policy: str | None = None
 
 
 OBJECTIVES: dict[str, Callable[..., SumCount]] = {}
@@ -39,7 +41,11 @@ ROWS: dict[str, Entry] = {}  # of the atlas, in its order
 
 
 def register(
-    name: str, atlas: Mapping[str, Mapping[str, Any]] | None = None, *, demonstrations: bool = False
+    name: str,
+    atlas: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    demonstrations: bool = False,
+    on_policy: str | None = None,
 ) -> Callable[[Function], Function]:
     """Decorator: the function `(logp_BxS, Trajectories, **options) -> (sum, count)` is known by `name` from now on.
 
@@ -47,6 +53,7 @@ def register(
       name: for `resolve`, `dsjax attribute`, `dsjax atlas` and the arms of a study.
       atlas: its rows in the atlas, {label: options}.
       demonstrations: the rows show it demonstrations instead of the policy's own trajectories.
+      on_policy: an earlier row whose coefficients are equal at ratio 1, on any batch.
 
     Raises:
       InputError: for a name or a row that is taken, or an option that the function does not have.
@@ -54,9 +61,10 @@ def register(
 
     def add(function: Function) -> Function:
         require(name not in OBJECTIVES and ":" not in name, "objective", name, f"a new name, not {sorted(OBJECTIVES)}")
-        rows = {label: Entry(name, options, demonstrations) for label, options in (atlas or {}).items()}
+        rows = {label: Entry(name, options, demonstrations, on_policy) for label, options in (atlas or {}).items()}
         for label, entry in rows.items():
             require(label not in ROWS, "row of the atlas", label, f"a new name, not {sorted(ROWS)}")
+            require(on_policy is None or on_policy in ROWS, "on_policy", on_policy, sorted(ROWS))
             resolve(function, entry.options)
         ROWS.update(rows)
         OBJECTIVES[name] = function

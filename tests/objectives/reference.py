@@ -28,9 +28,18 @@ def _batch(seed: int, imitated: bool, dtype: Any) -> tuple[jax.Array, Trajectori
     logp, traj = ragged_batch(seed, imitated=imitated)
     reward = np.array(traj.reward)
     reward[5] = reward[2]
-    values = np.random.default_rng(seed).normal(size=traj.tokens.shape)
+    rng = np.random.default_rng(seed)
+    values = rng.normal(size=traj.tokens.shape)
+    # pi_old/mu is exp(+-0.05) or exp(0.8): inside and outside of the bounds that the tests use.
+    sampler_logp = np.minimum(np.array(traj.old_logp) - rng.choice([-0.05, 0.05, 0.8], traj.tokens.shape), 0.0)
     group = jnp.asarray([0, 0, 1, 1, 0, 1, 2, 2], jnp.int32)
-    return logp, traj.replace(group=group, num_groups=4, values=jnp.asarray(values), reward=jnp.asarray(reward))
+    return logp, traj.replace(
+        group=group,
+        num_groups=4,
+        values=jnp.asarray(values, traj.reward.dtype),
+        reward=jnp.asarray(reward),
+        sampler_logp=jnp.asarray(sampler_logp),
+    )
 
 
 CLIPPED = {"ratio": "token", "clip_rule": "ppo", "clip": 0.2}
@@ -61,8 +70,29 @@ PRESETS: dict[str, dict[str, Any]] = {
     "ppo": {**CLIPPED, "advantage": "gae", "aggregation": "token_mean"},
     "reinforce_plus_plus": {**CLIPPED, "advantage": "returns_to_go", "whiten": True, "aggregation": "token_mean"},
     "biased_per_turn": {"advantage": "biased_per_turn"},
+    "sapo": {"advantage": "group_normalised", "ratio": "token", "clip_rule": "sapo", "aggregation": "sequence_mean"},
+    "gmpo": {
+        **CLIPPED,
+        "advantage": "group_normalised",
+        "clip_rule": "gmpo",
+        "aggregation": "sequence_mean",
+        "clip": 0.4,
+    },
+    "dppo_tv": {
+        **CLIPPED,
+        "advantage": "group_normalised",
+        "clip_rule": "dppo_tv",
+        "aggregation": "token_mean",
+        "ratio_cap": 20,
+    },
+    "gpg": {"advantage": "gpg", "aggregation": "token_mean"},
+    "dro": {"advantage": "group_normalised", "ratio": "token", "clip_rule": "dro", "aggregation": "token_mean"},
+    "psr_nsr": {"advantage": "psr_nsr"},
     "trajectory_kl": {"reward_kl": 1.0},
 }
+
+PRESETS["luspo"] = {**PRESETS["gspo"], "aggregation": "sequence_sum"}
+PRESETS["dppo_kl"] = {**PRESETS["dppo_tv"], "clip_rule": "dppo_kl", "clip": 0.05}
 
 
 class Batch:
@@ -74,6 +104,7 @@ class Batch:
         self.m = self.s | self.d
         self.R, self.group, self.turn = np.asarray(traj.reward), np.asarray(traj.group), np.asarray(traj.round)
         self.old, self.ref, self.V = (np.asarray(x) for x in (traj.old_logp, traj.ref_logp, traj.values))
+        self.mu = np.asarray(traj.sampler_logp)
         self.T = self.m.sum(-1)
         self.divisor = np.maximum(self.T, 1)  # T_i, and 1 for an empty sequence
         self.B, self.S = self.m.shape
@@ -144,8 +175,14 @@ def advantages(b: Batch, R: np.ndarray, o: dict[str, Any]) -> np.ndarray:
             A[i] = R[i] - others.mean()
         elif name == "group_mean":
             A[i] = R[i] - everyone.mean()
+        elif name == "gpg":
+            live = [j for j in range(b.B) if len(set(R[b.group == b.group[j]])) > 1]
+            A[i] = (R[i] - everyone.mean()) * b.B / max(len(live), 1)
+        elif name == "psr_nsr":
+            A[i] = o.get("positive_weight", 0.1) if R[i] >= o.get("threshold", 1.0) else -1.0
         else:
-            A[i] = (R[i] - everyone.mean()) / (everyone.std() + o.get("epsilon", 1e-4))
+            std = (R if o.get("std_of") == "batch" else everyone).std(ddof=o.get("ddof", 0))
+            A[i] = (R[i] - everyone.mean()) / (max(std, o.get("std_floor", 0.0)) + o.get("epsilon", 1e-4))
     return np.repeat(A[:, None], b.S, axis=1)
 
 
@@ -156,6 +193,10 @@ def normaliser(b: Batch, how: str, o: dict[str, Any]) -> np.ndarray:
         "sequence_mean": 1 / (b.B * b.divisor),
         "token_mean": np.ones(b.B) / b.T.sum(),
         "constant": np.ones(b.B) / (b.B * o.get("max_tokens", b.S)),
+        "given_count": np.ones(b.B) / (b.B * o.get("tokens_per_sequence", np.nan)),
+        "nonempty_sequence_sum": np.ones(b.B) / (b.T > 0).sum(),
+        "nonempty_sequence_mean": 1 / ((b.T > 0).sum() * b.divisor),
+        "prompt_mean": 1 / (len(set(b.group)) * np.maximum([b.T[b.group == g].sum() for g in b.group], 1)),
     }[how]
     return b.m * each[:, None]
 
@@ -163,24 +204,89 @@ def normaliser(b: Batch, how: str, o: dict[str, Any]) -> np.ndarray:
 def kl_coefficients(b: Batch, estimator: str) -> np.ndarray:
     x, rho = b.logp - b.ref, np.exp(b.logp - b.old)
     k3 = np.exp(-x) - 1 + x
-    return {"k1": -np.ones_like(x), "k2": -x, "k3": np.exp(-x) - 1, "k3_ratio": -rho * (k3 + 1 - np.exp(-x))}[estimator]
+    return {
+        "k1": -np.ones_like(x),
+        "k2": -x,
+        "k3": np.exp(-x) - 1,
+        "k3_ratio": -rho * (k3 + 1 - np.exp(-x)),
+        "abs": -np.sign(x),
+        **dict.fromkeys(("k1+", "k3+", "abs+"), -x),
+        "k1_score": -(1 + x),
+        "k2_score": -(x + x**2 / 2),
+        "k3_score": -x,
+    }[estimator]
+
+
+def mismatch(b: Batch, o: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """(weight, kept) of each token, row by row."""
+    rule, weight, kept = o["mismatch"], np.zeros((b.B, b.S)), np.zeros((b.B, b.S), bool)
+    token_wise, geometric = rule.startswith("token"), rule == "geometric_drop"
+    low, high = o.get("mismatch_low", 0.99 if geometric else 0.5), o.get("mismatch_high", 1.01 if geometric else 5.0)
+    for i in range(b.B):
+        log_w = [b.old[i, t] - b.mu[i, t] for t in b.drawn(i)]
+        for t, single in zip(b.drawn(i), log_w, strict=True):
+            w = np.exp(single if token_wise else sum(log_w) / (b.T[i] if geometric else 1))
+            if rule.endswith("truncate"):
+                weight[i, t], kept[i, t] = min(w, o.get("mismatch_high", 2.0)), True
+            else:
+                kept[i, t] = low <= w <= high
+                weight[i, t] = kept[i, t] * (1.0 if geometric else w)
+    return weight, kept
+
+
+def binary_kl(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    return p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))
+
+
+def ruled_coefficients(b: Batch, A: np.ndarray, n: np.ndarray, o: dict[str, Any]) -> np.ndarray:
+    """c_it of the clip rules that are not of GRPO's family, token by token but for `gmpo`."""
+    rule, c = o["clip_rule"], np.zeros((b.B, b.S))
+    low, high = o.get("clip", 0.2), o.get("clip_high") or o.get("clip", 0.2)
+    for i in range(b.B):
+        a, log_rho = A[i], np.where(b.m[i], b.logp[i] - b.old[i], 0.0)
+        rho, p, q = np.exp(log_rho), np.exp(b.logp[i]), np.exp(b.old[i])
+        if rule == "sapo":
+            tau = np.where(a > 0, o.get("temperature", 1.0), o.get("temperature_negative", 1.05))
+            s = 1 / (1 + np.exp(-tau * (rho - 1)))
+            c[i] = n[i] * 4 * s * (1 - s) * rho * a
+        elif rule == "gmpo":
+            clipped = np.where(a > 0, np.minimum(log_rho, high), np.maximum(log_rho, -low))
+            mean = np.exp((clipped * b.m[i]).sum() / b.divisor[i])
+            c[i] = (n[i] * a).sum() * mean / b.divisor[i] * (clipped == log_rho) * b.m[i]
+        elif rule == "dro":
+            c[i] = n[i] * (a - o.get("beta", 0.1) * log_rho)
+        else:
+            distance = np.abs(p - q) if rule == "dppo_tv" else binary_kl(q, p)
+            dropped = np.where(a > 0, (p > q) & (distance > high), (p < q) & (distance > low))
+            c[i] = n[i] * np.minimum(rho, o["ratio_cap"]) * a * ~dropped
+    return c
 
 
 def reward_coefficients(b: Batch, R: np.ndarray, o: dict[str, Any]) -> np.ndarray:
     """c_it of the surrogate with settings `o`; the ratio of a sequence passes its gradient to all of its tokens."""
-    A, n = advantages(b, R, o), normaliser(b, o.get("aggregation", "sequence_sum"), o)
+    A = advantages(b, R, o)
+    w, kept = mismatch(b, o) if "mismatch" in o else (np.ones((b.B, b.S)), b.m)
+    if o.get("rejected") == "leave":
+        b.m = b.m & kept
+        b.T = b.m.sum(-1)
+        b.divisor = np.maximum(b.T, 1)
+    n = normaliser(b, o.get("aggregation", "sequence_sum"), o)
+    A = A * w
     kind, rule = o.get("ratio", "none"), o.get("clip_rule", "none")
     low = 1 - o.get("clip", 0.2)
     high = 1 + (o.get("clip_high") or o.get("clip", 0.2))
     log_rho = np.where(b.m, b.logp - b.old, 0.0)
     if kind == "none":
         c = n * A
+    elif rule in ("sapo", "gmpo", "dppo_tv", "dppo_kl", "dro"):
+        c = ruled_coefficients(b, A, n, o)
     elif kind == "token":
         rho = np.exp(log_rho)
         if rule == "cispo":
             c = n * np.clip(rho, low, high) * A
         else:
             live = np.where(A > 0, rho <= high, rho >= low) if rule == "ppo" else 1.0
+            live = live * (rho <= o.get("ratio_cap", np.inf)) * ((A >= 0) | (rho <= o.get("dual_clip", np.inf)))
             c = n * rho * A * live
     else:
         rho = np.exp(log_rho.sum(-1, keepdims=True) / (b.divisor[:, None] if kind == "geometric" else 1.0))
@@ -190,9 +296,10 @@ def reward_coefficients(b: Batch, R: np.ndarray, o: dict[str, Any]) -> np.ndarra
     return c + o.get("entropy", 0.0) * n * (-b.logp - 1)
 
 
-def pair_coefficients(b: Batch, kind: str, beta: float) -> np.ndarray:
+def pair_coefficients(b: Batch, kind: str, beta: float, o: dict[str, Any]) -> np.ndarray:
     """Pair by pair; a pair of a group of G members weighs 1/G."""
-    x = np.where(b.m, b.logp - b.ref, 0.0).sum(-1)
+    x = np.where(b.m, b.logp - (0.0 if kind == "simpo" else b.ref), 0.0).sum(-1)
+    T = b.divisor if kind in ("simpo", "ipo") or o.get("token_mean") else np.ones(b.B)
     c, total = np.zeros((b.B, b.S)), 0.0
     for i in range(b.B):
         for j in range(b.B):
@@ -200,14 +307,28 @@ def pair_coefficients(b: Batch, kind: str, beta: float) -> np.ndarray:
                 continue
             weight = 1 / (b.group == b.group[i]).sum()
             total += weight
-            if kind == "dpo":
-                push = (beta / (1 + np.exp(beta * (x[i] - x[j]))),) * 2
+            gap = x[i] / T[i] - x[j] / T[j]
+            if kind == "ipo":
+                push = 2 * (1 / (2 * beta) - gap)
+            elif o.get("loss") == "hinge":
+                push = beta * (beta * gap < 1)
             else:
-                gap = x[i] / b.divisor[i] - x[j] / b.divisor[j]
-                push = tuple(2 * (1 / (2 * beta) - gap) / b.divisor[k] for k in (i, j))
-            c[i] += weight * push[0] * b.m[i]
-            c[j] -= weight * push[1] * b.m[j]
+                push = beta / (1 + np.exp(beta * gap - (o.get("margin", 1.0) if kind == "simpo" else 0.0)))
+            c[i] += weight * push / T[i] * b.m[i]
+            c[j] -= weight * push / T[j] * b.m[j]
     return c / total
+
+
+def kto_coefficients(b: Batch, o: dict[str, Any]) -> np.ndarray:
+    x, beta = np.where(b.m, b.logp - b.ref, 0.0).sum(-1), o.get("beta", 0.1)
+    z = o.get("reference_point", max(x.mean(), 0.0))
+    c = np.zeros((b.B, b.S))
+    for i in range(b.B):
+        good = b.R[i] >= o.get("threshold", 1.0)
+        v = 1 / (1 + np.exp(-beta * (x[i] - z) * (1 if good else -1)))
+        w = o.get("desirable_weight", 1.0) if good else -o.get("undesirable_weight", 1.0)
+        c[i] = w * beta * v * (1 - v) / b.B * b.m[i]
+    return c
 
 
 def coefficients(kind: str, o: dict[str, Any], logp: jax.Array, traj: Trajectories) -> np.ndarray:
@@ -223,10 +344,14 @@ def coefficients(kind: str, o: dict[str, Any], logp: jax.Array, traj: Trajectori
         return w / (kept.sum() if by_sequence else w.sum())
     if kind == "dft":
         return b.m * np.exp(b.logp) / b.T.sum()
-    if kind in ("dpo", "ipo"):
-        return pair_coefficients(b, kind, o.get("beta", 0.1))
+    if kind in ("dpo", "ipo", "simpo"):
+        return pair_coefficients(b, kind, o.get("beta", 2.0 if kind == "simpo" else 0.1), o)
+    if kind == "kto":
+        return kto_coefficients(b, o)
     n = normaliser(b, o.get("aggregation", "sequence_sum"), o)
     if kind == "entropy_bonus":
         return n * (-b.logp - 1)
+    if kind == "distillation":
+        return n * sums_ahead(b, np.where(b.m, b.ref - b.logp, 0.0), o.get("discount", 0.0))
     assert kind == "own_token_kl"
     return n * kl_coefficients(b, o.get("estimator", "k2"))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dsjax.objectives import Objective, resolve
-from dsjax.objectives.advantages import advantage
+from dsjax.objectives.advantages import SEQUENCE_ADVANTAGES, advantage
 from dsjax.objectives.kl import token_rewards_with_kl
 from dsjax.trajectories import Trajectories
 from tests.objectives.reference import PRESETS, batch, quick_jit
@@ -110,7 +110,10 @@ def test_the_mean_of_means_is_another_loss(x64):
     assert abs(means - float(whole.total / whole.count)) > 1e-3
 
 
-ADVANTAGE_OPTIONS = ("advantage", "baseline", "whiten", "discount", "gae_lambda", "epsilon", "reward_kl")
+SETTINGS = ("whiten", "discount", "gae_lambda", "epsilon", "std_of", "ddof")
+ADVANTAGE_OPTIONS = ("advantage", "baseline", "reward_kl", *SETTINGS)
+# In this batch no group is degenerate, so that the factor of `gpg` is 1 on every device.
+SHARED = [name for name in BATCH_STATISTICS if name != "gpg"]
 
 
 def advantages_of(name: str, traj: Trajectories) -> jax.Array:
@@ -120,13 +123,13 @@ def advantages_of(name: str, traj: Trajectories) -> jax.Array:
     which = given["baseline"] if "baseline" in given else given["advantage"]
     beta = given.get("reward_kl", 0.0)
     reward = token_rewards_with_kl(traj, beta)
-    if which == "batch_mean":
+    if which in SEQUENCE_ADVANTAGES:
         reward = reward.sum(-1)
-    settings = {k: given[k] for k in ("whiten", "discount", "gae_lambda", "epsilon") if k in given}
+    settings = {k: given[k] for k in SETTINGS if k in given}
     return advantage(which, reward, traj, **settings)
 
 
-@pytest.mark.parametrize("name", BATCH_STATISTICS)
+@pytest.mark.parametrize("name", SHARED)
 def test_statistics_of_the_batch_are_shared_as_advantages(x64, name):
     """Computed once on the whole batch and cut with the rows they combine exactly; on each device alone they do not."""
     kind, options = VARIANTS[name]

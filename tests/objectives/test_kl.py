@@ -20,7 +20,7 @@ from tests.objectives.reference import quick_jit
 
 def test_estimates_are_their_closed_forms(x64):
     x = np.array([-2.0, -0.1, 0.0, 0.3, 4.0])
-    expected = {"k1": x, "k2": x**2 / 2, "k3": np.exp(-x) - 1 + x}
+    expected = {"k1": x, "k2": x**2 / 2, "k3": np.exp(-x) - 1 + x, "abs": np.abs(x)}
     assert set(expected) == set(ESTIMATORS)
     for name, value in expected.items():
         np.testing.assert_allclose(estimate(jnp.asarray(x), name), value, rtol=1e-14, atol=1e-15)
@@ -44,7 +44,8 @@ def test_estimates_average_to_the_kl(x64):
     pi, ref = rng.dirichlet(np.ones(5)), rng.dirichlet(np.ones(5))
     x = jnp.asarray(np.log(pi / ref))
     kl = float(pi @ np.log(pi / ref))
-    k1, k2, k3 = (np.asarray(estimate(x, name)) for name in ESTIMATORS)
+    k1, k2, k3, size = (np.asarray(estimate(x, name)) for name in ESTIMATORS)
+    assert pi @ size > kl + 1e-3
     assert pi @ k1 == pytest.approx(kl, abs=TIGHT)
     assert pi @ k3 == pytest.approx(kl, abs=TIGHT)
     assert abs(pi @ k2 - kl) > 1e-3
@@ -87,17 +88,36 @@ def local_gradients(case: Case, reference: oracle.Toy, which: str) -> dict[str, 
     return out
 
 
+@pytest.fixture(scope="module")
+def own_token_gradients(two) -> dict[str, dict[str, np.ndarray]]:
+    """Of every estimator, in one program."""
+    case, _, traj = two
+    objectives = {name: resolve("own_token_kl", estimator=name) for name in LOSS_ESTIMATORS}
+    with jax.enable_x64(True):
+
+        @quick_jit
+        def run(params, traj):
+            return {n: component_gradients(case.policy, params, traj, f).total for n, f in objectives.items()}
+
+        return {n: {k: -v for k, v in layout(g).items()} for n, g in run(case.params, traj).items()}
+
+
 @pytest.mark.parametrize("estimator", LOSS_ESTIMATORS)
-def test_expected_gradient_of_own_token_kl(x64, two, estimator):
-    """k1: nothing at all. k2, k3 x ratio: the reverse KL of every context. k3: the forward KL of every context."""
-    case, reference, traj = two
-    measured = gradient(case, traj, "own_token_kl", estimator=estimator)
-    expected = {k: local_gradients(case, reference, k) for k in ESTIMATORS}
-    estimator = "k2" if estimator == "k3_ratio" else estimator
+def test_expected_gradient_of_own_token_kl(x64, two, own_token_gradients, estimator):
+    """k1: nothing at all. k3: the forward KL of every context. abs, and k2 with its score: neither.
+
+    The reverse KL of every context: k2, k3 x ratio, every straight-through one, k1 and k3 with the score kept.
+    """
+    case, reference, _ = two
+    measured = own_token_gradients[estimator]
+    expected = {k: local_gradients(case, reference, k) for k in ("k1", "k2", "k3")}
+    is_ = {"k1": "k1", "k3": "k3", "abs": None, "k2_score": None}.get(estimator, "k2")
     for name in ("sample", "decision"):
-        np.testing.assert_allclose(measured[name], expected[estimator][name], rtol=0, atol=TIGHT)
-        for other in set(ESTIMATORS) - {estimator}:
-            assert np.abs(measured[name] - expected[other][name]).max() > 1e-3
+        for other, closed in expected.items():
+            if other == is_:
+                np.testing.assert_allclose(measured[name], closed[name], rtol=0, atol=TIGHT)
+            else:
+                assert np.abs(measured[name] - closed[name]).max() > 1e-3
 
 
 def test_expected_gradient_of_the_entropy_bonus(x64, two):

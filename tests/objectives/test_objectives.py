@@ -53,6 +53,17 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "reinforce++": ("reinforce_plus_plus", {}),
     "reinforce++, KL": ("reinforce_plus_plus", {"reward_kl": 0.2, "discount": 0.95}),
     "per turn": ("biased_per_turn", {"reward_kl": 0.2}),
+    "sapo": ("sapo", {"temperature": 0.8}),
+    "gmpo": ("gmpo", {"clip": 0.3}),
+    "luspo": ("luspo", {"clip": 0.15, "clip_high": None}),
+    "dppo, TV": ("dppo_tv", {"clip": 0.1}),
+    "dppo, KL": ("dppo_kl", {"clip": 0.03}),
+    "gpg": ("gpg", {}),
+    "dro": ("dro", {"beta": 0.5}),
+    "psr_nsr": ("psr_nsr", {"threshold": 0.5}),
+    "std over n - 1, prompt mean": ("grpo", {"ddof": 1, "std_floor": 0.2, "aggregation": "prompt_mean"}),
+    "batch std": ("grpo", {"std_of": "batch", "ddof": 1, "aggregation": "nonempty_sequence_mean"}),
+    "icepop, rejected leave": ("grpo", {"mismatch": "token_mask", "mismatch_high": 1.5, "rejected": "leave"}),
     "sft": ("sft", {}),
     "sft, w = 3": ("sft", {"decision_weight": 3.0}),
     "sft, w = 0": ("sft", {"decision_weight": 0.0}),
@@ -61,18 +72,29 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "dft": ("dft", {}),
     "dpo": ("dpo", {"beta": 0.5}),
     "ipo": ("ipo", {"beta": 0.5}),
+    "simpo": ("simpo", {"margin": 0.5}),
+    "kto": ("kto", {"beta": 0.5, "threshold": 0.5, "undesirable_weight": 1.5, "reference_point": 0.1}),
     "k1": ("own_token_kl", {"estimator": "k1"}),
     "k2": ("own_token_kl", {"estimator": "k2", "aggregation": "token_mean"}),
     "k3": ("own_token_kl", {"estimator": "k3", "aggregation": "sequence_mean"}),
     "k3 x ratio": ("own_token_kl", {"estimator": "k3_ratio"}),
     "trajectory KL": ("trajectory_kl", {}),
+    "distillation": ("distillation", {"discount": 0.7}),
     "entropy": ("entropy_bonus", {"aggregation": "token_mean"}),
     "own": (f"{__name__}:squared_product", {"scale": 0.5}),
 }
 # A statistic of the whole batch is, by definition, not that of a part.
-BATCH_STATISTICS = ("reinforce, batch mean", "reinforce, reward KL", "ppo, whitened", "reinforce++", "reinforce++, KL")
+BATCH_STATISTICS = (
+    "reinforce, batch mean",
+    "reinforce, reward KL",
+    "ppo, whitened",
+    "reinforce++",
+    "reinforce++, KL",
+    "gpg",
+    "batch std",
+)
 # A stop-gradient makes the derivative something else than the slope of the value.
-NO_POTENTIAL = ("cispo", "dft", "entropy", "reinforce, entropy")
+NO_POTENTIAL = ("cispo", "dft", "entropy", "reinforce, entropy", "dppo, TV", "dppo, KL", "distillation")
 
 
 def test_every_registered_objective_is_here():
@@ -148,9 +170,9 @@ def test_nothing_leaks_from_behind_the_masks(x64, name):
     logp, traj = batch()
 
     def run(junk: float) -> Measured:
-        fields = (logp, traj.old_logp, traj.ref_logp, traj.values)
-        x, old, ref, values = (jnp.where(traj.mask, jnp.asarray(y), junk) for y in fields)
-        return compiled(name)(x, traj.replace(old_logp=old, ref_logp=ref, values=values))
+        fields = (logp, traj.old_logp, traj.ref_logp, traj.values, traj.sampler_logp)
+        x, old, ref, values, mu = (jnp.where(traj.mask, jnp.asarray(y), junk) for y in fields)
+        return compiled(name)(x, traj.replace(old_logp=old, ref_logp=ref, values=values, sampler_logp=mu))
 
     clean = run(-1.0)
     for junk in (np.nan, np.inf, -np.inf):
@@ -169,7 +191,10 @@ def part(traj: Trajectories, rows: np.ndarray) -> Trajectories:
 # Groups have 3, 3 and 2 members. Objectives without groups may be cut anywhere.
 BY_GROUP = [np.array([6, 7]), np.array([0, 1, 2, 3, 4, 5])]
 ANYWHERE = [np.array([2]), np.array([0, 5, 7]), np.array([1, 3, 4, 6])]
-GROUPED = ("rloo", "grpo", "gspo", "dapo", "dr_grpo", "cispo", "per turn", "dpo", "ipo")
+GROUPED = (
+    *("rloo", "grpo", "gspo", "dapo", "dr_grpo", "cispo", "per turn", "dpo", "ipo", "simpo"),
+    *("sapo", "gmpo", "luspo", "dppo", "dro", "std over n - 1", "icepop"),
+)
 
 
 def test_micro_batches_combine_as_sums_and_counts(x64, name):
@@ -209,8 +234,15 @@ def test_empty_batches(x64, name):
     for case in (nothing, weightless):
         out = run(logp, case)
         # A pair of trajectories without a token still costs its loss at gap 0: log 2, and 1/(2 beta)^2 = 1.
-        paired = case is nothing and name in ("dpo", "ipo")
-        assert float(out.loss) == (pytest.approx({"dpo": np.log(2), "ipo": 1.0}[name]) if paired else 0)
+        # One of KTO is at x = 0: v = sigmoid(0.05) of a wrong one, of weight 1.5, and 1 - v of a right one.
+        v, right = 1 / (1 + np.exp(-0.05)), float(jnp.mean(traj.reward >= 0.5))
+        unpaid = {
+            "dpo": np.log(2),
+            "ipo": 1.0,
+            "simpo": np.log1p(np.exp(0.5)),
+            "kto": right * v + 1.5 * (1 - right) * (1 - v),
+        }
+        assert float(out.loss) == (pytest.approx(unpaid[name]) if case is nothing and name in unpaid else 0)
         np.testing.assert_array_equal(out.c, 0.0)
         assert np.isfinite(out.raw).all()
     out = run(logp, one_empty)
@@ -226,10 +258,11 @@ def test_equal_returns(x64, name):
     out = compiled(name)(logp, traj.replace(reward=jnp.full(8, 0.7)))
     for x in out:
         assert np.isfinite(x).all()
-    if name in ("rloo", "rloo, clipped", "grpo", "gspo", "cispo", "dr_grpo", "reinforce++", "dpo", "ipo"):
+    exactly = ("grpo", "sapo", "gmpo", "luspo", "dppo, TV", "gpg", "reinforce++", "batch std", "dpo", "ipo", "simpo")
+    if name in (*exactly, "rloo", "rloo, clipped", "gspo", "cispo", "dr_grpo"):
         # The mean of three equal numbers is off by a rounding error; standardised ones are cut to exactly 0.
-        np.testing.assert_allclose(out.c, 0.0, atol=0 if name in ("grpo", "reinforce++", "dpo", "ipo") else 1e-15)
-    if name in ("dpo", "ipo"):
+        np.testing.assert_allclose(out.c, 0.0, atol=0 if name in exactly else 1e-15)
+    if name in ("dpo", "ipo", "simpo"):
         assert float(out.count) == 0
 
 

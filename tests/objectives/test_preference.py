@@ -92,3 +92,19 @@ def test_dpo_pushes_both_components_of_a_trajectory_alike(x64):
     for c in both(logp, traj):
         spread = np.where(m, c / w, -np.inf).max(-1) - np.where(m, c / w, np.inf).min(-1)
         np.testing.assert_allclose(spread, 0.0, atol=TIGHT)
+
+
+def test_kto_is_unpaired_and_its_point_on_an_exact_law_is_the_mean(x64):
+    """z = max(0, E x), as data: KL(P || P_ref) for a reference policy. One coefficient a trajectory, signed by R."""
+    logp, traj = law()
+    traj = traj.replace(ref_logp=1.5 * jnp.asarray(logp))
+    m, w, R = np.asarray(traj.mask), np.asarray(traj.weight), np.asarray(traj.reward)
+    x = np.where(m, logp - np.asarray(traj.ref_logp), 0.0).sum(-1)
+    z = w @ x
+    assert z > 0.01
+    good = R >= 0.9  # a late success pays 0.1
+    v = 1 / (1 + np.exp(-BETA * np.where(good, 1, -1) * (x - z)))
+    expected = w * np.where(good, 1.0, -0.5) * BETA * v * (1 - v)
+    f = resolve("kto", beta=BETA, threshold=0.9, undesirable_weight=0.5)
+    c = np.asarray(quick_jit(lambda x, t: coefficients(f, x, t))(logp, traj))
+    np.testing.assert_allclose(c, np.where(m, expected[:, None], 0.0), rtol=0, atol=TIGHT)

@@ -119,6 +119,41 @@ REDUCTIONS: dict[str, tuple[Callable, Callable]] = {
         binary(over_kept_tokens(resolve("reinforce"))),
     ),
     "DFT where all is uniform is half of SFT": (uniform(resolve("dft")), uniform(times(0.5, resolve("sft")))),
+    "SAPO is GRPO on-policy": (on_policy(resolve("sapo", EPSILON)), on_policy(resolve("grpo", EPSILON))),
+    "GMPO is GRPO on-policy": (on_policy(resolve("gmpo", EPSILON)), on_policy(resolve("grpo", EPSILON))),
+    "DPPO by TV is DAPO on-policy": (on_policy(resolve("dppo_tv", EPSILON)), on_policy(resolve("dapo", EPSILON))),
+    "DPPO by KL is DAPO on-policy": (on_policy(resolve("dppo_kl", EPSILON)), on_policy(resolve("dapo", EPSILON))),
+    "DRO is DAPO on-policy": (on_policy(resolve("dro", EPSILON)), on_policy(resolve("dapo", EPSILON))),
+    "LUSPO is normalised REINFORCE on-policy": (
+        on_policy(resolve("luspo", EPSILON)),
+        resolve("reinforce", NORMALISED),
+    ),
+    "GMPO without a binding clip is GSPO without one": (
+        resolve("gmpo", {"clip": 0.9}),
+        resolve("gspo", {"clip": 0.9, "clip_high": 9.0}),
+    ),
+    "dual clip is a ratio cap": (resolve("grpo", {"dual_clip": 1.4}), resolve("grpo", {"ratio_cap": 1.4})),
+    "DRO without its spring, on-policy or not, is REINFORCE": (
+        resolve("dro", {"beta": 0.0}),
+        resolve("reinforce", {"baseline": "group_normalised", "aggregation": "token_mean"}),
+    ),
+    "PSR and NSR without a negative weight is RFT by sequences": (
+        lambda x, t: resolve("psr_nsr", {"positive_weight": 2.0, "threshold": 0.5})(x, t),
+        lambda x, t: resolve("reinforce")(x, t.replace(reward=jnp.where(t.reward >= 0.5, 2.0, -1.0))),
+    ),
+    "GPG without degenerate groups is REINFORCE with the group mean": (
+        resolve("gpg"),
+        resolve("reinforce", {"baseline": "group_mean", "aggregation": "token_mean"}),
+    ),
+    "a caller's count that is the batch's own is the token mean": (
+        lambda x, t: surrogate(x, t, aggregation="given_count", tokens_per_sequence=jnp.mean(t.num_tokens)),
+        resolve("surrogate", {"aggregation": "token_mean"}),
+    ),
+    "distillation with g = 0 is the own-token KL by k2": (resolve("distillation"), resolve("own_token_kl")),
+    "SimPO without a margin is DPO of means to a uniform reference": (
+        resolve("simpo", {"margin": 0.0, "beta": 0.7}),
+        lambda x, t: resolve("dpo", {"token_mean": True, "beta": 0.7})(x, t.replace(ref_logp=jnp.zeros_like(x) - 1.0)),
+    ),
     "no KL": (resolve("reinforce", {"token_kl": 0.0, "reward_kl": 0.0}), resolve("reinforce")),
     "KL only": (resolve("own_token_kl"), without_reward(resolve("reinforce", {"token_kl": 1.0}))),
     "entropy only": (resolve("entropy_bonus"), without_reward(resolve("reinforce", {"entropy": 1.0}))),
@@ -164,16 +199,37 @@ def test_aggregations(x64):
     logp, traj = batch()
     m, w = np.asarray(traj.mask), np.asarray(traj.weight)
     v = np.where(m, np.asarray(logp), 0.0)
+    group, T = np.asarray(traj.group), m.sum(-1)
     expected = {
         "sequence_sum": (w @ v.sum(-1), 1.0),
         "sequence_mean": (w @ (v.sum(-1) / m.sum(-1)), 1.0),
         "token_mean": (w @ v.sum(-1), w @ m.sum(-1)),
         "constant": (w @ v.sum(-1), 9.0),
+        "given_count": (w @ v.sum(-1), 2.5),
+        "nonempty_sequence_sum": (w @ v.sum(-1), 1.0),
+        "nonempty_sequence_mean": (w @ (v.sum(-1) / T), 1.0),
+        "prompt_mean": (sum(v[group == g].sum() / T[group == g].sum() for g in range(3)), 3.0),
     }
     assert set(expected) == set(AGGREGATIONS)
     for how, numbers in expected.items():
-        np.testing.assert_allclose(aggregate(logp, traj, how), numbers, rtol=EXACT)
+        n = 2.5 if how == "given_count" else None
+        np.testing.assert_allclose(aggregate(logp, traj, how, tokens_per_sequence=n), numbers, rtol=EXACT)
     np.testing.assert_allclose(aggregate(logp, traj, "constant", 4), (w @ v.sum(-1), 4.0), rtol=EXACT)
+    # On an exact law a prompt counts with its probability; an empty row leaves `nonempty` divisors, and no others.
+    law = traj.replace(weight=jnp.asarray([0.05, 0.1, 0.2, 0.1, 0.15, 0.2, 0.15, 0.05]), exact=True)
+    w = np.asarray(law.weight)
+    mass = [w[group == g].sum() for g in range(3)]
+    means = [w[group == g] @ v[group == g].sum(-1) / (w[group == g] @ T[group == g]) for g in range(3)]
+    np.testing.assert_allclose(aggregate(logp, law, "prompt_mean"), (np.dot(mass, means), 1.0), rtol=EXACT)
+    keep = (jnp.arange(8) != 3)[:, None]
+    holed = traj.replace(sample_mask=traj.sample_mask & keep, decision_mask=traj.decision_mask & keep)
+    counts = {how: float(aggregate(logp, holed, how)[1]) for how in AGGREGATIONS if how != "given_count"}
+    assert {how: counts[how] for how in counts if "sequence" in how} == {
+        "sequence_sum": 1.0,
+        "sequence_mean": 1.0,
+        "nonempty_sequence_sum": 0.875,
+        "nonempty_sequence_mean": 0.875,
+    }
     with pytest.raises(InputError, match="aggregation: received 'mean'; allowed: sequence_sum, sequence_mean"):
         aggregate(logp, traj, "mean")
     for how, longest in (("constant", 0), ("token_mean", 4)):
