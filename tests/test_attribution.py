@@ -33,7 +33,7 @@ from dsjax.attribution import (
 from dsjax.errors import InputError
 from dsjax.objectives import OBJECTIVES, resolve
 from dsjax.objectives.critic import exact_values
-from dsjax.objectives.named import Named
+from dsjax.objectives.surrogate import Named
 from dsjax.policies import SharedPolicy, log_probs
 from dsjax.trajectories import Trajectories
 from tests import oracle

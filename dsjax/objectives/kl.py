@@ -24,11 +24,17 @@ def log_ratio(logp_BxS: jax.Array, traj: Trajectories) -> jax.Array:
     return masked(logp_BxS - recorded(traj, "ref_logp"), traj.mask)
 
 
-# Values from x = log pi/pi_ref. k3 is constant, with gradient 0, for x < -20, where exp(-x) would overflow.
+def _k3(log_ratio_BxS: jax.Array) -> jax.Array:
+    """exp(-x) - 1 + x, constant, with gradient 0, for x < -20 (`LOG_RATIO_LIMIT`), where exp(-x) would overflow."""
+    x_BxS = jnp.maximum(log_ratio_BxS, -LOG_RATIO_LIMIT)
+    return jnp.expm1(-x_BxS) + x_BxS
+
+
+# Values from x = log pi/pi_ref.
 ESTIMATORS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "k1": lambda x: x,
     "k2": lambda x: 0.5 * x**2,
-    "k3": lambda x: jnp.expm1(-jnp.maximum(x, -LOG_RATIO_LIMIT)) + jnp.maximum(x, -LOG_RATIO_LIMIT),
+    "k3": _k3,
     "abs": jnp.abs,
 }
 

@@ -50,14 +50,9 @@ def ratio(logp_BxS: jax.Array, traj: Trajectories, kind: str) -> jax.Array:
 # Clip rules: ratio with gradient, advantage, log-prob with gradient, trajectories -> loss of each token.
 
 
-def _clipped(rho: jax.Array, clip: float, clip_high: float | None) -> jax.Array:
-    high = clip if clip_high is None else clip_high
-    return jnp.clip(rho, 1 - clip, 1 + high)
-
-
-def _require_clip(clip: float, clip_high: float | None, *, no_lower: bool = False) -> None:
+def _require_clip(clip: float, clip_high: float, *, no_lower: bool = False) -> None:
     require(0 < clip < 1 or (no_lower and clip == 1), "clip", clip, "0 < clip < 1; for cispo also 1, no lower clip")
-    require(clip_high is None or clip_high > 0, "clip_high", clip_high, "> 0")
+    require(clip_high > 0, "clip_high", clip_high, "> 0")
 
 
 def unclipped(rho: jax.Array, A: jax.Array, logp: jax.Array, traj: Trajectories) -> jax.Array:
@@ -67,21 +62,21 @@ def unclipped(rho: jax.Array, A: jax.Array, logp: jax.Array, traj: Trajectories)
 
 
 def ppo(
-    rho: jax.Array, A: jax.Array, logp: jax.Array, traj: Trajectories, *, clip: float, clip_high: float | None = None
+    rho: jax.Array, A: jax.Array, logp: jax.Array, traj: Trajectories, *, clip: float, clip_high: float
 ) -> jax.Array:
     """-min(rho A, clip(rho) A): no gradient from a ratio that has moved too far the right way."""
     del logp, traj
     _require_clip(clip, clip_high)
-    return -jnp.minimum(rho * A, _clipped(rho, clip, clip_high) * A)
+    return -jnp.minimum(rho * A, jnp.clip(rho, 1 - clip, 1 + clip_high) * A)
 
 
 def cispo(
-    rho: jax.Array, A: jax.Array, logp: jax.Array, traj: Trajectories, *, clip: float, clip_high: float | None = None
+    rho: jax.Array, A: jax.Array, logp: jax.Array, traj: Trajectories, *, clip: float, clip_high: float
 ) -> jax.Array:
     """-sg(clip(rho)) A log pi: every token keeps a gradient."""
     del traj
     _require_clip(clip, clip_high, no_lower=True)
-    return -jax.lax.stop_gradient(_clipped(rho, clip, clip_high)) * A * logp
+    return -jax.lax.stop_gradient(jnp.clip(rho, 1 - clip, 1 + clip_high)) * A * logp
 
 
 def sapo(
@@ -102,7 +97,7 @@ def sapo(
 
 
 def gmpo(
-    rho: jax.Array, A: jax.Array, logp: jax.Array, traj: Trajectories, *, clip: float, clip_high: float | None = None
+    rho: jax.Array, A: jax.Array, logp: jax.Array, traj: Trajectories, *, clip: float, clip_high: float
 ) -> jax.Array:
     """-A exp(mean_t l_t), l = min(log rho, clip_high) for A > 0, max(log rho, -clip) for A <= 0, on every token.
 
@@ -111,8 +106,7 @@ def gmpo(
     del rho
     _require_clip(clip, clip_high)
     log_rho = masked(logp - recorded(traj, "old_logp"), traj.mask)
-    high = clip if clip_high is None else clip_high
-    kept = jnp.where(A > 0, jnp.minimum(log_rho, high), jnp.maximum(log_rho, -clip))
+    kept = jnp.where(A > 0, jnp.minimum(log_rho, clip_high), jnp.maximum(log_rho, -clip))
     mean = RATIOS["geometric"](masked(kept, traj.mask), jnp.maximum(traj.num_tokens, 1.0)[:, None])
     return -A * jnp.exp(jnp.minimum(mean, LOG_RATIO_LIMIT))
 
@@ -129,13 +123,12 @@ def _trust_region(
     logp: jax.Array,
     traj: Trajectories,
     clip: float,
-    clip_high: float | None,
+    clip_high: float,
 ) -> jax.Array:
     """-sg(rho) A log pi where a two-way distance of pi_old and pi is within its threshold, else 0."""
     _require_clip(clip, clip_high)
     new, old = masked(jax.lax.stop_gradient(logp), traj.mask), masked(recorded(traj, "old_logp"), traj.mask)
-    high = clip if clip_high is None else clip_high
-    kept = _kept_within(distance(old, new), new - old, A, clip, high)
+    kept = _kept_within(distance(old, new), new - old, A, clip, clip_high)
     return jnp.where(kept, -jax.lax.stop_gradient(rho) * A * logp, 0.0)
 
 
@@ -149,7 +142,7 @@ def _binary_kl(old: jax.Array, new: jax.Array) -> jax.Array:
 
 
 def dppo_tv(
-    rho: jax.Array, A: jax.Array, logp: jax.Array, traj: Trajectories, *, clip: float, clip_high: float | None = None
+    rho: jax.Array, A: jax.Array, logp: jax.Array, traj: Trajectories, *, clip: float, clip_high: float
 ) -> jax.Array:
     """-sg(rho) A log pi; a token is dropped if A > 0 and pi - pi_old > clip_high, or A <= 0 and pi_old - pi > clip.
 
@@ -163,7 +156,7 @@ def dppo_tv(
 
 
 def dppo_kl(
-    rho: jax.Array, A: jax.Array, logp: jax.Array, traj: Trajectories, *, clip: float, clip_high: float | None = None
+    rho: jax.Array, A: jax.Array, logp: jax.Array, traj: Trajectories, *, clip: float, clip_high: float
 ) -> jax.Array:
     """`dppo_tv` with the distance KL((pi_old, 1 - pi_old) || (pi, 1 - pi)), for a token that moves the way of A."""
     return _trust_region(_binary_kl, rho, A, logp, traj, clip, clip_high)
@@ -206,28 +199,23 @@ def token_loss(
 
     Args:
       rule: of `CLIP_RULES`.
-      kind: of `RATIOS`; `none`, with the rule `none`, is -A log pi.
+      kind: of `RATIOS`.
       A: f[B, S] or f[B, 1].
       logp: f[B, S] nats.
-      traj: with `old_logp`, unless kind is `none`.
+      traj: with `old_logp`.
       ratio_cap: the ratio is held at this number (TRL `delta`), with gradient 0 above it.
       dual_clip: C; where A < 0 the loss is at most -C A, with gradient 0 there (verl `clip_ratio_c`).
-      **options: of the rule.
+      **options: of the rule; `clip` and `clip_high` may be given to a rule without them.
     """
-    require(rule in CLIP_RULES, "clip_rule", rule, CLIP_RULES)
-    if kind == "none":
-        require(rule == "none", "ratio", kind, RATIOS)
-        for name, value in (("ratio_cap", ratio_cap), ("dual_clip", dual_clip)):
-            require(value is None, name, value, "None, where there is no ratio")
-        return -A * logp
     require(kind == "token" or rule not in OF_TOKENS, "ratio", kind, f"token, for clip_rule {rule}")
-    if "clip" not in names(CLIP_RULES[rule]):  # the bounds have a default, and nothing to do here
+    piece = CLIP_RULES[rule]
+    if "clip" not in names(piece):
         options = {name: x for name, x in options.items() if name not in ("clip", "clip_high")}
     rho = ratio(logp, traj, kind)
     if ratio_cap is not None:
         require(ratio_cap > 1 and rule not in WITHOUT_RATIO, "ratio_cap", ratio_cap, "> 1, for a rule with a ratio")
         rho = jnp.minimum(rho, ratio_cap)
-    loss = CLIP_RULES[rule](rho, A, logp, traj, **taken(f"clip_rule {rule}", CLIP_RULES[rule], options))
+    loss = piece(rho, A, logp, traj, **taken(f"clip_rule {rule}", piece, options))
     if dual_clip is not None:
         require(dual_clip > 1, "dual_clip", dual_clip, "> 1")
         loss = jnp.where(A < 0, jnp.minimum(loss, -dual_clip * A), loss)

@@ -1,13 +1,18 @@
-"""Reward objectives: one generic surrogate; the named objectives are thin settings of it (`named`).
+"""Reward objectives: one generic surrogate, and the named objectives as thin settings of it (others in `variants`).
 
 The pieces are named and independent: an advantage (`advantages`), a ratio to the policy before the update and a clip
 rule (`ratios`), a correction for the engine that sampled (`mismatch`), an aggregation (`aggregation`), and a KL in the
-reward or in the loss (`kl`). The ascent direction of each objective is `sum_{i,t} c_it grad log pi(y_it)`.
+reward or in the loss (`kl`). The ascent direction of each objective is `sum_{i,t} c_it grad log pi(y_it)`; every
+docstring gives its c on-policy (ratio 1) for B sequences of T_i loss tokens, N = sum_i T_i. With weights w_i in place
+of 1/B the same holds on an exact law.
 """
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import jax
 
@@ -18,7 +23,7 @@ from dsjax.objectives.kl import is_zero, minus_entropy, reward_with_kl, token_re
 from dsjax.objectives.kl import token_kl as token_kl_of
 from dsjax.objectives.mismatch import correction, without
 from dsjax.objectives.options import taken
-from dsjax.objectives.ratios import token_loss
+from dsjax.objectives.ratios import CLIP_RULES, RATIOS, token_loss
 from dsjax.objectives.registry import register
 from dsjax.trajectories import Trajectories
 
@@ -139,20 +144,21 @@ def surrogate(
         weight_BxS, kept_BxS = correction(mismatch, traj, **bounds)
         traj = without(traj, ~kept_BxS) if rejected == "leave" else traj
 
-    value_BxS = token_loss(
-        clip_rule,
-        ratio,
-        A_BxS,
-        logp_BxS,
-        traj,
-        ratio_cap=ratio_cap,
-        dual_clip=dual_clip,
-        clip=clip,
-        clip_high=clip_high,
-        temperature=temperature,
-        temperature_negative=temperature_negative,
-        beta=beta,
-    )
+    of_rule = {
+        "ratio_cap": ratio_cap,
+        "dual_clip": dual_clip,
+        "temperature": temperature,
+        "temperature_negative": temperature_negative,
+        "beta": beta,
+    }
+    require(clip_rule in CLIP_RULES, "clip_rule", clip_rule, CLIP_RULES)
+    if ratio == "none":
+        require(clip_rule == "none", "ratio", ratio, RATIOS)
+        taken("ratio none", lambda: None, of_rule)
+        value_BxS = -A_BxS * logp_BxS
+    else:
+        high = clip if clip_high is None else clip_high
+        value_BxS = token_loss(clip_rule, ratio, A_BxS, logp_BxS, traj, clip=clip, clip_high=high, **of_rule)
     if weight_BxS is not None:
         value_BxS = weight_BxS * value_BxS
 
@@ -165,3 +171,167 @@ def surrogate(
     if not is_zero(entropy):
         total += entropy * reduce(minus_entropy(logp_BxS, traj))[0]
     return total, count
+
+
+class Named(partial):
+    """An objective with other defaults, a name and words of its own; its options are those of `surrogate`."""
+
+    __name__: str
+
+
+def named(
+    name: str,
+    words: str,
+    atlas: Mapping[str, Mapping[str, Any]] | None = None,
+    like: Callable[..., SumCount] = surrogate,
+    on_policy: str | None = None,
+    **settings: Any,
+) -> Named:
+    """A registered objective that is a setting of `surrogate`.
+
+    Args:
+      name: of the objective.
+      words: its docstring: loss, coefficient c, source.
+      atlas: its rows in the atlas, {label: options}.
+      like: the objective from which it differs in the settings.
+      on_policy: the row of the atlas that its rows repeat, see `registry.register`.
+      **settings: new defaults.
+
+    Raises:
+      TypeError: for a setting that `surrogate` does not have.
+    """
+    inspect.signature(like).bind(None, None, **settings)
+    objective = Named(like, **settings)
+    objective.__name__, objective.__doc__ = name, inspect.cleandoc(words)
+    register(name, atlas, on_policy=on_policy)(objective)
+    return objective
+
+
+@register("reinforce", {"REINFORCE": {}})
+def reinforce(
+    logp_BxS: jax.Array, traj: Trajectories, *, baseline: str | jax.Array = "none", **options: Any
+) -> SumCount:
+    """REINFORCE: -A_i sum_t log pi(y_it), mean over sequences; c = A_i/B. Williams (1992).
+
+    `baseline` is the advantage of `surrogate`: `none`, `batch_mean`, `leave_one_out` or any other. All other options
+    of `surrogate` are options here.
+    """
+    return surrogate(logp_BxS, traj, advantage=baseline, **options)
+
+
+_parameters = inspect.signature(surrogate).parameters.values()
+reinforce.__dict__["__signature__"] = inspect.Signature(
+    [p.replace(name="baseline") if p.name == "advantage" else p for p in _parameters]
+)
+
+rloo = named(
+    "rloo",
+    """REINFORCE with the leave-one-out baseline; c = A_i/B, A = R - mean of the others. Ahmadian et al. (2024).""",
+    {"RLOO": {}},
+    advantage="leave_one_out",
+)
+rloo_clipped = named(
+    "rloo_clipped",
+    """RLOO as in TRL: -min(rho_i A_i, clip(rho_i) A_i), rho_i the whole sequence's ratio; c = A_i/B.
+
+    Mean over sequences. One clip for all tokens of a sequence: where it binds, pi_sample and pi_d lose it together.
+    """,
+    {"RLOO, clipped": {}},
+    rloo,
+    ratio="sequence",
+    clip_rule="ppo",
+    aggregation="sequence_mean",
+)
+grpo = named(
+    "grpo",
+    """GRPO: token ratios clipped, mean over tokens, then over sequences; c = A_i/(B T_i). Shao et al. (2024).
+
+    -min(rho A, clip(rho, 1 - clip, 1 + clip_high) A), rho = pi/pi_old, A = (R - mean)/(std + epsilon) of the group.
+    """,
+    {"GRPO": {}},
+    advantage="group_normalised",
+    ratio="token",
+    clip_rule="ppo",
+    aggregation="sequence_mean",
+    kl_estimator="k3",
+)
+gspo = named(
+    "gspo",
+    """GSPO: GRPO with one ratio per sequence, the geometric mean of its tokens'; c = A_i/(B T_i). Zheng et al. (2025).
+
+    The clip is that of the article: a mean over tokens moves far less than a token.
+    """,
+    {"GSPO": {}},
+    grpo,
+    ratio="geometric",
+    clip=3e-4,
+    clip_high=4e-4,
+)
+dapo = named(
+    "dapo",
+    """DAPO's loss: GRPO's advantage, mean over the tokens of the batch, higher upper clip; c = A_i/N. Yu et al. (2025).
+
+    Its sampling rules (drop degenerate groups, punish overlong answers) are not part of the loss.
+    """,
+    {"DAPO": {}},
+    grpo,
+    clip_high=0.28,
+    aggregation="token_mean",
+)
+dr_grpo = named(
+    "dr_grpo",
+    """Dr.GRPO: A = R - group mean, tokens over a constant; c = A_i/(B Lmax). Liu et al. (2025).
+
+    Lmax = `max_tokens`, by default the length of the token axis. On-policy (G - 1)/G of RLOO over Lmax.
+    """,
+    {"Dr.GRPO": {"max_tokens": 2 * (1024 + 1)}},  # two rounds of the atlas's longest answers
+    grpo,
+    advantage="group_mean",
+    aggregation="constant",
+)
+cispo = named(
+    "cispo",
+    """CISPO: -sg(clip(rho)) A log pi, mean over tokens; c = clip(rho_it) A_i/N off-policy too. MiniMax (2025).
+
+    No lower clip by default, as in the article (`clip` = 1), and weights up to 5, a common choice.
+    """,
+    {"CISPO": {}},
+    grpo,
+    clip_rule="cispo",
+    clip=1.0,
+    clip_high=4.0,
+    aggregation="token_mean",
+)
+ppo = named(
+    "ppo",
+    """PPO, clipped, with generalised advantages from `traj.values`; c = A_it/N. Schulman et al. (2017).
+
+    `whiten=True` normalises the advantages over the batch, as verl and TRL do. The critic's loss: `critic.value_loss`.
+    """,
+    {"PPO, GAE 0.95": {"gae_lambda": 0.95}},
+    advantage="gae",
+    ratio="token",
+    clip_rule="ppo",
+    aggregation="token_mean",
+)
+reinforce_plus_plus = named(
+    "reinforce_plus_plus",
+    """REINFORCE++: returns-to-go, whitened over all tokens of the batch, in PPO's loss; c = A_it/N. Hu et al. (2025).
+
+    `reward_kl` charges each token. The mean over tokens is a baseline weighted by length: (sum_i T_i R_i)/N without
+    KL and discount.
+    """,
+    {"REINFORCE++": {}},
+    ppo,
+    advantage="returns_to_go",
+    whiten=True,
+)
+biased_per_turn = named(
+    "biased_per_turn",
+    """REINFORCE with a baseline per turn, summed over the turns to go: BIASED for pi_d, offered to show it; c = A_it/B.
+
+    See `token_advantages.biased_per_turn` for what it ascends instead of E[R].
+    """,
+    {"per-turn baseline": {}},
+    advantage="biased_per_turn",
+)

@@ -132,7 +132,7 @@ def test_a_correction_on_policy_changes_nothing(x64):
         ("ratio_cap", {"ratio_cap": 1.0}),
         ("ratio_cap", {"clip_rule": "dro", "ratio_cap": 2.0}),
         ("dual_clip", {"dual_clip": 0.5}),
-        ("dual_clip", {"dual_clip": 2.0, "ratio": "none", "clip_rule": "none"}),
+        ("option of ratio none", {"dual_clip": 2.0, "ratio": "none", "clip_rule": "none"}),
         ("tokens_per_sequence", {"aggregation": "given_count"}),
         ("tokens_per_sequence", {"aggregation": "given_count", "tokens_per_sequence": 0.0}),
         ("tokens_per_sequence", {"tokens_per_sequence": 2.0}),

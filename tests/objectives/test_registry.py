@@ -23,8 +23,8 @@ from dsjax.objectives import (
     resolve,
     surrogate,
 )
-from dsjax.objectives.named import Named
 from dsjax.objectives.registry import defaults
+from dsjax.objectives.surrogate import Named
 from tests.objectives.reference import batch
 
 PAGE = (Path(__file__).parents[2] / "docs" / "objectives.md").read_text()
