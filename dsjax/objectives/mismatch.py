@@ -27,6 +27,10 @@ class Correction(NamedTuple):
     kept: jax.Array  # bool[B, S]
 
 
+def _inside(w: jax.Array, low: float, high: float) -> jax.Array:
+    return (w >= low) & (w <= high)
+
+
 def _truncate(w: jax.Array, *, mismatch_high: float = 2.0) -> Correction:
     """min(w, C)."""
     return Correction(jnp.minimum(w, mismatch_high), jnp.ones_like(w, bool))
@@ -34,13 +38,13 @@ def _truncate(w: jax.Array, *, mismatch_high: float = 2.0) -> Correction:
 
 def _mask(w: jax.Array, *, mismatch_low: float = 0.5, mismatch_high: float = 5.0) -> Correction:
     """w inside of [low, high], 0 outside."""
-    kept = (w >= mismatch_low) & (w <= mismatch_high)
+    kept = _inside(w, mismatch_low, mismatch_high)
     return Correction(jnp.where(kept, w, 0.0), kept)
 
 
 def _drop(w: jax.Array, *, mismatch_low: float = 0.99, mismatch_high: float = 1.01) -> Correction:
     """1 inside of [low, high], 0 outside."""
-    kept = (w >= mismatch_low) & (w <= mismatch_high)
+    kept = _inside(w, mismatch_low, mismatch_high)
     return Correction(kept.astype(w.dtype), kept)
 
 

@@ -62,6 +62,8 @@ _KL = "tests/objectives/test_kl.py"
 _REDUCTIONS = "tests/objectives/test_reductions.py"
 _PREFERENCE = "tests/objectives/test_preference.py"
 _TOKENS = "tests/objectives/test_token_advantages.py"
+_OPTIONS = "tests/objectives/test_options.py"
+_BY_NAME = "tests/objectives/test_advantage_options.py"
 _ATTRIBUTION = "tests/test_attribution.py"
 _ACCOUNTING = "tests/evaluation/test_accounting.py"
 _SIGNAL = "tests/test_signal_noise.py"
@@ -74,6 +76,10 @@ _THREE_ROUNDS = "tests/test_process.py::test_weights_are_the_law_and_rewards_the
 def _coefficients(*variants: str) -> tuple[str, ...]:
     node = "tests/objectives/test_objectives.py::test_coefficients_are_the_closed_forms"
     return tuple(f"{node}[{variant}-False]" for variant in variants)
+
+
+def _settings(*labels: str) -> tuple[str, ...]:
+    return tuple(f"{_OPTIONS}::test_settings_have_the_coefficients_of_their_formula[{label}]" for label in labels)
 
 
 def _process(*tests: str) -> tuple[str, ...]:
@@ -1436,6 +1442,231 @@ MUTATIONS: tuple[Mutation, ...] = (
             "_eigh(fisher_PxP * scale[:, None] * scale[None, :])",
             "_eigh(fisher_PxP)",
             "energy of the scaled gradient in the unscaled Fisher matrix",
+            {},
+        ),
+    ),
+    *_in(
+        "dsjax/objectives/mismatch.py",
+        (),
+        _settings("token_truncate, count", "sequence_mask, count", "geometric_drop, leave"),
+        (
+            "mismatch-inverted",
+            'recorded(traj, "old_logp") - recorded(traj, "sampler_logp")',
+            'recorded(traj, "sampler_logp") - recorded(traj, "old_logp")',
+            "mu/pi_old for pi_old/mu",
+            {},
+        ),
+        (
+            "mismatch-untruncated",
+            "jnp.minimum(w, mismatch_high)",
+            "w",
+            "truncated importance sampling without its truncation",
+            {},
+        ),
+        ("mismatch-no-floor", "(w >= low) & (w <= high)", "w <= high", "masks without their lower bound", {}),
+        (
+            "mismatch-drop-weights",
+            "Correction(kept.astype(w.dtype), kept)",
+            "Correction(jnp.where(kept, w, 0.0), kept)",
+            "a row that is kept by its geometric mean is weighted by it too",
+            {},
+        ),
+        (
+            "rejected-decisions-stay",
+            "traj.decision_mask & ~rejected",
+            "traj.decision_mask",
+            "rejected decisions stay where rejected tokens leave the divisor",
+            {"tests": _settings("token_mask, leave")},
+        ),
+    ),
+    *_in(
+        "dsjax/objectives/options.py",
+        (),
+        (f"{_OPTIONS}::test_bad_options_name_the_field[option of clip_rule ppo-options6]",),
+        ("option-unchecked", "for name in given:", "for name in ():", "an option that a piece lacks is dropped", {}),
+    ),
+    *_in(
+        "dsjax/objectives/variants.py",
+        (),
+        (f"{_FOUND}::test_default_clips[gmpo]", f"{_FOUND}::test_default_clips[dppo_tv]"),
+        ("gmpo-clip", "clip=0.4", "clip=0.2", "GMPO with GRPO's clip", {}),
+        (
+            "dppo-clip-high",
+            "    clip_high=None,\n    ratio_cap",
+            "    ratio_cap",
+            "DPPO with DAPO's upper clip as its distance",
+            {},
+        ),
+        (
+            "luspo-mean",
+            'aggregation="sequence_sum"',
+            'aggregation="sequence_mean"',
+            "LUSPO with GSPO's division by length",
+            {"tests": _coefficients("luspo")},
+        ),
+    ),
+    *_in(
+        "dsjax/objectives/ratios.py",
+        (),
+        _coefficients("sapo", "gmpo", "dppo, TV", "dppo, KL", "dro"),
+        ("sapo-scale", "-A * (4 / tau)", "-A * (2 / tau)", "SAPO at half of its scale", {}),
+        (
+            "sapo-temperatures",
+            "jnp.asarray(temperature, A.dtype), jnp.asarray(temperature_negative, A.dtype)",
+            "jnp.asarray(temperature_negative, A.dtype), jnp.asarray(temperature, A.dtype)",
+            "SAPO with its temperatures swapped",
+            {},
+        ),
+        (
+            "gmpo-both-sides",
+            "jnp.where(A > 0, jnp.minimum(log_rho, clip_high), jnp.maximum(log_rho, -clip))",
+            "jnp.clip(log_rho, -clip, clip_high)",
+            "GMPO clipped on both sides, whatever the sign",
+            {},
+        ),
+        (
+            "dppo-both-ways",
+            "(moved <= 0) | (distance <= high)",
+            "distance <= high",
+            "DPPO drops a token that moved the other way",
+            {},
+        ),
+        (
+            "dppo-one-sided-kl",
+            "jnp.exp(old) * (old - new) + jnp.where(some, rest_old * rest, 0.0)",
+            "jnp.exp(old) * (old - new)",
+            "DPPO's KL without the rest of the vocabulary",
+            {},
+        ),
+        ("dro-half", "0.5 * beta * log_rho**2", "beta * log_rho**2", "DRO's spring of twice its strength", {}),
+        (
+            "dual-clip-sign",
+            "jnp.where(A < 0, jnp.minimum(loss, -dual_clip * A), loss)",
+            "jnp.minimum(loss, -dual_clip * A)",
+            "dual clip for positive advantages too",
+            {"tests": _settings("dual clip")},
+        ),
+        (
+            "ratio-uncapped",
+            "rho = jnp.minimum(rho, ratio_cap)",
+            "rho = rho + 0.0",
+            "the cap of the ratio ignored",
+            {"tests": _settings("ratio cap")},
+        ),
+    ),
+    *_in(
+        "dsjax/objectives/kl.py",
+        (),
+        _settings("KL k3+", "KL k2_score"),
+        (
+            "kl-straight-through",
+            "(k2_BxS - jax.lax.stop_gradient(k2_BxS))",
+            "0.0 * k2_BxS",
+            "a straight-through KL without a gradient",
+            {},
+        ),
+        (
+            "kl-score",
+            "return once(masked(logp_BxS, traj.mask)) * value_BxS",
+            "return value_BxS",
+            "the score function of the KL dropped",
+            {},
+        ),
+    ),
+    *_in(
+        "dsjax/objectives/aggregation.py",
+        (),
+        (f"{_REDUCTIONS}::test_aggregations",),
+        ("given-count", "tokens_per_sequence * mass", "mass", "the caller's count left out", {}),
+        (
+            "nonempty-count",
+            "jnp.where(traj.num_tokens > 0, traj.weight, 0.0)",
+            "traj.weight",
+            "empty sequences counted where they should not be",
+            {},
+        ),
+        (
+            "prompt-law",
+            "mass_Q if traj.exact else (mass_Q > 0).astype(mass_Q.dtype)",
+            "(mass_Q > 0).astype(mass_Q.dtype)",
+            "prompts of an exact law counted alike",
+            {},
+        ),
+    ),
+    *_in(
+        "dsjax/objectives/advantages.py",
+        (),
+        (
+            f"{_BY_NAME}::test_standard_deviations_of_samples",
+            f"{_BY_NAME}::test_laws_match_every_group_written_out[binary]",
+        ),
+        (
+            "std-floor",
+            "jnp.where(positive, variance, 1.0)), floor)",
+            "jnp.where(positive, variance, 1.0)), 0.0 * floor)",
+            "no floor under the standard deviation",
+            {},
+        ),
+        (
+            "batch-ddof",
+            "variance * rows / jnp.maximum(rows - ddof, 1.0)",
+            "variance",
+            "batch standard deviation over n",
+            {},
+        ),
+        ("gpg-exact", "equal_B ** (group_size - 1)", "equal_B**group_size", "GPG on an exact law: groups of G + 1", {}),
+        (
+            "gpg-rows",
+            "(highest > lowest)[traj.group]",
+            "(highest >= lowest)[traj.group]",
+            "GPG counts degenerate groups",
+            {"tests": (f"{_BY_NAME}::test_gpg_counts_the_rows_of_groups_that_differ",)},
+        ),
+        (
+            "psr-threshold",
+            "reward_B >= threshold",
+            "reward_B > threshold",
+            "a return at the threshold is a failure",
+            {"tests": (f"{_BY_NAME}::test_positive_and_negative_samples",)},
+        ),
+        (
+            "gdpo-weights",
+            "w * group_normalised(",
+            "group_normalised(",
+            "GDPO without the weights of its rewards",
+            {"tests": (f"{_BY_NAME}::test_gdpo_normalises_every_reward_on_its_own",)},
+        ),
+    ),
+    *_in(
+        "dsjax/objectives/preference.py",
+        (),
+        _coefficients("simpo", "kto"),
+        ("simpo-margin", "beta * gap - margin", "beta * gap + margin", "SimPO's margin on the wrong side", {}),
+        ("kto-sign", "beta * s_B * (x_B", "beta * (x_B", "KTO pushes undesirable answers as desirable ones", {}),
+        (
+            "kto-point-gradient",
+            "x_B - jax.lax.stop_gradient(z)",
+            "x_B - z",
+            "gradient flows through KTO's point",
+            {"tests": (f"{_PREFERENCE}::test_kto_is_unpaired_and_its_point_on_an_exact_law_is_the_mean",)},
+        ),
+        (
+            "hinge-margin",
+            "jax.nn.relu(1 - gap)",
+            "jax.nn.relu(-gap)",
+            "hinge without its margin",
+            {"tests": _settings("hinge")},
+        ),
+    ),
+    *_in(
+        "dsjax/objectives/penalties.py",
+        (),
+        _coefficients("distillation"),
+        (
+            "distillation-discount",
+            "traj, discount=discount)",
+            "traj, discount=1.0)",
+            "distillation that does not discount",
             {},
         ),
     ),
