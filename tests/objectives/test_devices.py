@@ -15,7 +15,7 @@ from dsjax.objectives.advantages import SEQUENCE_ADVANTAGES, advantage
 from dsjax.objectives.kl import token_rewards_with_kl
 from dsjax.trajectories import Trajectories
 from tests.objectives.reference import PRESETS, batch, quick_jit
-from tests.objectives.test_objectives import BATCH_STATISTICS, EXACT, VARIANTS
+from tests.objectives.test_objectives import BATCH_STATISTICS, EXACT, VARIANTS, neighbours
 
 DEVICES, GROUPS, PARAMETERS = 2, 2, 3
 OVER_DEVICES = jax.P("data")
@@ -55,13 +55,15 @@ def loss_and_gradients(s: Step) -> tuple[jax.Array, jax.Array, jax.Array]:
     return s.total / s.count, s.slope / s.count, s.raw / s.count
 
 
-def one_device(f: Objective) -> Step:
+def one_device(objectives: dict[str, Objective]) -> dict[str, Step]:
+    """All of them in one program: compiling costs by the program more than by the objective."""
+    run = quick_jit(lambda *given: {name: step(f, *given) for name, f in objectives.items()})
     logp, traj, features = whole_groups()
-    return quick_jit(functools.partial(step, f))(jnp.zeros(PARAMETERS), logp, features, traj)
+    return run(jnp.zeros(PARAMETERS), logp, features, traj)
 
 
-def per_device(f: Any, *rows: jax.Array) -> Step:
-    """`f(logp, traj, *rows)` on the rows of each device, sums added up over the mesh."""
+def per_device(objectives: dict[str, Any], rows: dict[str, jax.Array] | None = None) -> dict[str, Step]:
+    """Each on the rows of each device, sums added up over the mesh; with its own `rows` as third argument, if any."""
     mesh = jax.make_mesh((DEVICES,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
 
     @functools.partial(
@@ -71,16 +73,20 @@ def per_device(f: Any, *rows: jax.Array) -> Step:
         out_specs=(jax.P(), OVER_DEVICES),
     )
     def run(theta, data):
-        logp, traj, features, *mine = data
+        logp, traj, features, mine = data
         # A device counts its own groups from 0, so that their number fits its rows.
         first = jax.lax.axis_index("data").astype(jnp.int32) * (GROUPS // DEVICES)
         traj = traj.replace(group=traj.group - first, num_groups=GROUPS // DEVICES)
-        out = step(lambda x, t: f(x, t, *mine), theta, logp, features, traj)
-        return jax.lax.psum((out.total, out.count, out.slope), "data"), out.raw
+        given = {name: (mine[name],) if name in mine else () for name in objectives}
+        out = {
+            name: step(lambda x, t, f=f, more=given[name]: f(x, t, *more), theta, logp, features, traj)
+            for name, f in objectives.items()
+        }
+        sums = {name: (s.total, s.count, s.slope) for name, s in out.items()}
+        return jax.lax.psum(sums, "data"), {name: s.raw for name, s in out.items()}
 
-    logp, traj, features = whole_groups()
-    (total, count, slope), raw = quick_jit(run)(jnp.zeros(PARAMETERS), (logp, traj, features, *rows))
-    return Step(total, count, slope, raw)
+    sums, raw = quick_jit(run)(jnp.zeros(PARAMETERS), (*whole_groups(), rows or {}))
+    return {name: Step(*sums[name], raw[name]) for name in objectives}
 
 
 def agree(a: Step, b: Step) -> None:
@@ -89,10 +95,15 @@ def agree(a: Step, b: Step) -> None:
         np.testing.assert_allclose(x, y, rtol=EXACT, atol=EXACT)
 
 
+@functools.lru_cache
+def both(names: tuple[str, ...]) -> tuple[dict[str, Step], dict[str, Step]]:
+    objectives = {name: resolve(*VARIANTS[name]) for name in names}
+    return one_device(objectives), per_device(objectives)
+
+
 @pytest.mark.parametrize("name", [name for name in VARIANTS if name not in BATCH_STATISTICS])
 def test_devices_combine_as_sums_and_counts(x64, name):
-    f = resolve(*VARIANTS[name])
-    whole, combined = one_device(f), per_device(f)
+    whole, combined = (found[name] for found in both(neighbours(name)))
     agree(whole, combined)
     assert np.abs(np.asarray(whole.slope)).max() > 1e-3
 
@@ -106,7 +117,7 @@ def test_the_mean_of_means_is_another_loss(x64):
         for rows in (slice(0, 4), slice(4, 8))
     ]
     means = np.mean([float(s.total / s.count) for s in losses])
-    whole = one_device(f)
+    whole = one_device({"sft": f})["sft"]
     assert abs(means - float(whole.total / whole.count)) > 1e-3
 
 
@@ -129,15 +140,25 @@ def advantages_of(name: str, traj: Trajectories) -> jax.Array:
     return advantage(which, reward, traj, **settings)
 
 
+@pytest.fixture(scope="module")
+def statistics() -> tuple[dict[str, Step], dict[str, Step], dict[str, Step]]:
+    """On one device; over devices with the advantages of the whole batch; over devices with those of each device."""
+    with jax.enable_x64(True):
+        traj = whole_groups()[1]
+        A = quick_jit(lambda t: {name: advantages_of(name, t) for name in SHARED})(traj)
+        objectives = {name: resolve(*VARIANTS[name]) for name in SHARED}
+        given = {name: {**PRESETS[VARIANTS[name][0]], **VARIANTS[name][1]} for name in SHARED}
+        rest = {name: {k: v for k, v in o.items() if k not in ADVANTAGE_OPTIONS} for name, o in given.items()}
+        shared = {
+            name: lambda x, t, mine, o=o: resolve("surrogate", {**o, "advantage": mine})(x, t)
+            for name, o in rest.items()
+        }
+        return one_device(objectives), per_device(shared, A), per_device(objectives)
+
+
 @pytest.mark.parametrize("name", SHARED)
-def test_statistics_of_the_batch_are_shared_as_advantages(x64, name):
+def test_statistics_of_the_batch_are_shared_as_advantages(x64, statistics, name):
     """Computed once on the whole batch and cut with the rows they combine exactly; on each device alone they do not."""
-    kind, options = VARIANTS[name]
-    given = {k: v for k, v in {**PRESETS[kind], **options}.items() if k not in ADVANTAGE_OPTIONS}
-    traj = whole_groups()[1]
-    A = quick_jit(functools.partial(advantages_of, name))(traj)
-    whole = one_device(resolve(kind, options))
-    shared = per_device(lambda x, t, mine: resolve("surrogate", {**given, "advantage": mine})(x, t), A)
+    whole, shared, naive = (found[name] for found in statistics)
     agree(whole, shared)
-    naive = per_device(resolve(kind, options))
     assert np.abs(np.asarray(naive.slope) - np.asarray(whole.slope)).max() > 1e-3

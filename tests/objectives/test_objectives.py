@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from dsjax.attribution import coefficients
-from dsjax.objectives import OBJECTIVES, resolve
+from dsjax.objectives import OBJECTIVES, Objective, resolve
 from dsjax.trajectories import Trajectories
 from tests.objectives import reference
 from tests.objectives.reference import PADDING, batch, quick_jit
@@ -112,8 +112,18 @@ def numpy_coefficients(name: str, logp: jax.Array, traj: Trajectories) -> np.nda
 
 @pytest.fixture(params=VARIANTS, scope="module")
 def name(request) -> str:
-    """Module scope: all tests of one variant follow each other and share its compilation."""
+    """Module scope: all tests of one variant follow each other, and neighbours share a program."""
     return request.param
+
+
+TOGETHER = 8  # variants a program: compiling costs by the program more than by the variant
+
+
+def neighbours(name: str) -> tuple[str, ...]:
+    """The variants that share a program with this one."""
+    names = list(VARIANTS)
+    start = names.index(name) // TOGETHER * TOGETHER
+    return tuple(names[start : start + TOGETHER])
 
 
 class Measured(NamedTuple):
@@ -124,18 +134,22 @@ class Measured(NamedTuple):
     raw: jax.Array  # d total / d logp, without the masking that `coefficients` adds
 
 
+def measure(f: Objective, logp: jax.Array, traj: Trajectories) -> Measured:
+    (total, count), pull = jax.vjp(lambda x: f(x, traj), logp)
+    raw = pull((jnp.ones_like(total), jnp.zeros_like(count)))[0]
+    loss = jnp.where(count > 0, total / jnp.where(count > 0, count, 1.0), 0.0)
+    return Measured(loss, coefficients(f, logp, traj), total, count, raw)
+
+
 @functools.lru_cache
+def program(names: tuple[str, ...]) -> Callable[[jax.Array, Trajectories], dict[str, Measured]]:
+    objectives = {name: resolve(*VARIANTS[name]) for name in names}
+    return quick_jit(lambda logp, traj: {name: measure(f, logp, traj) for name, f in objectives.items()})
+
+
 def compiled(name: str) -> Callable[[jax.Array, Trajectories], Measured]:
-    f = resolve(*VARIANTS[name])
-
-    @quick_jit
-    def run(logp, traj):
-        (total, count), pull = jax.vjp(lambda x: f(x, traj), logp)
-        raw = pull((jnp.ones_like(total), jnp.zeros_like(count)))[0]
-        loss = jnp.where(count > 0, total / jnp.where(count > 0, count, 1.0), 0.0)
-        return Measured(loss, coefficients(f, logp, traj), total, count, raw)
-
-    return run
+    run = program(neighbours(name))
+    return lambda logp, traj: run(logp, traj)[name]
 
 
 @pytest.mark.parametrize("imitated", [False, True])
@@ -255,7 +269,7 @@ def test_empty_batches(x64, name):
 def test_equal_returns(x64, name):
     """All returns equal: relative advantages vanish exactly, there are no pairs, and nothing is divided by zero."""
     logp, traj = batch()
-    out = compiled(name)(logp, traj.replace(reward=jnp.full(8, 0.7)))
+    out = compiled(name)(logp, traj.replace(reward=jnp.full_like(traj.reward, 0.7)))
     for x in out:
         assert np.isfinite(x).all()
     exactly = ("grpo", "sapo", "gmpo", "luspo", "dppo, TV", "gpg", "reinforce++", "batch std", "dpo", "ipo", "simpo")
