@@ -31,6 +31,7 @@ from tests.cli.plain import assert_plain
 NAMES = (
     "REINFORCE",
     "GRPO",
+    "SAPO",
     "SFT",
     "KL loss, k1",
     "KL loss, k2",
@@ -142,6 +143,11 @@ def test_group_normalisation_and_per_turn_baselines_are_not_along_the_reward_gra
     assert not rows["GRPO"].unbiased
     assert rows["GRPO"].signs["graded"] is not None  # the returns of the graded verifier are known to it
     assert not rows["per-turn baseline"].unbiased
+
+
+def test_a_row_that_is_equal_on_policy_is_read_off_the_other(rows):
+    assert rows["SAPO"].measured is rows["GRPO"].measured
+    assert rows["SAPO"].to_json()["objective"] == "sapo"
 
 
 def test_signs_of_the_decision_gradient(rows):

@@ -57,7 +57,7 @@ def loss_and_gradients(s: Step) -> tuple[jax.Array, jax.Array, jax.Array]:
 
 def one_device(objectives: dict[str, Objective]) -> dict[str, Step]:
     """All of them in one program: compiling costs by the program more than by the objective."""
-    run = quick_jit(lambda *given: {name: step(f, *given) for name, f in objectives.items()})
+    run = quick_jit(lambda theta, x, more, t: {name: step(f, theta, x, more, t) for name, f in objectives.items()})
     logp, traj, features = whole_groups()
     return run(jnp.zeros(PARAMETERS), logp, features, traj)
 

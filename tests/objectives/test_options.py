@@ -40,8 +40,8 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
             "token_truncate": {"mismatch_high": 1.5},
             "sequence_truncate": {"mismatch_high": 1.5},
             "token_mask": {"mismatch_high": 1.5},
-            "sequence_mask": {"mismatch_low": 0.9, "mismatch_high": 6.0},
-            "geometric_drop": {"mismatch_low": 0.9, "mismatch_high": 1.4},
+            "sequence_mask": {"mismatch_low": 2.4, "mismatch_high": 50.0},
+            "geometric_drop": {"mismatch_low": 1.1, "mismatch_high": 1.6},
         }.items()
         for rejected in ("count", "leave")
     },
