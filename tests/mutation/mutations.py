@@ -1149,9 +1149,10 @@ MUTATIONS: tuple[Mutation, ...] = (
         (f"{_KL}::test_estimates_are_their_closed_forms",),
         (
             "k3-decisions-inverted",
-            "    return estimate(x_BxS, estimator)\n",
+            "    return differentiated(estimate(log_ratio(logp_BxS, traj), value), logp_BxS, traj)\n",
+            "    x_BxS = log_ratio(logp_BxS, traj)\n"
             '    flip_BxS = traj.decision_mask & (estimator == "k3")\n'
-            "    return estimate(jnp.where(flip_BxS, -x_BxS, x_BxS), estimator)\n",
+            "    return differentiated(estimate(jnp.where(flip_BxS, -x_BxS, x_BxS), value), logp_BxS, traj)\n",
             "k3 of the inverted ratio on decisions only",
             {"theorems": ("T7",), "tests": (f"{_KL}::test_expected_gradient_of_own_token_kl[k3]",)},
         ),

@@ -86,7 +86,7 @@ def per_device(objectives: dict[str, Any], rows: dict[str, jax.Array] | None = N
         return jax.lax.psum(sums, "data"), {name: s.raw for name, s in out.items()}
 
     sums, raw = quick_jit(run)(jnp.zeros(PARAMETERS), (*whole_groups(), rows or {}))
-    return {name: Step(*sums[name], raw[name]) for name in objectives}
+    return {name: Step(total, count, slope, raw[name]) for name, (total, count, slope) in sums.items()}
 
 
 def agree(a: Step, b: Step) -> None:
