@@ -286,6 +286,21 @@ def per_token(c_BxS: Any, drawn: Any) -> tuple[Tally, Tally]:
     return tally(drawn.sample_mask), tally(drawn.decision_mask)
 
 
+def token_spread(c_BxS: jax.Array, traj: Trajectories) -> jax.Array:
+    """f[]: largest difference of k between two tokens of one trajectory, relative to the largest |k| of all.
+
+    0 if every trajectory has one coefficient on all of its tokens (docs/theory.md, T20 (a)), or none at all.
+    """
+    seen_BxS = traj.mask & (traj.weight > 0)[:, None]
+    k_BxS = jnp.where(seen_BxS, divide(c_BxS, traj.weight[:, None]), 0.0)
+    high_B = jnp.max(jnp.where(seen_BxS, k_BxS, -jnp.inf), axis=-1)
+    low_B = jnp.min(jnp.where(seen_BxS, k_BxS, jnp.inf), axis=-1)
+    spread = jnp.max(jnp.where(jnp.any(seen_BxS, axis=-1), high_B - low_B, 0.0))
+    largest = jnp.max(jnp.abs(k_BxS))
+    # Not `divide`: a coefficient that is not a number has to be seen.
+    return jnp.where(largest == 0, 0.0, spread / jnp.where(largest == 0, 1.0, largest))
+
+
 def inner(a: Params, b: Params) -> jax.Array:
     """Euclidean inner product of two pytrees."""
     products: list[jax.Array] = [jnp.sum(x * y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)]

@@ -16,7 +16,7 @@ and the atlas shows the difference next to every row.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import jax
@@ -91,6 +91,12 @@ def standard_scenario(graded: bool = False) -> Scenario:
     return Scenario(
         np.array([0.5, 0.3, 0.2]), reward, 0.0, policy, reference, Behaviour(first, np.full(2, 0.5), decide)
     )
+
+
+def generic_scenario() -> Scenario:
+    """The standard one with demonstrations whose filler is not uniform: on uniform filler DFT's gradient is zero."""
+    standard = standard_scenario()
+    return replace(standard, demonstrator=standard.demonstrator._replace(filler=np.array([0.3, 0.7])))
 
 
 def gauss_binomial(trials: int, p: float, nodes: int = NODES) -> tuple[np.ndarray, np.ndarray]:

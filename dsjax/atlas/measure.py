@@ -18,9 +18,11 @@ from dsjax.attribution import (
     pull_back_through,
     ratio,
     share,
+    token_spread,
 )
 from dsjax.numerics import divide
-from dsjax.objectives import Objective, resolve
+from dsjax.objectives import Entry, Objective, resolve
+from dsjax.objectives.registry import defaults
 from dsjax.trajectories import Trajectories
 
 
@@ -44,7 +46,7 @@ class Measured(struct.PyTreeNode):
     factor_ratio: jax.Array  # (i): mean |k| of a decision over that of an answer
     token_ratio: jax.Array  # (ii): the same over that of a sampling token
     factor_gap: jax.Array  # largest difference of the two inside of a trajectory, relative to the largest coefficient
-    token_gap: jax.Array
+    token_gap: jax.Array  # the same between any two tokens
     block_share: jax.Array  # (iii)
     noise: SignalNoise
     scale: jax.Array  # <G, grad J>/<grad J, grad J> in the Fisher metric of the policy
@@ -52,25 +54,34 @@ class Measured(struct.PyTreeNode):
     across: jax.Array  # |G - scale grad J|
 
 
-def _inverse_fisher(
-    a: Blocks, b: Blocks, visits: Blocks, law: Blocks, fillers: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """(sampling, decision) part of a^T F^+ b: sum_v a_v b_v / (n pi_v) per softmax, for a, b that sum to 0 in each."""
-
-    def part(x: jax.Array, y: jax.Array, n: jax.Array, p: jax.Array) -> jax.Array:
-        return jnp.sum(divide(x * y, n * p))
-
-    first = part(a.first, b.first, visits.first, law.first)
-    filler = part(a.filler, b.filler, visits.filler, law.filler)
-    return first + fillers * filler, part(a.decision, b.decision, visits.decision, law.decision)
+def inverse_fisher(a: Blocks, b: Blocks, visits: Blocks, law: Blocks) -> Blocks:
+    """a^T F^+ b by block, one filler position: sum_v a_v b_v / (n pi_v) per softmax, for a, b that sum to 0 in each."""
+    return jax.tree.map(lambda x, y, n, p: jnp.sum(divide(x * y, n * p)), a, b, visits, law)
 
 
-def _visits(x: Structure, num_prompts: int) -> Blocks:
+def visits_of(x: Structure, num_prompts: int) -> Blocks:
     """Expected draws in each context (broadcast against the symbols)."""
     rounds = 1.0 + x.stop_round.astype(x.weight.dtype)
     answers = jax.ops.segment_sum(x.weight * rounds, x.prompt, num_prompts)[:, None]
     decided = jax.ops.segment_sum(x.weight, 2 * x.prompt + x.first[:, 0], 2 * num_prompts)
     return Blocks(answers, answers, decided.reshape(num_prompts, 2, 1))
+
+
+def softmaxes(scenario: Scenario) -> Blocks:
+    """The policy's probabilities."""
+    params = parameters(scenario.policy, scenario.num_prompts)
+    return Blocks(**{name: jax.nn.softmax(logits) for name, logits in params.items()})
+
+
+def objective_on(entry: Entry, scenario: Scenario) -> Objective:
+    """The objective; one that divides by a group's standard deviation must know the returns that occur."""
+    objective = resolve(entry.objective, entry.options)
+    options = defaults(objective) or {}
+    advantages = [options.get(name) for name in ("advantage", "baseline")]
+    normalised = any(isinstance(name, str) and name == "group_normalised" for name in advantages)
+    if normalised and options.get("reward_support", ()) is None:
+        return resolve(objective, reward_support=tuple(sorted({float(r) for r in scenario.reward.ravel()})))
+    return objective
 
 
 def _moments(
@@ -107,7 +118,7 @@ def measure(objective: Objective, scenario: Scenario, x: Structure, own: Structu
     """
     Q = scenario.num_prompts
     params = parameters(scenario.policy, Q)
-    law = Blocks(**{name: jax.nn.softmax(logits) for name, logits in params.items()})
+    law = softmaxes(scenario)
     fillers = (x.length - 1).astype(x.weight.dtype)
 
     def gradient(x: Structure, traj: Trajectories, f: Objective) -> Blocks:
@@ -118,11 +129,17 @@ def measure(objective: Objective, scenario: Scenario, x: Structure, own: Structu
     traj = trajectories(scenario, x, longest)
     G = gradient(x, traj, objective)
     J = gradient(own, trajectories(scenario, own, longest), resolve("reinforce"))
-    visits, own_visits = _visits(x, Q), _visits(own, Q)
-    E_s, E_d = _inverse_fisher(G, G, visits, law, fillers)
+    visits, own_visits = visits_of(x, Q), visits_of(own, Q)
+
+    def inner_of(a: Blocks, b: Blocks, visits: Blocks) -> tuple[jax.Array, jax.Array]:
+        """(sampling, decision) part of a^T F^+ b."""
+        part = inverse_fisher(a, b, visits, law)
+        return part.first + fillers * part.filler, part.decision
+
+    E_s, E_d = inner_of(G, G, visits)
 
     def inner(a: Blocks, b: Blocks) -> jax.Array:
-        sample, decision = _inverse_fisher(a, b, own_visits, law, fillers)
+        sample, decision = inner_of(a, b, own_visits)
         return sample + decision
 
     scale = inner(G, J) / inner(J, J)
@@ -141,16 +158,10 @@ def measure(objective: Objective, scenario: Scenario, x: Structure, own: Structu
         return jnp.sum(x.weight * divide(tally.absolute, tally.count))
 
     k_BxKxS = divide(c_BxKxS, x.weight[:, None, None])
-    largest = jnp.max(jnp.abs(k_BxKxS))
-
-    def off(k_BxK: jax.Array, counts: jax.Array) -> jax.Array:
-        """Largest distance to the decision's coefficient in the same trajectory."""
-        distance = jnp.where(x.used & counts & (x.weight > 0)[:, None], k_BxK - k_BxKxS[:, :1, -1], 0.0)
-        return ratio(jnp.max(jnp.abs(distance)), largest)
-
-    everywhere = jnp.asarray(True)
-    token_gap = jnp.maximum(off(k_BxKxS[..., 0], everywhere), off(k_BxKxS[..., 1], x.length > 1))
-    factor_gap = off(jnp.sum(k_BxKxS[..., :-1], -1) / x.length.astype(x.weight.dtype), everywhere)
+    # Largest distance to the decision's coefficient in the same trajectory.
+    answer_BxK = jnp.sum(k_BxKxS[..., :-1], -1) / x.length.astype(x.weight.dtype)
+    off_BxK = jnp.where(x.used & (x.weight > 0)[:, None], answer_BxK - k_BxKxS[:, :1, -1], 0.0)
+    factor_gap = ratio(jnp.max(jnp.abs(off_BxK)), jnp.max(jnp.abs(k_BxKxS)))
     M_s, M_d = _moments(k_BxKxS, x, law, visits, fillers)
     return Measured(
         gradient=G,
@@ -162,7 +173,7 @@ def measure(objective: Objective, scenario: Scenario, x: Structure, own: Structu
         factor_ratio=ratio(own_mean(decisions), own_mean(answers)),
         token_ratio=ratio(own_mean(decisions), own_mean(tokens)),
         factor_gap=factor_gap,
-        token_gap=token_gap,
+        token_gap=token_spread(c_BxS, traj),
         block_share=share(jnp.sum(decisions.absolute), jnp.sum(tokens.absolute)),
         noise=SignalNoise(E_s, E_d, M_s, M_d),
         scale=scale,

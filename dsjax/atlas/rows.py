@@ -1,8 +1,8 @@
 """The objective atlas: how each objective shares its exact expected gradient, for answers of 1 to 1024 tokens.
 
 Columns (docs/objectives.md): the conventions (i) to (iv) of docs/theory.md and the Euclidean twin of (iv), (v) slope of
-that share against L, (vi) signs of the decision gradient, (vii) signal and noise, (viii) bias against grad J. Every
-number comes from the objective itself, through its coefficients on an exact law.
+that share against L, (vi) signs of the decision gradient, (vii) signal and noise, (viii) bias against grad J, and the
+two classes of T20. Every number comes from the objective itself, through its coefficients on an exact law.
 """
 
 from __future__ import annotations
@@ -16,29 +16,30 @@ from typing import Any
 import jax
 import numpy as np
 
+from dsjax.atlas.classes import ROUNDING, Classes, Classifier
 from dsjax.atlas.laws import (
     Enumerated,
     Scenario,
     Structure,
     enumerate_at,
     exact_values,
+    generic_scenario,
     on_policy,
     standard_scenario,
     structure,
 )
-from dsjax.atlas.measure import Measured, measure
+from dsjax.atlas.measure import Measured, measure, objective_on
 from dsjax.attribution import component_gradients, share
 from dsjax.errors import require
 from dsjax.numerics import compile_quickly, exact
 from dsjax.objectives import ROWS, Entry, Objective, resolve
-from dsjax.objectives.registry import defaults, name_of
+from dsjax.objectives.registry import name_of
 
 LENGTHS = tuple(2**i for i in range(11))  # 1 .. 1024
 SHORT = 32  # programs are compiled for answers of at most this many tokens, and for the longest
 COMPARED = 5  # tokens at which structure and enumeration are compared,
 COMPARED_NODES = 3  # with fewer nodes than are used for the rows, so that the rule of the count is tested too
 THREADS = 2
-ROUNDING = 1e-9  # relative: what counts as equal, or as zero
 
 
 ENTRIES = ROWS
@@ -98,6 +99,16 @@ def _verdict(gaps: Sequence[Any]) -> str:
     return "balanced" if max(float(gap) for gap in gaps) <= ROUNDING else "unbalanced"
 
 
+# What a class says about long answers, whatever lengths were asked for (T20); `coupled` says nothing.
+SURVIVES = {
+    "none": "balanced",
+    "tilted": "balanced",
+    "per attempt": "balanced",
+    "per token": "unbalanced",
+    "undefined": "undefined",
+}
+
+
 def _share_verdict(fit: Mapping[str, float | None]) -> str:
     """Whether the share survives long answers: its slope at the longest ones is nearer to 0 than to -1."""
     tail = fit["tail"]
@@ -125,6 +136,7 @@ class Row:
     measured: Sequence[Measured]  # one a length
     signs: dict[str, dict[str, int] | None]  # by verifier: "binary", "graded"
     gap: float  # against enumeration, relative to the largest entry of the gradient
+    classes: Classes  # in what sense it is balanced (T20)
 
     def column(self, name: str) -> dict[int, float | None]:
         """One of `COLUMNS`, by length; None for what is not defined."""
@@ -149,7 +161,7 @@ class Row:
             "factor": _verdict([m.factor_gap for m in self.measured]),
             "token": _verdict([m.token_gap for m in self.measured]),
             "block": _share_verdict(slope(self.column("block_shares"))),
-            "energy": _share_verdict(slope(self.shares)),
+            "energy": SURVIVES.get(self.classes.filler) or _share_verdict(slope(self.shares)),
             "euclidean": _share_verdict(slope(self.column("euclidean_shares"))),
         }
 
@@ -169,6 +181,7 @@ class Row:
             "snr": snr,
             "bias": {**bias(ends[1]), "relative_at_shortest": bias(ends[0])["relative"], "unbiased": self.unbiased},
             "verdicts": self.verdicts,
+            "classes": self.classes._asdict(),
             "enumeration_gap": self.gap,
         }
 
@@ -199,23 +212,12 @@ def _program(objective: Objective, laws: _Laws, longest: int) -> Callable[[Struc
     return compile_quickly(lambda x, own: measure(objective, laws.scenario, x, own, longest), like, like)
 
 
-def _objective(entry: Entry, scenario: Scenario) -> Objective:
-    """The objective; one that divides by a group's standard deviation must know the returns that occur."""
-    objective = resolve(entry.objective, entry.options)
-    options = defaults(objective) or {}
-    advantages = [options.get(name) for name in ("advantage", "baseline")]
-    normalised = any(isinstance(name, str) and name == "group_normalised" for name in advantages)
-    if normalised and options.get("reward_support", ()) is None:
-        return resolve(objective, reward_support=tuple(sorted({float(r) for r in scenario.reward.ravel()})))
-    return objective
-
-
 def _gap(entry: Entry, laws: _Laws, program: Callable[[Structure, Structure], Measured]) -> float:
     """Largest difference to the gradient by enumeration at `COMPARED` tokens, relative to the largest entry."""
     scenario = laws.scenario
     measured = program(laws.compared[entry.demonstrations], laws.compared[False])
     found, spelled = measured.gradient, laws.spelled[entry.demonstrations]
-    objective = _objective(entry, scenario)
+    objective = objective_on(entry, scenario)
     gradients = compile_quickly(
         lambda params, traj: component_gradients(spelled.policy, params, traj, objective), spelled.params, spelled.traj
     )
@@ -228,11 +230,22 @@ def _gap(entry: Entry, laws: _Laws, program: Callable[[Structure, Structure], Me
     return worst / max(float(np.abs(np.asarray(t)).max()) for t in entries)
 
 
+def _classes(entry: Entry, laws: _Laws, classifier: Classifier) -> Classes:
+    with exact():
+        return classifier(objective_on(entry, laws.scenario), entry.demonstrations)
+
+
 def _row(
-    name: str, entry: Entry, lengths: Sequence[int], binary: _Laws, graded: _Laws, tick: Callable[[], None]
+    name: str,
+    entry: Entry,
+    lengths: Sequence[int],
+    binary: _Laws,
+    graded: _Laws,
+    classifier: Classifier,
+    tick: Callable[[], None],
 ) -> Row:
     with exact():
-        objective = _objective(entry, binary.scenario)
+        objective = objective_on(entry, binary.scenario)
         programs = {n: _program(objective, binary, n) for n in {SHORT, max(SHORT, *lengths)}}
         measured = []
         for length in lengths:
@@ -242,12 +255,12 @@ def _row(
             tick()
         gap = _gap(entry, binary, programs[SHORT])
         tick()
-        other = _program(_objective(entry, graded.scenario), graded, SHORT)
+        other = _program(objective_on(entry, graded.scenario), graded, SHORT)
         m = other(graded.structures[entry.demonstrations, SHORT], graded.structures[False, SHORT])
         graded_signs = sign_errors(m, graded.scenario) if np.isfinite(m.gradient.decision).all() else None
         tick()
     signs = {"binary": sign_errors(measured[-1], binary.scenario), "graded": graded_signs}
-    return Row(name, entry, tuple(lengths), measured, signs, gap)
+    return Row(name, entry, tuple(lengths), measured, signs, gap, _classes(entry, binary, classifier))
 
 
 def compute(
@@ -285,11 +298,16 @@ def compute(
     with exact():
         binary = _Laws.of(standard_scenario(), lengths)
         graded = _Laws.of(standard_scenario(graded=True), (SHORT,))
+        classifier = Classifier.of(generic_scenario())
     with ThreadPoolExecutor(THREADS) as pool:
         try:
             new = {n: entry for n, entry in rows.items() if n not in repeats}
-            jobs = {n: pool.submit(_row, n, entry, lengths, binary, graded, tick) for n, entry in new.items()}
+            jobs = {
+                n: pool.submit(_row, n, entry, lengths, binary, graded, classifier, tick) for n, entry in new.items()
+            }
             found = {n: jobs[repeats.get(n, n)].result() for n in rows}
-            return [replace(row, name=n, entry=rows[n]) for n, row in found.items()]
+            classes = {n: pool.submit(_classes, rows[n], binary, classifier) for n in repeats}  # off-policy they differ
+            again = {n: replace(found[n], name=n, entry=rows[n], classes=x.result()) for n, x in classes.items()}
+            return list((found | again).values())
         finally:
             pool.shutdown(cancel_futures=True)

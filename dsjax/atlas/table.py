@@ -24,7 +24,12 @@ def to_json(rows: Sequence[Row]) -> dict[str, Any]:
          "shares": {L: share}, "euclidean_shares", "block_shares", "factor_ratio", "token_ratio",
          "slope": {"value", "error", "tail"}, "sign_errors": {verifier: {"states", "wrong", "zero"} | None},
          "snr": {component: {L: signal/moment}}, "bias": {"scale", "relative", "relative_at_shortest", "unbiased"},
-         "verdicts": {convention: "balanced" | "unbalanced" | "undefined"}, "enumeration_gap"}]}
+         "verdicts": {convention: "balanced" | "unbalanced" | "undefined"},
+         "classes": {"coefficients": "always" | "on-policy" | "never",
+                     "filler": "none" | "tilted" | "per token" | "per attempt" | "coupled" | "undefined"},
+         "enumeration_gap"}]}
+
+    The classes are in words in `dsjax.atlas.classes`.
     """
     return {"version": VERSION, "lengths": list(rows[0].lengths), "objectives": [row.to_json() for row in rows]}
 
@@ -61,8 +66,20 @@ def _bias(row: Row) -> str:
     return "all" if relative is None else f"{relative:.2g}"
 
 
+# The classes of T20, short enough for a table of 80 columns.
+_COEFFICIENTS = {"always": "even", "on-policy": "on-policy", "never": "uneven"}
+_FILLER = {
+    "none": "even",
+    "tilted": "tilted",
+    "per token": "1/L",
+    "per attempt": "price",
+    "coupled": "coupled",
+    "undefined": "-",
+}
+
+
 def table(rows: Sequence[Row]) -> Table:
-    """Shares at three lengths, slope, signs, signal to noise, bias and a verdict a convention."""
+    """Shares at three lengths, slope, signs, bias and both classes of T20."""
     lengths = rows[0].lengths
     shown = sorted({lengths[0], lengths[len(lengths) // 2], lengths[-1]})
     out = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), title="Decision share of energy of the exact expected gradient")
@@ -72,14 +89,14 @@ def table(rows: Sequence[Row]) -> Table:
     for name in ("slope", "wrong\nsigns", "bias", "token", "energy"):
         out.add_column(name, justify="right")
     for row in rows:
-        verdicts = row.verdicts
         out.add_row(
             row.name,
             *(_cell(row.shares[length]) for length in shown),
             _cell(slope(row.shares)["tail"], "+.2f"),
             _signs(row.signs["binary"]),
             _bias(row),
-            *({"balanced": "even", "unbalanced": "uneven", "undefined": "-"}[verdicts[c]] for c in ("token", "energy")),
+            _COEFFICIENTS[row.classes.coefficients],
+            _FILLER[row.classes.filler],
         )
     return out
 
@@ -87,8 +104,11 @@ def table(rows: Sequence[Row]) -> Table:
 LEGEND = (
     "slope: of log share against log L at the longest answers. wrong signs: states at which the STOP logit is pushed"
     " the wrong way (binary verifier; 3x0: at three of them not at all). bias: length of the part of the gradient"
-    " across grad J over that along it, at the longest answers. Two conventions, two verdicts: token, one coefficient"
-    " for decision and sampling tokens of a trajectory; energy, the share does not vanish with length."
+    " across grad J over that along it, at the longest answers. Two conventions, two classes (docs/theory.md, T20)."
+    " token: whether all tokens of a trajectory have one coefficient; always (even), while the policy is the one that"
+    " drew them (on-policy), or never (uneven). energy: what unread tokens do to the decision share; nothing (even),"
+    " re-weighting by length (tilted), dilution (1/L), a price on each attempt (price), or something that depends on"
+    " how many there are (coupled)."
 )
 
 
@@ -110,10 +130,13 @@ def reading(row: Row, length: int) -> str:
         trend = f" The share grows with long answers (about as L^{tail:.2f})."
     else:
         trend = " The share does not vanish as answers get longer."
-    even = row.verdicts["token"] == "balanced"
-    tokens = (
-        " Per token it treats decision and answer alike" if even else " Its coefficients differ from token to token"
-    )
+    if row.classes.filler == "per token" and tail is not None and tail > -0.5:
+        trend += " That is so here alone: where filler's law is another, every filler token takes a part."
+    tokens = {
+        "always": " Per token it treats decision and answer alike",
+        "on-policy": " Per token it treats decision and answer alike as long as the policy is the one that drew them",
+        "never": " Its coefficients differ from token to token",
+    }[row.classes.coefficients]
     signs = row.signs["binary"]
     wrong = "" if signs is None else f"; it pushes STOP the wrong way at {signs['wrong']} of {signs['states']} states"
     if signs is not None and signs["zero"]:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from dsjax.atlas import rows as atlas
+from dsjax.atlas.classes import FILLER
 from dsjax.atlas.laws import ROUNDS, enumerate_at, gauss_binomial, on_policy, standard_scenario, structure
 from dsjax.atlas.measure import measure
 from dsjax.atlas.rows import ENTRIES, compute
@@ -122,6 +123,18 @@ def test_reward_share_does_not_depend_on_length(rows):
     assert rows["REINFORCE"].verdicts["block"] == "unbalanced"
 
 
+def test_verdicts_and_measured_slopes_agree_with_the_classes(rows):
+    for row in rows.values():
+        assert row.verdicts["token"] == ("unbalanced" if row.classes.coefficients == "never" else "balanced"), row.name
+        tail = atlas.slope(row.shares)["tail"]
+        assert (tail is None) == (row.classes.filler == "undefined"), row.name
+        if tail is not None and row.classes.filler != "coupled":
+            assert (tail < -0.5) == (row.classes.filler == "per token"), row.name
+            assert row.verdicts["energy"] == ("unbalanced" if tail < -0.5 else "balanced"), row.name
+    assert {row.classes.filler for row in rows.values()} == set(FILLER)
+    assert rows["mine"].classes == ("always", "coupled")
+
+
 def test_sft_and_own_token_kl_starve_the_decision(rows):
     for name in ("SFT", "KL loss, k2"):
         tail = atlas.slope(rows[name].shares)["tail"]
@@ -171,7 +184,11 @@ def test_stored_forms(rows, tmp_path):
     for line, column in ((lines[0], "shares"), (lines[0], "factor_ratio"), (lines[0], "snr_decision")):
         by_length = data["objectives"][0].get(column) or data["objectives"][0]["snr"]["decision"]
         assert float(line[column]) == by_length[line["length"]]
-    assert table(list(rows.values())).row_count == len(rows)
+    assert data["objectives"][1]["classes"] == {"coefficients": "on-policy", "filler": "tilted"}
+    shown = table(list(rows.values()))
+    assert shown.row_count == len(rows)
+    assert list(shown.columns[-1].cells) == ["even", "tilted", "1/L", "-", "1/L", "price", "coupled", "even", "coupled"]
+    assert list(shown.columns[-2].cells)[:3] == ["even", "on-policy", "even"]
     files = draw({"theory": {"atlas": data}, "histories": {}}, tmp_path)
     assert {f.name for f in files} >= {"F2_atlas.png", "F2_atlas.svg"}
     assert all(f.stat().st_size > 5000 for f in files if f.suffix != ".csv")

@@ -17,6 +17,7 @@ TABLES = "the statement is about saturated policies: what they have in common in
 LAWS = "laws of whole answers are all that enters: L and V set their number only, parameters do not matter"
 CHAIN = "one process for each number of steps and modulus, with a policy of one parameter"
 MEMORYLESS = "the statement is about attempts that do not depend on each other"
+LOGPS = "coefficients are asked for at random log-probs of any size, and filler's energies at a softmax of its own"
 
 RANGE = {
     "T": {1, 2, 3, 4},
@@ -63,6 +64,13 @@ EXEMPT = {
         "V": ({3, 4, 5}, LAWS),
         "history": ({"full"}, MEMORYLESS),
         "policy": ({"shared", "transformer"}, TABLES),
+    },
+    "T20": {
+        "T": ({1}, DECIDES),
+        "L": ({5, 6}, LOGPS),
+        "V": ({4, 5}, LOGPS),
+        "history": ({"full"}, LOGPS),
+        "policy": ({"shared", "transformer"}, LOGPS),
     },
     "T22": {
         "T": ({1}, DECIDES),

@@ -32,7 +32,7 @@ from proofs_check.theorems.t12_grpo.numeric import factor
 
 # Sums of at most a few hundred terms of size <= 1 (1e-13); energies through an eigendecomposition (`numerics.ENERGY`).
 SUM, ENERGY = 1e-12, 1e-9
-WANTED = {"T1", "T3", "T4", "T5", "T6", "T8", "T10", "T12", "T16", "T17", "T19", "T21", "T22", "T23"}
+WANTED = {"T1", "T3", "T4", "T5", "T6", "T8", "T10", "T12", "T16", "T17", "T19", "T20", "T21", "T22", "T23"}
 X, Y = ring("x y", sympy.ZZ)[1:]
 TOY = SymbolicProof(
     "X", "one number", "x, y", "[x + y]^2", lambda: [(X + Y) ** 2 - X**2 - 2 * X * Y - Y**2], lambda: [X - Y], "x = y"

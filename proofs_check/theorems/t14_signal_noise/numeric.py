@@ -24,6 +24,7 @@ from dsjax.trajectories import Trajectories
 from proofs_check import instances
 from proofs_check.closed_forms import context_counts
 from proofs_check.extremes import WITHOUT_REFERENCE, Spared
+from proofs_check.filler import lengthen
 from proofs_check.instances import Instance, Shape, Traced
 from proofs_check.numerics import ENERGY, gap
 from proofs_check.requirements import MIXED_IF_BINARY, RESAMPLES, Requirement
@@ -118,22 +119,6 @@ def measure(policy: Policy, params: Params, traj: Trajectories, payoffs_KxB: jax
 def centred(traj: Trajectories) -> jax.Array:
     """w = R - J."""
     return advantage("batch_mean", traj.reward, traj)
-
-
-def lengthen(
-    process: DecisionSamplingProcess, params: Params, filler_logits: jax.Array, reads: int
-) -> tuple[DecisionSamplingProcess, Traced, Params]:
-    """(process, policy, parameters) with m filler tokens after every answer; filler_logits f[Q, m, V]."""
-    Q, m, V = filler_logits.shape
-    longer = process.replace(
-        reward_table=jnp.repeat(process.reward_table, V**m, axis=1),
-        length=process.length + m,
-    )
-    sample = jnp.concatenate([params["sample"], filler_logits], axis=1)
-    policy = Traced(PositionwisePolicy(Q, V, longer.length, reads))
-    # A decider that reads further than its table goes has the same law after every continuation.
-    contexts = V**reads // params["decision"].shape[1]
-    return longer, policy, {"sample": sample, "decision": jnp.repeat(params["decision"], contexts, axis=1)}
 
 
 class Exact(NamedTuple):

@@ -2,66 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 
-from dsjax.attribution import ComponentGradients, component_gradients, energies, ratio
-from dsjax.objectives import Objective, SumCount, own_token_kl, reinforce, trajectory_kl
-from dsjax.policies import Params, Policy, PositionwisePolicy, log_probs
-from dsjax.process import DecisionSamplingProcess
+from dsjax.attribution import ComponentGradients, energies, ratio
+from dsjax.objectives import SumCount, own_token_kl, reinforce, trajectory_kl
+from dsjax.policies import Params
 from dsjax.trajectories import Trajectories
-from proofs_check import instances
-from proofs_check.instances import Instance, Shape
+from proofs_check.filler import Drawn, Filled, Law, draw, lengthen
+from proofs_check.instances import Shape
 from proofs_check.numerics import ENERGY, gap
 from proofs_check.requirements import MEMORYLESS, RESAMPLES
 from proofs_check.statement import STATEMENTS
 from proofs_check.theorem import Theorem
 from proofs_check.theorems.t04_length_invariance.numeric import SHORT
-from proofs_check.theorems.t14_signal_noise.numeric import lengthen
 
 BETA = 0.3
-
-
-@dataclass(frozen=True)
-class Filled:
-    """What is static: a memoryless process and the number of unread tokens."""
-
-    base: Shape
-    filler: int  # m
-
-    @property
-    def share(self) -> float:
-        """See `Shape.share`."""
-        return self.base.share
-
-    def __str__(self) -> str:
-        return f"{self.base}, {self.filler} unread tokens"
-
-
-class Drawn(struct.PyTreeNode):
-    """An instance, and logits of an unread token for policy and reference."""
-
-    instance: Instance
-    filler: jax.Array  # f[2, V]
-    sizes: Filled = struct.field(pytree_node=False)
-
-
-def draw(key: jax.Array, sizes: Filled, process: DecisionSamplingProcess | None = None) -> Drawn:
-    """A random process; position-wise policy and reference whose decider reads the answer but not the filler."""
-    base_key, filler_key = jax.random.split(key)
-    instance = instances.draw(base_key, sizes.base, process)
-    shape = sizes.base
-    policy = PositionwisePolicy(shape.prompts, shape.vocabulary, shape.length, shape.length)
-    params = policy.init(instance.key)
-    reference = instances.perturbed(jax.random.fold_in(instance.key, 1), params, 0.5)
-    own = instances.normal(filler_key, shape.vocabulary)
-    # Half a nat apart at least, in one logit: no drift is so small that its price could not be told from none.
-    filler = jnp.stack([own, own.at[0].add(0.5 + jnp.abs(own[-1]))])
-    return Drawn(instance.replace(policy=policy, params=params, reference=reference), filler, sizes)
 
 
 def attempts(traj: Trajectories) -> jax.Array:
@@ -72,30 +30,6 @@ def attempts(traj: Trajectories) -> jax.Array:
 def _negative_tau(logp_BxS: jax.Array, traj: Trajectories) -> SumCount:
     """REINFORCE on the payoff -tau."""
     return reinforce(logp_BxS, traj.replace(reward=-attempts(traj)))
-
-
-class Law:
-    """A process with its position-wise policy and reference, all trajectories with their log-probs under both."""
-
-    def __init__(self, process: DecisionSamplingProcess, policy: Policy, params: Params, reference: Params):
-        self.process, self.policy, self.params = process, policy, params
-        traj = process.enumerate_trajectories(policy, params)
-        self.traj = traj.replace(ref_logp=log_probs(policy, reference, traj))
-
-    def gradients(self, objective: Objective) -> ComponentGradients:
-        """Component gradients of the objective, in all parameters."""
-        return component_gradients(self.policy, self.params, self.traj, objective)
-
-    def kl(self) -> jax.Array:
-        """KL(P || P_ref), nats."""
-        assert self.traj.old_logp is not None
-        assert self.traj.ref_logp is not None
-        drift_B = jnp.sum(jnp.where(self.traj.mask, self.traj.old_logp - self.traj.ref_logp, 0.0), -1)
-        return jnp.sum(self.traj.weight * drift_B)
-
-    def mean(self, x_B: jax.Array) -> jax.Array:
-        """Expectation."""
-        return jnp.sum(self.traj.weight * x_B)
 
 
 class Setting:
