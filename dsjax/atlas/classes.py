@@ -68,9 +68,9 @@ class Moved(struct.PyTreeNode):
 
 def filler_class(x: Moved) -> str:
     """One of `FILLER`; the lengths must be three at least."""
-    x = jax.tree.map(np.asarray, x)
+    x = jax.device_get(x)
 
-    def zero(energy: np.ndarray) -> bool:
+    def zero(energy: jax.Array) -> bool:
         return bool((energy <= ROUNDING**2 * x.square).all())
 
     if zero(x.energy_sample + x.energy_decision + x.filler * x.energy):

@@ -29,7 +29,7 @@ PROOFS = Proofs("T20")
 def partials(degree: int, *, weight: int = 1) -> list[Element]:
     """df/dx - df/dy of a polynomial of the sum."""
     _, x, y, *g = ring(["x", "y", *(f"g_{i}" for i in range(degree + 1))], ZZ)
-    f = sum((a * (x + weight * y) ** i for i, a in enumerate(g)), x.ring.zero)
+    f: Element = sum(a * (x + weight * y) ** i for i, a in enumerate(g))
     return [f.diff(x) - f.diff(y)]
 
 
