@@ -198,7 +198,8 @@ def filler_energies(law: Law, traj: Trajectories, logits: jax.Array, c_BxS: jax.
     symbol_BxKxV = jax.nn.one_hot(traj.answers(L)[..., L - 1], V, dtype=phi.dtype)
     c_BxK = jnp.where(drawn_BxK, traj.blocks(c_BxS, L)[..., L - 1], 0.0)
     C = jax.ops.segment_sum(jnp.sum(c_BxK[..., None] * symbol_BxKxV, 1), traj.prompt[:, 0], Q)
-    n = jax.ops.segment_sum(traj.weight * jnp.sum(drawn_BxK, -1), traj.prompt[:, 0], Q)[:, None]
+    draws_B = jnp.sum(drawn_BxK, -1).astype(phi.dtype)
+    n = jax.ops.segment_sum(traj.weight * draws_B, traj.prompt[:, 0], Q)[:, None]
     k = divide(C, n * phi[None])
 
     def variance(law_V: jax.Array) -> jax.Array:
