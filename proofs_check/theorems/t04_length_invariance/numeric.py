@@ -194,12 +194,11 @@ THEOREM = Theorem(
             Shape(rounds=2, length=2, vocabulary=2, prompts=2, history="none", graded=True, cost=True), 4, 1, filler=1
         ),
         Recoding(Shape(rounds=2, length=2, vocabulary=2), vocabulary=4, length=1, filler=1),
-        Recoding(Shape(rounds=3, length=2, vocabulary=2, history="none"), vocabulary=4, length=1, filler=1),
         Recoding(Shape(rounds=2, length=1, vocabulary=4, history="none", graded=True), 2, 2, filler=1),
-        # A single token has but one tree: relabelled only.
+        # A single token has but one tree: relabelled only, here and in the next two.
         Recoding(Shape(rounds=4, length=1, vocabulary=2, history="none", cost=True), 2, 1, filler=1),
-        Recoding(Shape(rounds=2, length=1, vocabulary=5, history="none", graded=True), 5, 1, filler=1),
-        Recoding(Shape(rounds=1, length=2, vocabulary=3, prompts=2), 9, 1, filler=1),
+        Recoding(Shape(rounds=1, length=1, vocabulary=5, prompts=2, graded=True), 5, 1, filler=1),
+        Recoding(Shape(rounds=3, length=1, vocabulary=3, history="none"), 3, 1, filler=1),
         Recoding(Shape(rounds=2, length=4, vocabulary=2, history="none"), 4, 2, filler=1),
         Recoding(Shape(rounds=2, length=5, vocabulary=2, history="none", graded=True), 32, 1, filler=1),
     ),
