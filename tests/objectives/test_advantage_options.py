@@ -26,7 +26,7 @@ def in_groups(f) -> np.ndarray:
         ({"ddof": 1}, lambda group: group.std(ddof=1)),
         ({"std_floor": 0.4}, lambda group: max(group.std(), 0.4)),
         ({"std_of": "batch"}, lambda group: REWARDS.std()),
-        ({"std_of": "batch", "ddof": 1, "std_floor": 0.5}, lambda group: max(REWARDS.std(ddof=1), 0.5)),
+        ({"std_of": "batch", "ddof": 1, "std_floor": 0.2}, lambda group: REWARDS.std(ddof=1)),
     ],
 )
 def test_standard_deviations_of_samples(x64, options, std):
