@@ -332,7 +332,7 @@ MUTATIONS: tuple[Mutation, ...] = (
             "-jax.lax.stop_gradient(jnp.clip(rho, 1 - clip, 1 + clip_high)) * A * logp",
             "-jnp.clip(rho, 1 - clip, 1 + clip_high) * A * logp",
             "CISPO: gradient flows through the clipped ratio",
-            {"theorems": (), "tests": _coefficients("cispo")},
+            {"theorems": ("T24",), "tests": _coefficients("cispo")},
         ),
         (
             "geometric-length",
@@ -555,7 +555,7 @@ MUTATIONS: tuple[Mutation, ...] = (
             "axis=1, reverse=True)\n        return jnp.where(traj.mask & (from",
             "axis=1, reverse=False)\n        return jnp.where(traj.mask & (from",
             "return paid at the first drawn token for the last",
-            {"tests": (f"{_TOKENS}::test_rewards_are_paid_at_the_last_drawn_token",)},
+            {"theorems": ("T24",), "tests": (f"{_TOKENS}::test_rewards_are_paid_at_the_last_drawn_token",)},
         ),
         (
             "whiten-mask",
@@ -1409,7 +1409,7 @@ MUTATIONS: tuple[Mutation, ...] = (
             "A_BxS = _backward(reward_BxS, jnp.zeros_like(reward_BxS), traj, discount, discount)",
             "A_BxS = _backward(reward_BxS, jnp.zeros_like(reward_BxS), traj, discount, 1.0)",
             "returns-to-go without their discount",
-            {"tests": _coefficients("reinforce++, KL")},
+            {"theorems": ("T24",), "tests": _coefficients("reinforce++, KL")},
         ),
     ),
     # Ill-conditioned.
@@ -1578,7 +1578,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         "dsjax/objectives/aggregation.py",
         (),
         (f"{_REDUCTIONS}::test_aggregations",),
-        ("given-count", "tokens_per_sequence * mass", "mass", "the caller's count left out", {}),
+        ("given-count", "tokens_per_sequence * mass", "mass", "the caller's count left out", {"theorems": ("T2",)}),
         (
             "nonempty-count",
             "jnp.where(traj.num_tokens > 0, traj.weight, 0.0)",
@@ -1591,7 +1591,7 @@ MUTATIONS: tuple[Mutation, ...] = (
             "mass_Q if traj.exact else (mass_Q > 0).astype(mass_Q.dtype)",
             "(mass_Q > 0).astype(mass_Q.dtype)",
             "prompts of an exact law counted alike",
-            {},
+            {"theorems": ("T2",)},
         ),
     ),
     *_in(
@@ -1606,14 +1606,14 @@ MUTATIONS: tuple[Mutation, ...] = (
             "jnp.where(positive, variance, 1.0)), floor)",
             "jnp.where(positive, variance, 1.0)), 0.0 * floor)",
             "no floor under the standard deviation",
-            {},
+            {"theorems": ("T2",)},
         ),
         (
             "batch-ddof",
             "variance * rows / jnp.maximum(rows - ddof, 1.0)",
             "variance",
             "batch standard deviation over n",
-            {},
+            {"theorems": ("T2",)},
         ),
         ("gpg-exact", "equal_B ** (group_size - 1)", "equal_B**group_size", "GPG on an exact law: groups of G + 1", {}),
         (
@@ -1628,7 +1628,7 @@ MUTATIONS: tuple[Mutation, ...] = (
             "reward_B >= threshold",
             "reward_B > threshold",
             "a return at the threshold is a failure",
-            {"tests": (f"{_BY_NAME}::test_positive_and_negative_samples",)},
+            {"theorems": ("T2",), "tests": (f"{_BY_NAME}::test_positive_and_negative_samples",)},
         ),
         (
             "gdpo-weights",

@@ -17,10 +17,10 @@ keeps one coefficient per trajectory, but the result is no longer the gradient o
 (i), per factor. It says nothing about energies; token-mean SFT is balanced in the same sense.
 
 Checked (`numeric.py`), for REINFORCE, batch mean, RLOO, trajectory KL in the reward, GRPO (exact law: binary, `c =
-0`), in a finite batch DAPO and Dr.GRPO as well: equal coefficients, their value `w` from reward table, number of
-rounds and sums over prompts (groups of unequal size, weights that are no law), the replacement by the causal advantage
-of that `w`. Controls: decision coefficient times 1.01 (in the coefficients, in a finite batch, in the gradient); no
-baseline; no division by `T_i`; `V_t` for `V_(t+1)`.
+0`), in a finite batch DAPO, Dr.GRPO and other deviations and counts as well: equal coefficients, their value `w` from
+reward table, number of rounds and sums over prompts (groups of unequal size, weights that are no law), the replacement
+by the causal advantage of that `w`. Controls: decision coefficient times 1.01 (in the coefficients, in a finite batch,
+in the gradient); no baseline; no division by `T_i`; `V_t` for `V_(t+1)`.
 """
 
 PLAIN = "reward puts one number on every factor"

@@ -26,6 +26,8 @@ from proofs_check.theorems.t12_grpo.numeric import factor
 
 BETA = 0.3  # trajectory KL in the reward
 GROUP = 4  # GRPO group size on an exact law
+FLOOR = 2.0  # under a standard deviation, above that of any returns
+COUNT = 7.0  # tokens per sequence, whatever is drawn
 EPSILON = 1e-4  # what GRPO adds to a standard deviation by default
 
 
@@ -36,11 +38,20 @@ def objectives(instance: Instance, exact: bool) -> dict[str, Objective]:
         "batch mean": partial(reinforce, baseline="batch_mean"),
         "rloo": rloo,
         "trajectory KL": partial(reinforce, baseline="leave_one_out", reward_kl=BETA),
+        "prompt mean": partial(reinforce, aggregation="prompt_mean"),
     }
     shape = instance.shape
     # On an exact law GRPO needs the values that the return takes, as static data: binary verifier, no cost.
     if not exact:
-        named |= {"grpo": grpo, "dapo": dapo, "dr_grpo": dr_grpo}
+        named |= {
+            "grpo": grpo,
+            "dapo": dapo,
+            "dr_grpo": dr_grpo,
+            "floor": partial(grpo, std_floor=FLOOR),
+            "batch": partial(grpo, std_of="batch", ddof=1),
+            "given count": partial(reinforce, aggregation="given_count", tokens_per_sequence=COUNT),
+            "psr_nsr": partial(reinforce, baseline="psr_nsr"),
+        }
     elif not shape.graded and not shape.cost:
         named["grpo"] = partial(grpo, group_size=GROUP)
     return named
@@ -73,6 +84,7 @@ def stated_weights(process: DecisionSamplingProcess, traj: Trajectories, logp_Bx
         p = jnp.where((mean > 0) & (mean < 1), mean, 0.5)
         return w | {
             "rloo": R - mean,
+            "prompt mean": divide(R, by_row(divide(over_prompt(law * T_i), process.prompt_law))),
             "trajectory KL": charged - mean_charged,
             "grpo": factor(p, GROUP, EPSILON) * (R - mean) / T_i,
         }
@@ -85,6 +97,12 @@ def stated_weights(process: DecisionSamplingProcess, traj: Trajectories, logp_Bx
         "grpo": normalised / T_i,
         "dapo": normalised / jnp.mean(T_i),
         "dr_grpo": centred / traj.tokens.shape[1],
+        "floor": centred / (FLOOR + EPSILON) / T_i,
+        "batch": centred / (jnp.std(R, ddof=1) + EPSILON) / T_i,
+        "given count": R / COUNT,
+        "psr_nsr": jnp.where(R >= 1.0, 0.1, -1.0),
+        # A prompt counts once, however many of its trajectories there are.
+        "prompt mean": R * R.size / (by_row(over_prompt(T_i)) * process.num_prompts),
     }
 
 
