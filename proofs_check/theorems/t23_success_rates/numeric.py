@@ -197,11 +197,16 @@ two_rounds = THEOREM.on(_two_rounds)
 _passes = rates.equation(
     "MaxRL: G_s and G_d are those of sum_q mu(q) sum_(k<G) pass@k(p_q)/k", lambda s: s.gap("maxrl", slope(s.p, GROUP))
 )
+
+
 # gammaln(64) = 200 nats stand in an exponent, and A <= 63: relative to the largest, as c_G is.
-saturated.equation(
-    "MaxRL: c_G = A(right) - A(wrong) = (1 - (1-p)^(G-1))/p",
-    lambda s: jnp.max(jnp.stack([gap(s.rates[G], -jnp.expm1((G - 1) * jnp.log1p(-s.p)) / s.p) for G in SIZES])),
-)
+@saturated.equation("MaxRL: c_G = A(right) - A(wrong) = (1 - (1-p)^(G-1))/p")
+def _rate(s: Setting) -> jax.Array:
+    """By expm1 and log1p, for a rare success; a sum of probabilities may exceed 1 by rounding."""
+    p, log_wrong = s.p, jnp.log1p(-jnp.minimum(s.p, 1.0))
+    return jnp.max(jnp.stack([gap(c, -jnp.expm1((G - 1) * log_wrong) / p) for G, c in s.rates.items()]))
+
+
 _smoothed = saturated.equation(
     "MaxRL, epsilon > 0: c = E[m (1-m)/(m + epsilon)] / (p (1-p))",
     lambda s: gap(s.factor_of("maxrl", GROUP, EPSILON), smoothed(s.p, GROUP, EPSILON)),
