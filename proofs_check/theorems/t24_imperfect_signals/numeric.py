@@ -215,9 +215,9 @@ EXACT = "sequence ratios: exactly grad J of the new policy"
 THEOREM = Theorem(
     STATEMENTS["T24"],
     shapes=(
-        Shape(rounds=3, length=1, vocabulary=3, prompts=2),
+        Shape(rounds=3, length=1, vocabulary=2, prompts=2),
         Shape(rounds=3, length=2, vocabulary=2, prompts=2, history="none", graded=True, cost=True),
-        Shape(rounds=4, length=1, vocabulary=2, history="none"),
+        Shape(rounds=4, length=1, vocabulary=3, history="none"),
         Shape(rounds=2, length=4, vocabulary=2),
         Shape(rounds=2, length=1, vocabulary=5, prompts=2, history="none", graded=True, network=True),
         Shape(rounds=2, length=5, vocabulary=2, history="none", graded=True, shared=4),
