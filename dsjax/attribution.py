@@ -11,7 +11,6 @@ by which a share is told, and signal to noise.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -22,7 +21,9 @@ from jax.flatten_util import ravel_pytree
 
 from dsjax.errors import require
 from dsjax.numerics import divide
-from dsjax.objectives import Objective, SumCount
+from dsjax.objectives import Objective
+from dsjax.objectives.law import on_law
+from dsjax.objectives.returns import coefficients, loss_of
 from dsjax.policies.base import Params, Policy, Pull, log_probs, vjp_again
 from dsjax.trajectories import Trajectories
 
@@ -38,50 +39,6 @@ class ComponentGradients(struct.PyTreeNode):
     def total(self) -> Params:
         """G = G_s + G_d."""
         return jax.tree.map(jnp.add, self.sample, self.decision)
-
-
-def loss_of(objective: Objective, logp_BxS: jax.Array, traj: Trajectories) -> jax.Array:
-    """sum / count of the objective; 0 where there is nothing to learn from (count = 0)."""
-    return mean_of(sum_and_count(objective, logp_BxS, traj))
-
-
-def sum_and_count(objective: Objective, logp_BxS: jax.Array, traj: Trajectories) -> SumCount:
-    """What the objective returns: two numbers, as arrays of one dtype.
-
-    Raises:
-      InputError: if it returns anything else, naming the objective.
-    """
-    returned: Any = objective(logp_BxS, traj)
-    several = isinstance(returned, tuple)
-    # A Python number has no shape, and nor has anything that is no number.
-    shapes = [
-        getattr(x, "shape", () if isinstance(x, int | float) else type(x).__name__)
-        for x in (returned if several else [returned])
-    ]
-    function: Any = objective
-    while isinstance(function, partial):
-        function = function.func
-    field = f"what objective {getattr(function, '__name__', function)} returns"
-    received = f"{len(shapes)} value{'s' * several} of shape{'s' * several} {', '.join(map(str, shapes))}"
-    require(several and shapes == [(), ()], field, received, "two numbers, (sum, count), each of shape ()")
-    total, count = returned
-    return jnp.asarray(total, logp_BxS.dtype), jnp.asarray(count, logp_BxS.dtype)
-
-
-def mean_of(sum_count: SumCount) -> jax.Array:
-    """sum / count, the count as data; 0 where count = 0."""
-    total, count = sum_count
-    count = jax.lax.stop_gradient(count)
-    return divide(total, count)
-
-
-def coefficients(objective: Objective, logp_BxS: jax.Array, traj: Trajectories) -> jax.Array:
-    """c_BxS: ascent coefficient of every token, -d loss / d logp; 0 outside of the masks.
-
-    On an exact law it includes the trajectory's probability: c_it = weight_i x (coefficient of objectives.md).
-    """
-    c_BxS = -jax.grad(lambda logp: loss_of(objective, logp, traj))(logp_BxS)
-    return jnp.where(traj.mask, c_BxS, 0.0)
 
 
 COMPONENTS = ("both", "sample", "decision")
@@ -337,10 +294,16 @@ class Attribution(struct.PyTreeNode):
 
 
 def attribute(policy: Policy, params: Params, traj: Trajectories, objective: Objective) -> Attribution:
-    """Every convention of attribution at once, for policies small enough for a P x P Fisher matrix."""
+    """Every convention of attribution at once, for policies small enough for a P x P Fisher matrix.
+
+    Raises:
+      InputError: for an objective of your own that fits no law (`dsjax.objectives.law.on_law`).
+    """
+    logp_BxS = log_probs(policy, params, traj)
+    objective = on_law(objective, logp_BxS, traj)
     gradients = component_gradients(policy, params, traj, objective)
     E_s, E_d = energies(policy, params, traj, gradients)
-    c_BxS = coefficients(objective, log_probs(policy, params, traj), traj)
+    c_BxS = coefficients(objective, logp_BxS, traj)
     (answer, decision), (sample, _) = per_factor(c_BxS, traj), per_token(c_BxS, traj)
     columns: dict[str, Any] = euclidean(gradients)
     return Attribution(

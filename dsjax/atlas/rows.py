@@ -25,15 +25,20 @@ from dsjax.atlas.laws import (
     exact_values,
     generic_scenario,
     on_policy,
+    parameters,
     standard_scenario,
     structure,
+    structured_logp,
+    trajectories,
 )
 from dsjax.atlas.measure import Measured, measure, objective_on
 from dsjax.attribution import component_gradients, share
 from dsjax.errors import require
 from dsjax.numerics import compile_quickly, exact
 from dsjax.objectives import ROWS, Entry, Objective, resolve
+from dsjax.objectives.law import on_law
 from dsjax.objectives.registry import name_of
+from dsjax.objectives.returns import is_own
 
 LENGTHS = tuple(2**i for i in range(11))  # 1 .. 1024
 SHORT = 32  # programs are compiled for answers of at most this many tokens, and for the longest
@@ -212,12 +217,24 @@ def _program(objective: Objective, laws: _Laws, longest: int) -> Callable[[Struc
     return compile_quickly(lambda x, own: measure(objective, laws.scenario, x, own, longest), like, like)
 
 
-def _gap(entry: Entry, laws: _Laws, program: Callable[[Structure, Structure], Measured]) -> float:
+def _objective(entry: Entry, laws: _Laws) -> Objective:
+    """The objective on these laws.
+
+    Raises:
+      InputError: for a loss of the user's own that fits no law (`on_law`).
+    """
+    scenario, x = laws.scenario, laws.compared[entry.demonstrations]
+    objective = objective_on(entry, scenario)
+    if is_own(objective):
+        logp = structured_logp(parameters(scenario.policy, scenario.num_prompts), x, SHORT)
+        return on_law(objective, logp, trajectories(scenario, x, SHORT))
+    return objective
+
+
+def _gap(entry: Entry, objective: Objective, laws: _Laws, program: Callable[[Structure, Structure], Measured]) -> float:
     """Largest difference to the gradient by enumeration at `COMPARED` tokens, relative to the largest entry."""
-    scenario = laws.scenario
     measured = program(laws.compared[entry.demonstrations], laws.compared[False])
     found, spelled = measured.gradient, laws.spelled[entry.demonstrations]
-    objective = objective_on(entry, scenario)
     gradients = compile_quickly(
         lambda params, traj: component_gradients(spelled.policy, params, traj, objective), spelled.params, spelled.traj
     )
@@ -230,37 +247,40 @@ def _gap(entry: Entry, laws: _Laws, program: Callable[[Structure, Structure], Me
     return worst / max(float(np.abs(np.asarray(t)).max()) for t in entries)
 
 
-def _classes(entry: Entry, laws: _Laws, classifier: Classifier) -> Classes:
+def _classes(objective: Objective, entry: Entry, classifier: Classifier) -> Classes:
     with exact():
-        return classifier(objective_on(entry, laws.scenario), entry.demonstrations)
+        return classifier(objective, entry.demonstrations)
 
 
 def _row(
     name: str,
     entry: Entry,
     lengths: Sequence[int],
-    binary: _Laws,
-    graded: _Laws,
+    asked: Sequence[tuple[Objective, _Laws]],
     classifier: Classifier,
     tick: Callable[[], None],
 ) -> Row:
+    """`asked`: the objective on the laws of the binary verifier and on those of the graded one."""
+    (objective, binary), (on_graded, graded) = asked
     with exact():
-        objective = objective_on(entry, binary.scenario)
         programs = {n: _program(objective, binary, n) for n in {SHORT, max(SHORT, *lengths)}}
         measured = []
         for length in lengths:
             program = programs[SHORT if length <= SHORT else max(lengths)]
             x, own = binary.structures[entry.demonstrations, length], binary.structures[False, length]
             measured.append(jax.device_get(program(x, own)))
+            found = jax.tree.leaves(measured[-1].gradient)
+            finite = all(np.isfinite(g).all() for g in found)
+            require(finite, f"gradient of {name} at L = {length}", "numbers that are not finite", "finite numbers")
             tick()
-        gap = _gap(entry, binary, programs[SHORT])
+        gap = _gap(entry, objective, binary, programs[SHORT])
         tick()
-        other = _program(objective_on(entry, graded.scenario), graded, SHORT)
+        other = _program(on_graded, graded, SHORT)
         m = other(graded.structures[entry.demonstrations, SHORT], graded.structures[False, SHORT])
         graded_signs = sign_errors(m, graded.scenario) if np.isfinite(m.gradient.decision).all() else None
         tick()
     signs = {"binary": sign_errors(measured[-1], binary.scenario), "graded": graded_signs}
-    return Row(name, entry, tuple(lengths), measured, signs, gap, _classes(entry, binary, classifier))
+    return Row(name, entry, tuple(lengths), measured, signs, gap, _classes(objective, entry, classifier))
 
 
 def compute(
@@ -299,14 +319,15 @@ def compute(
         binary = _Laws.of(standard_scenario(), lengths)
         graded = _Laws.of(standard_scenario(graded=True), (SHORT,))
         classifier = Classifier.of(generic_scenario())
+        asked = {n: [(_objective(e, laws), laws) for laws in (binary, graded)] for n, e in rows.items()}
     with ThreadPoolExecutor(THREADS) as pool:
         try:
             new = {n: entry for n, entry in rows.items() if n not in repeats}
-            jobs = {
-                n: pool.submit(_row, n, entry, lengths, binary, graded, classifier, tick) for n, entry in new.items()
-            }
+            jobs = {n: pool.submit(_row, n, entry, lengths, asked[n], classifier, tick) for n, entry in new.items()}
             found = {n: jobs[repeats.get(n, n)].result() for n in rows}
-            classes = {n: pool.submit(_classes, rows[n], binary, classifier) for n in repeats}  # off-policy they differ
+            classes = {
+                n: pool.submit(_classes, asked[n][0][0], rows[n], classifier) for n in repeats
+            }  # off-policy they differ
             again = {n: replace(found[n], name=n, entry=rows[n], classes=x.result()) for n, x in classes.items()}
             return list((found | again).values())
         finally:

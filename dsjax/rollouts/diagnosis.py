@@ -15,11 +15,13 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from dsjax.attribution import by_answer, coefficients, loss_of, per_factor, per_token, share
+from dsjax.attribution import by_answer, per_factor, per_token, share
 from dsjax.errors import InputError, require
 from dsjax.numerics import divide, exact
 from dsjax.objectives import Objective, resolve
+from dsjax.objectives.law import on_law
 from dsjax.objectives.registry import name_of
+from dsjax.objectives.returns import coefficients, loss_of, require_finite
 from dsjax.rollouts.format import Rollouts, check, square_bounds
 from dsjax.rollouts.words import availability, reading
 from dsjax.statistics import RESAMPLES, Bootstrap, Estimate, Statistic, ratio_of_sums
@@ -107,6 +109,7 @@ def _evaluate(function: Objective, name: str, data: Rollouts) -> tuple[float, np
     """Loss and c_BxS in float64; not jitted, so that the library's own checks see the values."""
     with exact():
         logp, traj = jnp.asarray(data.logp), data.trajectories()
+        function = on_law(function, logp, traj)
         try:
             loss, c_BxS = float(loss_of(function, logp, traj)), np.asarray(coefficients(function, logp, traj))
         except InputError as error:
@@ -116,9 +119,7 @@ def _evaluate(function: Objective, name: str, data: Rollouts) -> tuple[float, np
                 allowed = f"{error.allowed}: the array group must put 2 or more trajectories in each group for {name}"
                 raise InputError("group", f"a group of {error.received}", allowed) from error
             raise
-    bad = ~np.isfinite(c_BxS)
-    place = f"{c_BxS[bad][0]} at {np.argwhere(bad)[0].tolist()}" if bad.any() else None
-    require(not bad.any() and bool(np.isfinite(loss)), f"coefficient of {name}", place or loss, "finite numbers")
+    require_finite(name, loss, c_BxS)
     return loss, c_BxS
 
 

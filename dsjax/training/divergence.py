@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dsjax.attribution import component_gradients, mean_of
+from dsjax.attribution import component_gradients
 from dsjax.io import write_arrays
 from dsjax.objectives import Objective
+from dsjax.objectives.returns import mean_of
 from dsjax.training.critic import critic_loss
 from dsjax.training.step import TrainState
 from dsjax.trajectories import Trajectories

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from dsjax.attribution import ComponentGradients, component_gradients, euclidean, inner, mean_of, pull_back, ratio
+from dsjax.attribution import ComponentGradients, component_gradients, euclidean, inner, pull_back, ratio
 from dsjax.objectives import Objective
+from dsjax.objectives.returns import mean_of
 from dsjax.policies.base import Params, Policy
 from dsjax.training.critic import critic_loss
 from dsjax.training.sharding import ONE_DEVICE, Layout

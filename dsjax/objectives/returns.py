@@ -1,0 +1,102 @@
+"""What an objective returns, checked, and the coefficients that follow from it."""
+
+from __future__ import annotations
+
+import traceback
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dsjax.errors import InputError, require
+from dsjax.numerics import divide
+from dsjax.objectives.aggregation import SumCount
+from dsjax.objectives.registry import Objective
+from dsjax.trajectories import Trajectories
+
+
+def sum_and_count(objective: Objective, logp_BxS: jax.Array, traj: Trajectories) -> SumCount:
+    """What the objective returns: two numbers, as arrays of one dtype.
+
+    Raises:
+      InputError: if it returns anything else, or if an objective that is not of this library raises; names it.
+    """
+    name = full_name(objective)
+    try:
+        returned: Any = objective(logp_BxS, traj)
+    except InputError:
+        raise
+    except Exception as error:
+        if not is_own(objective):
+            raise
+        words = " ".join(str(error).split())
+        last = traceback.extract_tb(error.__traceback__)[1:]
+        where = next((f" ({f.filename}, line {f.lineno})" for f in reversed(last) if _is_outside(f.filename)), "")
+        B, S = logp_BxS.shape
+        allowed = f"a loss of (logp_BxS, traj) that runs on {B} rows of {S} token slots, traced by JAX"
+        raise InputError(f"objective {name}", f"{type(error).__name__}: {words}{where}", allowed) from error
+    several = isinstance(returned, tuple)
+    # A Python number has no shape, and nor has anything that is no number.
+    shapes = [
+        getattr(x, "shape", () if isinstance(x, int | float) else type(x).__name__)
+        for x in (returned if several else [returned])
+    ]
+    received = f"{len(shapes)} value{'s' * several} of shape{'s' * several} {', '.join(map(str, shapes))}"
+    allowed = "two numbers, (sum, count), each of shape (): for a mean, what it adds up and what it divides by"
+    require(several and shapes == [(), ()], f"what objective {name} returns", received, allowed)
+    total, count = returned
+    return jnp.asarray(total, logp_BxS.dtype), jnp.asarray(count, logp_BxS.dtype)
+
+
+def mean_of(sum_count: SumCount) -> jax.Array:
+    """sum / count, the count as data; 0 where count = 0."""
+    total, count = sum_count
+    count = jax.lax.stop_gradient(count)
+    return divide(total, count)
+
+
+def loss_of(objective: Objective, logp_BxS: jax.Array, traj: Trajectories) -> jax.Array:
+    """sum / count of the objective; 0 where there is nothing to learn from (count = 0)."""
+    return mean_of(sum_and_count(objective, logp_BxS, traj))
+
+
+def coefficients(objective: Objective, logp_BxS: jax.Array, traj: Trajectories) -> jax.Array:
+    """c_BxS: ascent coefficient of every token, -d loss / d logp; 0 outside of the masks.
+
+    On an exact law it includes the trajectory's probability: c_it = weight_i x (coefficient of objectives.md).
+    """
+    c_BxS = -jax.grad(lambda logp: loss_of(objective, logp, traj))(logp_BxS)
+    return jnp.where(traj.mask, c_BxS, 0.0)
+
+
+def require_finite(name: str, loss: Any, c_BxS: Any) -> None:
+    """Raise `InputError` with the first coefficient, or the loss, that is not finite."""
+    c_BxS = np.asarray(c_BxS)
+    bad = ~np.isfinite(c_BxS)
+    place = f"{c_BxS[bad][0]} at {np.argwhere(bad)[0].tolist()}" if bad.any() else None
+    require(not bad.any() and bool(np.isfinite(loss)), f"coefficient of {name}", place or float(loss), "finite numbers")
+
+
+def is_own(objective: Any) -> bool:
+    """Whether the function behind an objective is a user's, not of this library."""
+    return not (getattr(_function(objective), "__module__", None) or "").startswith("dsjax.")
+
+
+def full_name(objective: Any) -> str:
+    """`module:function` of a user's own objective, the function's name of others."""
+    function = _function(objective)
+    name = getattr(function, "__qualname__", repr(function))
+    return f"{function.__module__}:{name}" if is_own(objective) and hasattr(function, "__module__") else name
+
+
+def _function(objective: Any) -> Any:
+    while isinstance(objective, partial):
+        objective = objective.func
+    return objective
+
+
+def _is_outside(file: str) -> bool:
+    """Whether a line of a traceback is the user's: neither of this library nor installed."""
+    return not any(part in file for part in ("site-packages", "/dsjax/", "<frozen"))
