@@ -2,7 +2,7 @@
 
     import dsjax as ds
 
-    found = ds.attribute_rollouts("grpo", logp=logp, sample_mask=s, decision_mask=d, reward=r, group=g)
+    found = ds.attribute_rollouts("rloo", logp=p, sample_mask=s, decision_mask=d, reward=r, group=g, decision_choices=2)
     print(found.reading)
 
 Names are loaded when they are first used; `import dsjax` alone imports nothing heavy and changes no JAX setting.

@@ -16,5 +16,6 @@ found = ds.attribute_rollouts(
     decision_mask=~sample,
     reward=rng.integers(0, 2, rows).astype(float),
     group=np.arange(rows) // 8,
+    decision_choices=2,  # STOP and RESAMPLE alone
 )
 print(found.reading)

@@ -13,6 +13,7 @@ from tyro.conf import Positional
 
 from dsjax.cli.flags import Pairs, options
 from dsjax.cli.terminal import estimate, number, require_files, table, terminal, waiting, writing
+from dsjax.errors import require
 
 if TYPE_CHECKING:  # the command line shows its help without loading JAX
     from dsjax.rollouts.diagnosis import Diagnosis
@@ -40,6 +41,9 @@ def attribute(
     *,
     objective: str = "grpo",
     option: Pairs = (),
+    decision_choices: int | None = None,
+    on_policy: bool = False,
+    logp_tolerance: float | None = None,
     success: float | None = None,
     resamples: int | None = None,
     seed: int = 0,
@@ -51,6 +55,10 @@ def attribute(
       file: The .npz file (format: docs/attribute.md).
       objective: A name of the registry, or module:function.
       option: Option of the objective, e.g. clip=0.1.
+      decision_choices: 2 if decisions are drawn from STOP and RESAMPLE alone, else the size of the vocabulary; where
+        the file does not say.
+      on_policy: The tokens were drawn under logp; where the file has no old_logp.
+      logp_tolerance: Log-probs up to this are read as 0; 0.01 for bfloat16.
       success: Returns from here on count as success; midway between the smallest and the largest by default.
       resamples: Of the bootstrap; 1000 by default.
       seed: Of the bootstrap.
@@ -60,14 +68,28 @@ def attribute(
     chosen = options(objective, option)
     from dsjax.io import write_json
     from dsjax.rollouts import attribute_rollouts
-    from dsjax.rollouts.format import read
+    from dsjax.rollouts.format import read, unknown
     from dsjax.statistics import RESAMPLES
 
     console = terminal()
-    arrays = read(file)
+    arrays, left = read(file), unknown(file)
+    if left:
+        console.print(Text(f"Arrays without a meaning here, not read: {', '.join(left)}"))
+    if decision_choices is not None:
+        given = arrays.setdefault("decision_choices", decision_choices)
+        require(int(given) == decision_choices, "decision_choices", decision_choices, f"{given}, as in the file")
     number_of = RESAMPLES if resamples is None else resamples
     with waiting(console, "Reading and resampling"):
-        found = attribute_rollouts(objective, chosen, success=success, resamples=number_of, seed=seed, **arrays)
+        found = attribute_rollouts(
+            objective,
+            chosen,
+            success=success,
+            resamples=number_of,
+            seed=seed,
+            on_policy=on_policy,
+            logp_tolerance=logp_tolerance,
+            **arrays,
+        )
     show(found, console)
     if json is not None:
         with writing("json", json):
@@ -89,14 +111,18 @@ def show(found: Diagnosis, console: Console) -> None:
         "sampling tokens, answers": f"{counts['sampling_tokens']}, {counts['answers']}",
         "tokens an answer: mean": number(counts["answer_length_mean"]),
         "  min, quartiles, max": " ".join(map(str, counts["answer_length_quantiles"])) or "-",
-        "decisions, per trajectory": f"{counts['decision_tokens']}, {counts['decisions_per_trajectory']:.4g}",
+        "decisions, per trajectory": f"{counts['decisions']}, {counts['decisions_per_trajectory']:.4g}",
         "ended by STOP, RESAMPLE": f"{counts['ended_by_stop']}, {counts['ended_by_resample']}",
         "ended without a decision": str(counts["ended_without_decision"]),
+        "cut off": "not given" if counts["truncated"] is None else str(counts["truncated"]),
         "STOP and RESAMPLE known": counts["decision_types"],
         "mean return, variance": f"{number(counts['mean_reward'])}, {number(counts['reward_variance'])}",
+        "net over gross, pi_sample, pi_d": ", ".join(map(_percent, found.health["net_over_gross"].values())),
     }.items():
         shown.add_row(label, value)
     console.print(shown)
+    for note in found.notes:
+        console.print(Text(f"- {note}"))
 
     settings = ", ".join(f"{k} = {v}" for k, v in found.options.items())
     title = f"Coefficients of {found.objective}" + (f" ({settings})" if settings else "")

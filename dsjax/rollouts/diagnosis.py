@@ -10,22 +10,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from dsjax.attribution import by_answer, per_factor, per_token, share
+from dsjax.attribution import Tally, by_answer, per_factor, per_token, share
 from dsjax.errors import InputError, require
 from dsjax.numerics import divide, exact
 from dsjax.objectives import Objective, resolve
+from dsjax.objectives.advantages import ADVANTAGES
 from dsjax.objectives.law import on_law
-from dsjax.objectives.registry import name_of
+from dsjax.objectives.registry import defaults, name_of
 from dsjax.objectives.returns import coefficients, loss_of, require_finite
+from dsjax.rollouts.arrays import FORMAT
 from dsjax.rollouts.format import Rollouts, check, square_bounds
+from dsjax.rollouts.health import health, notes
 from dsjax.rollouts.words import availability, reading
 from dsjax.statistics import RESAMPLES, Bootstrap, Estimate, Statistic, ratio_of_sums
-from dsjax.trajectories import DECISION_NAMES
+from dsjax.trajectories import DECISION_NAMES, STOP
 
 Estimates = dict[str, dict[str, Estimate]]
 
@@ -40,7 +44,9 @@ class Diagnosis:
     objective: str
     options: dict[str, Any]
     loss: float
-    coefficients: np.ndarray  # f[B, S] c_it, ascent direction, 0 outside of the masks
+    coefficients: np.ndarray  # f[B, S] c_it in the slots of the file, ascent direction, 0 outside of the masks
+    health: dict[str, Any]  # ratios, mismatch of sampler and trainer, cancellation, by component
+    notes: list[str]  # what was taken for granted, or is odd
     rollouts: dict[str, Any]  # counts of trajectories, groups, tokens, answers and decisions
     conventions: Estimates  # (i), (ii), (iii): `factor`, `token`, `block`
     balance: dict[str, Any]  # is there one coefficient per trajectory
@@ -60,7 +66,7 @@ class Diagnosis:
             return x.to_json() if isinstance(x, Estimate) else x
 
         names = [name for name in self.__dataclass_fields__ if name != "coefficients"]
-        return {"format": 1, **{name: plain(getattr(self, name)) for name in names}}
+        return {"format": FORMAT, **{name: plain(getattr(self, name)) for name in names}}
 
 
 def attribute_rollouts(
@@ -70,6 +76,8 @@ def attribute_rollouts(
     success: float | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
+    on_policy: bool = False,
+    logp_tolerance: float | None = None,
     **arrays: Any,
 ) -> Diagnosis:
     """The attribution quantities that log-probs, masks and rewards of any framework determine.
@@ -82,17 +90,27 @@ def attribute_rollouts(
       success: returns from here on count as success; midway between the smallest and the largest by default.
       resamples: of the bootstrap, over groups if given, else over trajectories.
       seed: of the bootstrap.
-      **arrays: `logp`, `sample_mask`, `decision_mask`, `reward` and any of `rollouts.format.OPTIONAL`.
+      on_policy: the tokens were drawn under `logp`: it is `old_logp` too.
+      logp_tolerance: log-probabilities up to this are read as 0 (bfloat16 rounds them by some 0.01).
+      **arrays: `logp`, `sample_mask`, `decision_mask`, `reward` and any of `rollouts.arrays.OPTIONAL`.
 
     Raises:
       InputError: for arrays that do not fit together, or that this objective needs and did not get.
     """
     require(resamples >= 1, "resamples", resamples, "at least 1")
     require(success is None or bool(np.isfinite(success)), "success", success, "a finite return")
-    options, name, data = dict(options or {}), name_of(objective), check(arrays)
-    loss, c_BxS = _evaluate(resolve(objective, options), name, data)
+    tolerable = logp_tolerance is None or 0 <= logp_tolerance < np.inf
+    require(tolerable, "logp_tolerance", logp_tolerance, "a finite number >= 0")
+    if on_policy:
+        require(arrays.get("old_logp") is None, "on_policy", True, "rollouts without old_logp")
+        arrays["old_logp"] = arrays.get("logp")
+    options, name = dict(options or {}), name_of(objective)
+    function, data = resolve(objective, options), check(arrays, logp_tolerance)
+    function, taken = _with_advantage(function, options, name, data)
+    loss, c_BxS = _evaluate(function, name, data)
     k_BxS, bootstrap = divide(c_BxS, data.weight[:, None]), _Bootstrap(data, resamples, seed)
     parts: dict[str, Any] = {
+        "health": health(data, c_BxS),
         "rollouts": _counts(data),
         "conventions": _conventions(data, c_BxS, bootstrap),
         "balance": _balance(data, k_BxS),
@@ -101,8 +119,36 @@ def attribute_rollouts(
         "logit_space": _logit_space(data, k_BxS, bootstrap),
         "gradients": _gradients(data, bootstrap),
     }
-    words = {"availability": availability(data, parts), "reading": reading(name, parts)}
-    return Diagnosis(objective=name, options=options, loss=loss, coefficients=c_BxS, **parts, **words)
+    words = {
+        "notes": notes(data, parts["health"], taken),
+        "availability": availability(data, parts),
+        "reading": reading(name, parts),
+    }
+    return Diagnosis(objective=name, options=options, loss=loss, coefficients=data.layout.back(c_BxS), **parts, **words)
+
+
+def _with_advantage(
+    function: Objective, options: Mapping[str, Any], name: str, data: Rollouts
+) -> tuple[Objective, str | None]:
+    """(the objective, with the advantages of the file if it has any and takes them; what to say about that).
+
+    They take the place of its own, and of what that one's options would do to it.
+    """
+    known = defaults(function) or {}
+    option = next((o for o in ("advantage", "baseline") if o in known), None)
+    takes = option is not None and option not in options and data.advantage is not None
+    if data.reward is None and not takes:
+        raise InputError("reward", "no such array", f"the array reward: {name} does not take advantage in its place")
+    if data.advantage is None:
+        return function, None
+    if not takes:
+        said = "an option says otherwise" if option else "it has no advantage"
+        return function, f"advantage: not used by {name} ({said})."
+    own = {p for f in ADVANTAGES.values() for p in defaults(f) or {}} - set(options)
+    neither = {p: None for p in own & set(known) if known[p] is not None}
+    with exact():
+        bound = partial(function, **{option: jnp.asarray(data.advantage)}, **neither)
+    return bound, f"advantage: that of the file in place of {name}'s own."
 
 
 def _evaluate(function: Objective, name: str, data: Rollouts) -> tuple[float, np.ndarray]:
@@ -113,8 +159,11 @@ def _evaluate(function: Objective, name: str, data: Rollouts) -> tuple[float, np
         try:
             loss, c_BxS = float(loss_of(function, logp, traj)), np.asarray(coefficients(function, logp, traj))
         except InputError as error:
-            if error.field in ("old_logp", "ref_logp", "values") and error.received is None:
-                raise InputError(error.field, "no such array", f"the array {error.field}: {name} needs it") from error
+            if error.field in ("old_logp", "ref_logp", "sampler_logp", "values") and error.received is None:
+                allowed = f"the array {error.field}: {name} needs it"
+                if error.field == "old_logp":
+                    allowed += "; where the tokens were drawn under logp itself, say so: on_policy (--on-policy)"
+                raise InputError(error.field, "no such array", allowed) from error
             if error.field == "group size":
                 allowed = f"{error.allowed}: the array group must put 2 or more trajectories in each group for {name}"
                 raise InputError("group", f"a group of {error.received}", allowed) from error
@@ -157,36 +206,46 @@ def _mean(x: np.ndarray, weight: np.ndarray) -> float | None:
 
 def _counts(data: Rollouts) -> dict[str, Any]:
     length_BxS = by_answer(np.ones_like(data.logp), data).astype(int)
-    lengths, decisions = length_BxS[length_BxS > 0], data.decision_mask.sum(-1)
+    lengths, decisions = length_BxS[length_BxS > 0], data.starts.sum(-1)
     S = data.logp.shape[1]
     last = S - 1 - np.argmax(data.mask[:, ::-1], axis=1)  # the last drawn token of a row
     rows, drawn = np.arange(len(last)), data.mask.any(-1)
     ends = data.decision_mask[rows, last] & drawn
     # Not a quantile between two observed lengths: an answer has a whole number of tokens.
     quantiles = np.quantile(lengths, [0, 0.25, 0.5, 0.75, 1], method="inverted_cdf") if lengths.size else []
+    mean = variance = None
+    if data.reward is not None:
+        mean = _mean(data.reward, data.weight)
+        variance = float(np.sum(data.weight * (data.reward - np.sum(data.weight * data.reward)) ** 2))
     return {
-        "trajectories": len(data.reward),
+        "trajectories": len(data.weight),
+        "rows_of_the_file": data.layout.shape[0],
         "groups": data.num_groups if "group" in data.given else None,
         "sampling_tokens": int(data.sample_mask.sum()),
         "decision_tokens": int(data.decision_mask.sum()),
         "answers": int(lengths.size),
         "answer_length_mean": float(lengths.mean()) if lengths.size else None,
         "answer_length_quantiles": [int(q) for q in quantiles],
+        "decisions": int(decisions.sum()),
         "decisions_per_trajectory": float(decisions.mean()),
         "ended_by_stop": int((ends & (data.decision[rows, last] == 0)).sum()),
         "ended_by_resample": int((ends & (data.decision[rows, last] == 1)).sum()),
         "ended_without_decision": int((~ends).sum()),
+        "truncated": int(data.truncated.sum()) if "truncated" in data.given else None,
         "decision_types": "given" if "decision" in data.given else "by position",
-        "mean_reward": _mean(data.reward, data.weight),
-        "reward_variance": float(np.sum(data.weight * (data.reward - np.sum(data.weight * data.reward)) ** 2)),
+        "mean_reward": mean,
+        "reward_variance": variance,
         "arrays": list(data.given),
     }
 
 
 def _conventions(data: Rollouts, c_BxS: np.ndarray, bootstrap: _Bootstrap) -> Estimates:
     rows: dict[str, dict[str, Statistic]] = {}
-    token = per_token(c_BxS, data)
-    for unit, (s, d) in {"factor": per_factor(c_BxS, data), "token": token}.items():
+    token, factor = per_token(c_BxS, data), per_factor(c_BxS, data)
+    if (data.starts != data.decision_mask).any():  # a decision of several tokens is one factor, with their mean
+        c = data.mean_of_decision(c_BxS)
+        factor = factor[0], Tally(abs(c).sum(-1), c.sum(-1), data.weight * data.starts.sum(-1))
+    for unit, (s, d) in {"factor": factor, "token": token}.items():
         sample, decision = (bootstrap.of(tally.absolute, tally.count) for tally in (s, d))
         rows[unit] = {
             "sample": sample,
@@ -220,49 +279,60 @@ def _balance(data: Rollouts, k_BxS: np.ndarray) -> dict[str, Any]:
         "pushed_trajectories": int(pushed.sum()),
         "largest_spread": largest,
         "one_coefficient_per_trajectory": None if largest is None else largest <= EQUAL,
+        "tolerance": EQUAL,
     }
 
 
 def _decisions(data: Rollouts, k_BxS: np.ndarray) -> dict[str, dict[str, Any]]:
     """By type: how many, their coefficients, and the push on the logit of STOP per decision.
 
-    A coefficient k on STOP adds k (1 - p) to that logit's gradient, p the probability of the drawn decision; on
-    RESAMPLE it takes k (1 - p) away, since pi_stop = 1 - p. Exact for a two-way decision.
+    A coefficient k on STOP adds k (1 - p(STOP)) to that logit's gradient, one on RESAMPLE takes k p(STOP) away. Of a
+    two-way decision, p(STOP) is 1 - p where RESAMPLE was drawn. Of several tokens, the first one decides; the
+    coefficient in the other columns is their mean.
     """
     w_BxS = np.broadcast_to(data.weight[:, None], k_BxS.shape)
+    mean_BxS, logp_BxS = data.mean_of_decision(k_BxS), data.of_decision(data.logp)
     out = {}
     for i, name in enumerate(DECISION_NAMES):
-        mask = data.decision_mask & (data.decision == i)
-        k, w, rest = k_BxS[mask], w_BxS[mask], -np.expm1(data.logp[mask])
-        two_way = data.decision_choices == 2
+        mask = data.starts & (data.decision == i)
+        k, w, logp = mean_BxS[mask], w_BxS[mask], data.logp[mask]
+        moved = None
+        if data.stop_logp is not None:
+            moved = -np.expm1(data.stop_logp[mask]) if i == STOP else np.exp(data.stop_logp[mask])
+        elif data.decision_choices == 2:
+            moved = -np.expm1(logp)
+        push = (1 if i == STOP else -1) * k_BxS[mask]
         out[name] = {
             "count": int(mask.sum()),
-            "mean_probability": _mean(1 - rest, w),
+            "mean_probability": _mean(1 + np.expm1(logp_BxS[mask]), w),
             "mean_coefficient": _mean(k, w),
             "mean_absolute": _mean(abs(k), w),
             "pushed_up": _mean((k > 0).astype(float), w),
             "pushed_down": _mean((k < 0).astype(float), w),
-            "push_on_stop_logit": _mean((k if i == 0 else -k) * rest, w) if two_way else None,
+            "push_on_stop_logit": None if moved is None else _mean(push * moved, w),
         }
     return out
 
 
 def _outcome(data: Rollouts, k_BxS: np.ndarray, success: float | None, bootstrap: _Bootstrap) -> dict[str, Any]:
     """Drawn decisions of successful trajectories that are pushed up, and of failed ones that are pushed down."""
+    if data.reward is None:
+        return {"success_from": None, "success_rate": None}
     low, high = float(data.reward.min()), float(data.reward.max())
     if success is None and high == low:
         return {"success_from": None, "success_rate": None}
     threshold = low + (high - low) / 2 if success is None else float(success)
     right_B = data.reward >= threshold
-    toward = np.where(right_B[:, None], k_BxS, -k_BxS)
+    mean_BxS = data.mean_of_decision(k_BxS)
+    toward = np.where(right_B[:, None], mean_BxS, -mean_BxS)
     pushes = {"agrees": toward > 0, "disagrees": toward < 0, "no push": toward == 0}
-    masks = {name: data.decision_mask & (data.decision == i) for i, name in enumerate(DECISION_NAMES)}
+    masks = {name: data.starts & (data.decision == i) for i, name in enumerate(DECISION_NAMES)}
     rows = {
         name: {
             word: bootstrap.of(data.weight * (mask & x).sum(-1), data.weight * mask.sum(-1))
             for word, x in pushes.items()
         }
-        for name, mask in {**masks, "all": data.decision_mask}.items()
+        for name, mask in {**masks, "all": data.starts}.items()
     }
     rate = _mean(right_B.astype(float), data.weight)
     return {"success_from": threshold, "success_rate": rate, **bootstrap.estimates(rows)}

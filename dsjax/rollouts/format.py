@@ -1,7 +1,8 @@
 """Rollouts of any framework as NumPy arrays: the file format (.npz), its checks, and the map to `Trajectories`.
 
-Conventions: B trajectories, S token slots, one trajectory a row, tokens in the order in which they were drawn. A slot
-in neither mask (prompt, padding, text of the environment) may hold anything, NaN included. Format: docs/attribute.md.
+Conventions: B rows, S token slots, tokens in the order in which they were drawn; a row is a trajectory, unless the file
+says otherwise (`trajectory`, `segment_ids`). A slot in neither mask (prompt, padding, text of the environment) may hold
+anything, NaN included. Format: docs/attribute.md.
 """
 
 from __future__ import annotations
@@ -17,56 +18,51 @@ import jax.numpy as jnp
 import numpy as np
 
 from dsjax.errors import InputError, require
+from dsjax.numerics import divide
+from dsjax.rollouts.arrays import ARRAYS, OPTIONAL, REQUIRED
+from dsjax.rollouts.layout import Layout, layout_of
+from dsjax.rollouts.reader import Reader
 from dsjax.trajectories import RESAMPLE, STOP, Trajectories
 
-REQUIRED = {
-    "logp": "f[B, S] log-probability of each drawn token under the present policy, nats",
-    "sample_mask": "bool[B, S] tokens that belong to an answer",
-    "decision_mask": "bool[B, S] tokens that decide STOP or RESAMPLE, one a decision",
-    "reward": "f[B] return of the trajectory",
-}
-OPTIONAL = {
-    "old_logp": "f[B, S] log-probability under the policy that drew the tokens, nats",
-    "ref_logp": "f[B, S] log-probability under the reference policy, nats",
-    "values": "f[B, S] a critic's estimate of the return before the token",
-    "group": "i[B] which trajectories share a prompt; any integers",
-    "weight": "f[B] relative weight of the trajectory, >= 0; equal weights without it",
-    "round": "i[B, S] round of the token, 0-based; without it a round ends at its decision",
-    "decision": "i[B, S] 0 = STOP, 1 = RESAMPLE at decision tokens; without it the last drawn token is STOP",
-    "tokens": "i[B, S] token ids, for your own objective",
-    "prompt": "i[B, P] prompt token ids, for your own objective",
-    "score_norm": "f[B, S] Euclidean norm of the token's score in its own logits, sqrt(1 - 2 p + sum_u pi_u^2)",
-    "vocabulary": "i[] choices V of the softmax of a sampling token",
-    "decision_choices": "i[] choices of the softmax of a decision token; 2 without it",
-    "gradient_sample": "f[N, P] N independent estimates of the sampler's part of your gradient",
-    "gradient_decision": "f[N, P] N independent estimates of the decider's part of your gradient",
-}
-ARRAYS = {**REQUIRED, **OPTIONAL}
+__all__ = ["ARRAYS", "OPTIONAL", "REQUIRED", "Rollouts", "check", "read", "square_bounds", "unknown"]
+
+CHOICES = (
+    "2 where decisions are drawn from STOP and RESAMPLE alone, with logp renormalised to the two; the size of the "
+    "vocabulary where they are its tokens, as in most language models (--decision-choices). Until format 2 a file "
+    "without it was read as two-way, which gave the others up to 2 times their second moment and the wrong push on STOP"
+)
 
 
 @dataclass(frozen=True)
 class Rollouts:
-    """Checked arrays, float64, zero in slots that are in neither mask; built by `check`."""
+    """Checked arrays, float64, zero in slots that are in neither mask, one trajectory a row; built by `check`."""
 
     logp: np.ndarray  # f[B, S] nats
     sample_mask: np.ndarray  # bool[B, S]
     decision_mask: np.ndarray  # bool[B, S]
-    reward: np.ndarray  # f[B]
-    weight: np.ndarray  # f[B] sums to 1
+    starts: np.ndarray  # bool[B, S] the first token of each decision
+    ends: np.ndarray  # bool[B, S] the last token of each decision
+    reward: np.ndarray | None  # f[B]; None where only advantages are known
+    weight: np.ndarray  # f[B] > 0, sums to 1
     group: np.ndarray  # i32[B] 0..num_groups-1; a group of its own for every trajectory if none was given
     round: np.ndarray  # i32[B, S]
     decision: np.ndarray  # i32[B, S] STOP or RESAMPLE at decision tokens
+    truncated: np.ndarray  # bool[B]
+    advantage: np.ndarray | None  # f[B] or f[B, S]
     old_logp: np.ndarray | None
     ref_logp: np.ndarray | None
+    sampler_logp: np.ndarray | None
+    stop_logp: np.ndarray | None  # at `starts`
     values: np.ndarray | None
     tokens: np.ndarray | None
     prompt: np.ndarray | None
     score_norm: np.ndarray | None
     vocabulary: int | None
-    decision_choices: int
+    decision_choices: int | None
     gradient_sample: np.ndarray | None  # f[N, P]
     gradient_decision: np.ndarray | None  # f[N, P]
     given: tuple[str, ...]  # names of the arrays received
+    layout: Layout  # where the slots stand in the file
 
     @property
     def mask(self) -> np.ndarray:
@@ -78,18 +74,34 @@ class Rollouts:
         """Number of groups, of one trajectory each if no `group` was given."""
         return int(self.group.max()) + 1
 
+    def of_decision(self, x_BxS: np.ndarray) -> np.ndarray:
+        """f[B, S]: the sum of x over the tokens of each decision, at its first token; 0 elsewhere."""
+        B, S = x_BxS.shape
+        number = np.cumsum(self.starts.ravel()) - 1  # decisions of all rows, one after the other
+        sums = np.bincount(number[self.decision_mask.ravel()], x_BxS[self.decision_mask], int(self.starts.sum()))
+        out = np.zeros(B * S)
+        out[self.starts.ravel()] = sums
+        return out.reshape(B, S)
+
+    def mean_of_decision(self, x_BxS: np.ndarray) -> np.ndarray:
+        """f[B, S]: the mean of x over the tokens of each decision, at its first token; 0 elsewhere."""
+        return divide(self.of_decision(x_BxS), self.of_decision(np.ones_like(x_BxS)))
+
     def trajectories(self) -> Trajectories:
-        """The pytree that objectives take: samples (`exact=False`) in float64. Call it in a `jax.enable_x64` scope."""
+        """The pytree that objectives take: samples (`exact=False`) in float64. Call it in a `jax.enable_x64` scope.
+
+        Without returns they are 0: for objectives that get advantages.
+        """
         B, S = self.logp.shape
         tokens = np.zeros((B, S), np.int32) if self.tokens is None else self.tokens
-        floats = {name: getattr(self, name) for name in ("old_logp", "ref_logp", "values")}
+        floats = {name: getattr(self, name) for name in ("old_logp", "ref_logp", "sampler_logp", "values")}
         return Trajectories.create(
             tokens=jnp.asarray(np.where(self.decision_mask, self.decision, tokens), jnp.int32),
             prompt=jnp.asarray(np.zeros((B, 1)) if self.prompt is None else self.prompt, jnp.int32),
             sample_mask=jnp.asarray(self.sample_mask),
             decision_mask=jnp.asarray(self.decision_mask),
             round=jnp.asarray(self.round, jnp.int32),
-            reward=jnp.asarray(self.reward),
+            reward=jnp.asarray(np.zeros(B) if self.reward is None else self.reward),
             weight=jnp.asarray(self.weight),
             group=jnp.asarray(self.group, jnp.int32),
             num_groups=self.num_groups,
@@ -98,11 +110,20 @@ class Rollouts:
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """The arrays of an .npz file, with no check of their content but the names.
+    """The arrays of an .npz file that have a meaning here, with no check of their content; others are not opened.
 
     Raises:
-      InputError: for a file that cannot be read, is no .npz file, holds pickled objects, or has unknown arrays.
+      InputError: for a file that cannot be read, is no .npz file, or holds pickled objects under these names.
     """
+    return _opened(path, lambda archive: {n: _member(archive, n, path) for n in archive.files if n in ARRAYS})
+
+
+def unknown(path: str | Path) -> list[str]:
+    """Names of the arrays of an .npz file that `read` leaves alone; errors as for `read`."""
+    return _opened(path, lambda archive: sorted(set(archive.files) - set(ARRAYS)))
+
+
+def _opened(path: str | Path, found: Any) -> Any:
     broken = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError, MemoryError)
     try:
         # Opened here, not by NumPy, which leaves the file open where it turns out to be no archive.
@@ -111,8 +132,7 @@ def read(path: str | Path) -> dict[str, Any]:
                 raise InputError("rollouts file", str(path), "an .npz file, as numpy.savez writes it")
             file.seek(0)
             with np.load(file, allow_pickle=False) as archive:
-                _require_known(archive.files)
-                return {name: _member(archive, name, path) for name in archive.files}
+                return found(archive)
     except InputError:
         raise
     except broken as error:
@@ -130,176 +150,181 @@ def _member(archive: Any, name: str, path: str | Path) -> np.ndarray:
     return x
 
 
-def _require_known(names: Any) -> None:
-    for name in names:
-        require(name in ARRAYS, "array", name, ARRAYS)
-
-
-def _where(bad: np.ndarray, x: np.ndarray) -> str:
-    """`nan at [3, 17] (and 5 more)`."""
-    places = np.argwhere(bad)
-    more = f" (and {len(places) - 1} more)" if len(places) > 1 else ""
-    return f"{x[tuple(places[0])]} at {places[0].tolist()}{more}"
-
-
-def _refuse(bad: np.ndarray, name: str, x: np.ndarray, allowed: str, what: str = "") -> None:
-    """Raise `InputError` that names the first bad entry of an array."""
-    if bad.any():
-        raise InputError(name, what + _where(bad, x), allowed)
-
-
-class _Reader:
-    """Takes the arrays one by one, with dtype and shape as `ARRAYS` says, and the checks that all of them share."""
-
-    def __init__(self, arrays: Mapping[str, Any]):
-        _require_known(arrays)
-        for name in REQUIRED:
-            require(arrays.get(name) is not None, name, "no such array", REQUIRED[name])
-        self.arrays = {name: np.asarray(x) for name, x in arrays.items() if x is not None}
-        logp = self.arrays["logp"]
-        require(logp.ndim == 2 and logp.size > 0, "logp.shape", logp.shape, "[B, S], at least [1, 1]")
-        self.shape = (int(logp.shape[0]), int(logp.shape[1]))
-        self.axes = dict(zip("BS", self.shape, strict=True))  # lengths that are known; others are free
-        self.mask = np.ones(self.shape, bool)
-
-    def take(self, name: str) -> np.ndarray | None:
-        """The array as it is; None if it was not given."""
-        x = self.arrays.get(name)
-        if x is None:
-            return None
-        kind, _, axes = ARRAYS[name].partition("]")[0].partition("[")
-        expected = [self.axes.get(axis, axis) for axis in axes.split(", ") if axis]
-        fits = x.ndim == len(expected) and all(n in (m, str(n)) for n, m in zip(expected, x.shape, strict=True))
-        shape = f"({', '.join(map(str, expected))}{',' if len(expected) == 1 else ''})"
-        require(fits, f"{name}.shape", x.shape, f"{shape}: {ARRAYS[name]}, and logp is {self.shape}")
-        integer = np.issubdtype(x.dtype, np.integer)
-        if kind == "bool":
-            whole = integer and bool(((x == 0) | (x == 1)).all())
-            require(x.dtype == bool or whole, name, f"dtype {x.dtype}", "bool, or integers 0 and 1")
-        else:
-            fits = integer or (kind == "f" and np.issubdtype(x.dtype, np.floating))
-            words = {"f": "floating", "i": "integer"}[kind]
-            require(bool(fits), f"{name}.dtype", str(x.dtype), f"a {words} dtype: {ARRAYS[name]}")
-        return x
-
-    def floats(self, name: str) -> np.ndarray | None:
-        """float64; finite, for an array per token where one was drawn, and 0 elsewhere."""
-        x = self.take(name)
-        if x is None:
-            return None
-        per_token = ARRAYS[name].startswith("f[B, S]")
-        counts = self.mask if per_token else np.ones(x.shape, bool)
-        words = "finite at every token of a mask" if per_token else "finite numbers"
-        _refuse(counts & ~np.isfinite(x), name, x, words)
-        return np.where(counts, x, 0.0).astype(np.float64)
-
-    def log_prob(self, name: str) -> np.ndarray | None:
-        """As `floats`, <= 0. Rounding in the array's own precision, up to 64 eps, is read as log 1 = 0."""
-        x = self.floats(name)
-        if x is None:
-            return None
-        # A log-softmax is a difference of two logits of some tens, each with a relative error of eps.
-        _refuse(x > 64 * self.eps(name), name, x, "log-probabilities in nats, <= 0")
-        return np.minimum(x, 0.0)
-
-    def eps(self, name: str) -> float:
-        dtype = self.arrays[name].dtype
-        return float(np.finfo(dtype).eps) if np.issubdtype(dtype, np.floating) else 0.0
-
-    def ids(self, name: str) -> np.ndarray | None:
-        x = self.take(name)
-        if x is None:
-            return None
-        limit = np.iinfo(np.int32)
-        _refuse((x < limit.min) | (x > limit.max), name, x, "integers of 32 bits")
-        return x.astype(np.int32)
-
-    def count(self, name: str) -> int | None:
-        x = self.take(name)
-        require(x is None or int(x) >= 2, name, x if x is None else int(x), "at least 2 choices")
-        return None if x is None else int(x)
-
-
-def check(arrays: Mapping[str, Any]) -> Rollouts:
+def check(arrays: Mapping[str, Any], logp_tolerance: float | None = None) -> Rollouts:
     """Check arrays by name (see `ARRAYS`) and bring them into one form.
+
+    Args:
+      arrays: by name.
+      logp_tolerance: log-probabilities up to this are read as 0, where the precision of the array allows less.
 
     Raises:
       InputError: naming the array, what it received and what is allowed.
     """
-    reader = _Reader(arrays)
-    sample, decision = (np.asarray(reader.take(name), bool) for name in ("sample_mask", "decision_mask"))
+    reader = Reader(arrays, logp_tolerance)
+    masks = [reader.bools(name) for name in ("sample_mask", "decision_mask")]
+    sample, decision = (np.asarray(mask) for mask in masks)
     both = sample & decision
     tokens = f"{int(both.sum())} tokens of both, first at {np.argwhere(both)[0].tolist()}" if both.any() else None
     require(not both.any(), "sample_mask & decision_mask", tokens, "disjoint masks")
     reader.mask = sample | decision
+    layout = layout_of(reader)
     require(bool(reader.mask.any()), "sample_mask | decision_mask", "no token", "at least one drawn token")
-    beside = decision[:, :-1] & decision[:, 1:]
-    place = f"two decision tokens side by side, first at {np.argwhere(beside)[0].tolist()}" if beside.any() else None
-    allowed = "one token a decision (if it is spelt with several, keep one slot with the sum of their log-probs)"
-    require(not beside.any(), "decision_mask", place, allowed)
 
-    reward, weight = reader.floats("reward"), reader.floats("weight")
-    if weight is None:
-        weight = np.ones(len(sample))
-    require(bool((weight >= 0).all() and weight.sum() > 0), "weight", float(weight.min()), ">= 0, not all of them 0")
-    logp, old_logp, ref_logp = (reader.log_prob(name) for name in ("logp", "old_logp", "ref_logp"))
-    assert logp is not None
-    assert reward is not None
-    group = reader.take("group")
+    def per_token(x: np.ndarray | None) -> np.ndarray | None:
+        return None if x is None else layout.tokens(x)
+
+    def per_entry(x: np.ndarray | None) -> np.ndarray | None:
+        return None if x is None else x[layout.entry]
+
+    sample, decision = layout.tokens(sample), layout.tokens(decision)
+    starts, ends = _spans(reader, layout, decision, sample | decision)
+    truncated = reader.bools("truncated")
+    cut = np.zeros(len(sample), bool) if truncated is None else truncated[layout.last]
+    weight, group = per_entry(reader.floats("weight")), per_entry(reader.take("group"))
+    weight = np.ones(len(sample)) if weight is None else weight
     label = np.arange(len(sample)) if group is None else np.unique(group, return_inverse=True)[1]
-    prompt, gradients = reader.ids("prompt"), _gradients(reader)
-    vocabulary, choices = reader.count("vocabulary"), reader.count("decision_choices") or 2
+    logp, old_logp, ref_logp, sampler_logp = (
+        per_token(reader.log_prob(name)) for name in ("logp", "old_logp", "ref_logp", "sampler_logp")
+    )
+    assert logp is not None
+    stop_logp = per_token(reader.log_prob("stop_logp", layout.back(starts)))
+    vocabulary, choices = reader.count("vocabulary"), reader.count("decision_choices")
+    known = choices is not None or {"stop_logp", "score_norm"} <= set(reader.arrays)
+    require(known or not decision.any(), "decision_choices", "no such array", CHOICES)
+    kinds, gradients = _decisions(reader, layout, decision, ends, cut), _gradients(reader)
+    if stop_logp is not None:
+        _check_stop(reader, layout, logp, stop_logp, starts, ends, kinds)
     return Rollouts(
         logp=logp,
         sample_mask=sample,
         decision_mask=decision,
-        reward=reward,
+        starts=starts,
+        ends=ends,
+        reward=per_entry(reader.floats("reward")),
         weight=weight / weight.sum(),
         group=label.astype(np.int32),
-        round=_rounds(reader, decision),
-        decision=_decisions(reader, decision),
+        round=_rounds(reader, layout, sample | decision, ends),
+        decision=kinds,
+        truncated=cut,
+        advantage=_advantage(reader, layout),
         old_logp=old_logp,
         ref_logp=ref_logp,
-        values=reader.floats("values"),
-        tokens=reader.ids("tokens"),
-        prompt=prompt,
-        score_norm=_score_norm(reader, logp, ((sample, vocabulary), (decision, choices))),
+        sampler_logp=sampler_logp,
+        stop_logp=stop_logp,
+        values=per_token(reader.floats("values")),
+        tokens=per_token(reader.ids("tokens")),
+        prompt=per_entry(reader.ids("prompt")),
+        score_norm=_score_norm(reader, layout, logp, ((sample, vocabulary), (decision, choices))),
         vocabulary=vocabulary,
         decision_choices=choices,
         gradient_sample=gradients[0],
         gradient_decision=gradients[1],
         given=tuple(name for name in ARRAYS if name in reader.arrays),
+        layout=layout,
     )
 
 
-def _rounds(reader: _Reader, decision_mask: np.ndarray) -> np.ndarray:
+def _spans(reader: Reader, layout: Layout, decides: np.ndarray, drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(bool[B, S], bool[B, S]): the first and the last token of each decision; one token each unless given."""
+    given = reader.ids("decision_span")
+    beside = decides[:, 1:] & decides[:, :-1]
+    if given is not None:
+        span = layout.tokens(given)
+        # By drawn tokens: a span may go on behind a slot that is in no mask.
+        row, slot = np.nonzero(drawn)
+        after = np.r_[row[1:] == row[:-1], False]  # the next drawn token is of the same row
+        on = decides[row, slot]
+        same = np.zeros(len(row), bool)
+        same[:-1] = after[:-1] & on[:-1] & on[1:] & (span[row, slot][1:] == span[row, slot][:-1])
+        ends, starts = np.zeros_like(decides), np.zeros_like(decides)
+        ends[row, slot], starts[row, slot] = on & ~same, on & ~np.r_[False, same[:-1]]
+        at = np.argwhere(starts)
+        again = np.zeros_like(starts)
+        seen = np.stack([at[:, 0], span[starts]], axis=1)
+        again[tuple(np.delete(at, np.unique(seen, axis=0, return_index=True)[1], axis=0).T)] = True
+        layout.refuse(
+            again, "decision_span", span, "tokens of one decision next to each other, and another id for another"
+        )
+        beside = ends[:, :-1] & starts[:, 1:]
+    else:
+        starts = ends = decides
+    two = np.pad(beside, ((0, 0), (0, 1)))
+    allowed = "an answer between two decisions; if one is spelt with several tokens, say so with decision_span"
+    if two.any():
+        place = f"two decision tokens side by side, first at {np.argwhere(layout.back(two))[0].tolist()}"
+        require(False, "decision_mask", place, allowed)
+    return starts, ends
+
+
+def _rounds(reader: Reader, layout: Layout, drawn: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """i32[B, S]: the number of decisions before the token, unless the file says otherwise."""
-    S = decision_mask.shape[1]
+    S = drawn.shape[1]
     given = reader.ids("round")
     if given is None:
-        return (np.cumsum(decision_mask, axis=1) - decision_mask).astype(np.int32)
-    _refuse(reader.mask & ((given < 0) | (given >= S)), "round", given, f"0..{S - 1}")
+        return (np.cumsum(ends, axis=1) - ends).astype(np.int32)
+    given = layout.tokens(given)
+    layout.refuse(drawn & ((given < 0) | (given >= S)), "round", given, f"0..{S - 1}")
     # The largest round so far: it must never exceed that of a drawn token.
-    highest = np.maximum.accumulate(np.where(reader.mask, given, 0), axis=1)
-    _refuse(reader.mask & (given < highest), "round", given, "rounds that never go back along a row")
+    highest = np.maximum.accumulate(np.where(drawn, given, 0), axis=1)
+    layout.refuse(drawn & (given < highest), "round", given, "rounds that never go back along a row")
     # A round is over with its decision: later tokens belong to later rounds.
-    closed = np.maximum.accumulate(np.where(decision_mask, given, -1), axis=1)
+    closed = np.maximum.accumulate(np.where(ends, given, -1), axis=1)
     before = np.concatenate([np.full((len(closed), 1), -1), closed[:, :-1]], axis=1)
-    _refuse(reader.mask & (given <= before), "round", given, "a new round after every decision")
-    return np.where(reader.mask, given, highest).astype(np.int32)
+    layout.refuse(drawn & (given <= before), "round", given, "a new round after every decision")
+    return np.where(drawn, given, highest).astype(np.int32)
 
 
-def _decisions(reader: _Reader, decision_mask: np.ndarray) -> np.ndarray:
-    """i32[B, S]: STOP for a decision that is the last drawn token of its row, RESAMPLE for others, unless given."""
-    drawn_after = np.cumsum(reader.mask[:, ::-1], axis=1)[:, ::-1] - reader.mask > 0
+def _decisions(reader: Reader, layout: Layout, decides: np.ndarray, ends: np.ndarray, cut: np.ndarray) -> np.ndarray:
+    """i32[B, S]: STOP for a decision that is the last drawn token of its trajectory, RESAMPLE for others, unless given.
+
+    Of a trajectory that was cut off the last decision is RESAMPLE too.
+    """
+    drawn = layout.tokens(reader.mask)
+    S = drawn.shape[1]
+    end = np.minimum.accumulate(np.where(ends, np.arange(S), S - 1)[:, ::-1], axis=1)[:, ::-1]  # of the token's span
+    drawn_after = np.cumsum(drawn[:, ::-1], axis=1)[:, ::-1] - drawn > 0
+    goes_on = np.take_along_axis(drawn_after, end, axis=1) | cut[:, None]
     given = reader.ids("decision")
     if given is None:
-        return np.where(drawn_after, RESAMPLE, STOP).astype(np.int32)
+        return np.where(goes_on, RESAMPLE, STOP).astype(np.int32)
+    given = layout.tokens(given)
     allowed = f"{STOP} (STOP) or {RESAMPLE} (RESAMPLE) at every decision token"
-    _refuse(decision_mask & (given != STOP) & (given != RESAMPLE), "decision", given, allowed)
-    early = decision_mask & (given == STOP) & drawn_after
-    _refuse(early, "decision", given, "STOP only at the last drawn token of a trajectory", "STOP = ")
-    return np.where(decision_mask, given, STOP).astype(np.int32)
+    layout.refuse(decides & (given != STOP) & (given != RESAMPLE), "decision", given, allowed)
+    mixed = decides & (given != np.take_along_axis(given, end, axis=1))
+    layout.refuse(mixed, "decision", given, "the same at all tokens of a decision")
+    allowed = "STOP only at the last drawn token of a trajectory that was not cut off"
+    layout.refuse(decides & (given == STOP) & goes_on, "decision", given, allowed, "STOP = ")
+    return np.where(decides, given, STOP).astype(np.int32)
+
+
+def _advantage(reader: Reader, layout: Layout) -> np.ndarray | None:
+    """f[B], or f[B, S] where it is by token or differs between rows of one trajectory."""
+    x = reader.floats("advantage")
+    if x is None:
+        return None
+    if x.ndim == 2:
+        return layout.tokens(x)
+    by_slot = np.where(layout.place >= 0, x[layout.entry_of_slot], 0.0)
+    whole = x[layout.entry]
+    return whole if bool(((by_slot == whole[:, None]) | (layout.place < 0)).all()) else by_slot
+
+
+def _check_stop(
+    reader: Reader,
+    layout: Layout,
+    logp: np.ndarray,
+    stop_logp: np.ndarray,
+    starts: np.ndarray,
+    ends: np.ndarray,
+    kinds: np.ndarray,
+) -> None:
+    """p(STOP) is at least that of a drawn STOP, and with that of a drawn RESAMPLE at most 1."""
+    slack = max(reader.tolerance("logp"), reader.tolerance("stop_logp"))
+    p, p_stop, single = np.exp(logp), np.exp(stop_logp), starts & ends
+    low = single & (kinds == STOP) & (p_stop < p - slack)
+    layout.refuse(low, "stop_logp", stop_logp, "at least the log-probability of a drawn STOP")
+    high = starts & (kinds == RESAMPLE) & (p_stop + p > 1 + slack)
+    layout.refuse(high, "stop_logp", stop_logp, "p(STOP) of at most 1 - p of a drawn RESAMPLE")
 
 
 def square_bounds(logp: np.ndarray, choices: int | None) -> tuple[np.ndarray, np.ndarray]:
@@ -317,22 +342,23 @@ def square_bounds(logp: np.ndarray, choices: int | None) -> tuple[np.ndarray, np
 
 
 def _score_norm(
-    reader: _Reader, logp: np.ndarray, parts: tuple[tuple[np.ndarray, int | None], ...]
+    reader: Reader, layout: Layout, logp: np.ndarray, parts: tuple[tuple[np.ndarray, int | None], ...]
 ) -> np.ndarray | None:
     """f[B, S], within its bounds; `parts` are the (mask, choices) of both components."""
     x = reader.floats("score_norm")
     if x is None:
         return None
+    x = layout.tokens(x)
     # The root of 1 - 2 p + sum pi^2: where p is near 1 the terms cancel and leave an error of sqrt(eps).
     slack = 4 * max(reader.eps("logp"), reader.eps("score_norm")) ** 0.5
     for mask, choices in parts:
         low, high = (bound**0.5 for bound in square_bounds(logp, choices))
         allowed = "between (1 - p) sqrt(1 + 1/(V-1)) and (1 - p) sqrt(2), p = exp(logp): the norm in the token's logits"
-        _refuse(mask & ((x < low - slack) | (x > high + slack)), "score_norm", x, allowed)
+        layout.refuse(mask & ((x < low - slack) | (x > high + slack)), "score_norm", x, allowed)
     return x
 
 
-def _gradients(reader: _Reader) -> tuple[np.ndarray | None, np.ndarray | None]:
+def _gradients(reader: Reader) -> tuple[np.ndarray | None, np.ndarray | None]:
     names = ("gradient_sample", "gradient_decision")
     if not any(name in reader.arrays for name in names):
         return None, None

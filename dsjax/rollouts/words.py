@@ -13,11 +13,15 @@ def availability(data: Rollouts, parts: Mapping[str, Any]) -> list[dict[str, str
     """Rows {"quantity", "status", "why"}; the status is `available`, `bound`, or `needs gradients`."""
     logit = parts["logit_space"]
     has = parts["gradients"] is not None
+    variance = parts["rollouts"]["reward_variance"]
+    at_most = "Var(R); no returns in the file" if variance is None else f"Var(R) = {variance:.4g}"
 
     def why(component: str) -> str:
         if data.score_norm is not None:
             return "score_norm is in the file"
         choices = data.decision_choices if component == "decision" else data.vocabulary
+        if component == "decision" and not data.decision_mask.any():
+            return "no decision in the file"
         if choices == 2:
             return "|score|^2 = 2 (1 - p)^2 for a two-way softmax; assumes that there are only two choices"
         known = "V unknown" if choices is None else f"V = {choices}"
@@ -35,7 +39,7 @@ def availability(data: Rollouts, parts: Mapping[str, Any]) -> list[dict[str, str
         (
             "E_s + E_d of grad J, J = E[R] (not of another objective)",
             "bound",
-            f"at most Var(R) = {parts['rollouts']['reward_variance']:.4g}, if the rollouts are on-policy (T3)",
+            f"at most {at_most}, if the rollouts are on-policy (T3)",
         ),
         (
             "(iv) expected gradient: norms, share, cosine",
@@ -73,7 +77,10 @@ def reading(name: str, parts: Mapping[str, Any]) -> str:
             f"{LEVEL:.0%} interval) and a sampling token {_words(token['sample'])}."
         )
         if balance["one_coefficient_per_trajectory"]:
-            text.append("Inside of each trajectory all tokens share one coefficient: balanced per factor.")
+            text.append(
+                f"Inside of each trajectory all tokens share one coefficient (to {balance['tolerance']:.0e}): balanced "
+                "per factor."
+            )
         else:
             spread = balance["largest_spread"]
             text.append(f"Tokens of one trajectory differ in their coefficient (by up to {spread:.3g} of the largest).")

@@ -34,7 +34,8 @@ def here(tmp_path, monkeypatch):
     (tmp_path / "list.json").write_text("[1]")
     one = np.ones((1, 2))
     mask = np.array([[True, False]])
-    np.savez(tmp_path / "rollouts.npz", logp=-one, sample_mask=mask, decision_mask=~mask, reward=np.ones(1))
+    arrays = {"logp": -one, "sample_mask": mask, "decision_mask": ~mask, "reward": np.ones(1)}
+    np.savez(tmp_path / "rollouts.npz", **arrays)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -105,6 +106,13 @@ TABLES: dict[str, list[tuple[str, list[str]]]] = {
         ("rollouts.npz --objective nope", ["objective", "'nope'", "module:function"]),
         ("rollouts.npz --json rollouts.npz", ["json", "'rollouts.npz'", "another file"]),
         ("--option clip rollouts.npz", ["option", "'clip'", "name=value"]),
+        ("rollouts.npz --objective reinforce", ["decision_choices", "no such array", "2 where"]),
+        ("rollouts.npz --decision-choices 1 --objective sft", ["decision_choices", "1", "at least 2"]),
+        (
+            "rollouts.npz --decision-choices 2 --objective surrogate --set ratio=token",
+            ["old_logp", "no such array", "--on-policy"],
+        ),
+        ("rollouts.npz --logp-tolerance -1 --objective sft", ["logp_tolerance", "-1.0", ">= 0"]),
         ("rollouts.npz --objective reinforce --resamples 0", ["resamples", "0", "at least 1"]),
         ("rollouts.npz --objective reinforce --success nan", ["success", "nan", "a finite return"]),
     ],

@@ -21,8 +21,9 @@ from dsjax.errors import InputError
 from dsjax.objectives import OBJECTIVES, resolve
 from dsjax.policies import log_probs
 from dsjax.rollouts import attribute_rollouts
-from dsjax.rollouts import format as rollouts_file
-from dsjax.rollouts.format import ARRAYS, check, read, square_bounds
+from dsjax.rollouts.arrays import ARRAYS, FORMAT, REQUIRED
+from dsjax.rollouts.diagnosis import EQUAL
+from dsjax.rollouts.format import check, read, square_bounds, unknown
 from dsjax.trajectories import RESAMPLE, STOP, Trajectories
 from tests.cases import TIGHT, Shape, enumerated, make_case, ragged_batch
 from tests.cli.plain import assert_plain
@@ -33,7 +34,7 @@ ROOT = Path(__file__).parents[2]
 def arrays_of(logp: jax.Array, traj: Trajectories, **more) -> dict:
     """NumPy arrays of a `Trajectories`, NaN outside of the masks."""
     drawn = np.asarray(traj.mask)
-    out = {"logp": np.where(drawn, logp, np.nan)}
+    out: dict = {"logp": np.where(drawn, logp, np.nan), "decision_choices": 2}
     for name in ("old_logp", "ref_logp", "values"):
         x = getattr(traj, name)
         if x is not None:
@@ -55,6 +56,7 @@ def tiny(**change) -> dict:
         "sample_mask": np.array([[1, 1, 0, 0], [1, 0, 0, 1]], bool),
         "decision_mask": np.array([[0, 0, 1, 0], [0, 0, 1, 0]], bool),
         "reward": np.array([1.0, 0.0]),
+        "decision_choices": 2,
     }
     return {name: x for name, x in {**out, **change}.items() if x is not None}
 
@@ -79,6 +81,7 @@ def test_reinforce_by_hand():
         "pushed_trajectories": 1,
         "largest_spread": 0.0,
         "one_coefficient_per_trajectory": True,
+        "tolerance": EQUAL,
     }
     # Squared score norms: decision 2 (0.2)^2; sampler (0.5^2 + 0.75^2) times 5/4 to 2. Mean over two trajectories.
     logit = found.logit_space
@@ -284,7 +287,8 @@ def test_intervals_resample_groups():
     groups, copies = 20, 8
     logp, traj = ragged_batch()
     rows = np.repeat(rng.integers(0, 8, groups), copies)
-    arrays = {k: x[rows] for k, x in arrays_of(logp, traj).items() if k not in ("group", "weight")}
+    out = ("group", "weight", "decision_choices")
+    arrays = {k: x[rows] for k, x in arrays_of(logp, traj).items() if k not in out} | {"decision_choices": 2}
     group = np.repeat(rng.permutation(1000)[:groups], copies)
     one = attribute_rollouts("sft", **arrays, group=group, resamples=200, seed=3)
     c, label = abs(one.coefficients), np.unique(group, return_inverse=True)[1]
@@ -466,7 +470,7 @@ ERRORS = {
     ),
     "values of a mask": ({"decision_mask": np.full((2, 4), 2)}, "decision_mask: received 'dtype int64'; allowed: bool"),
     "dtype of logp": ({"logp": LOGP.astype(complex)}, "logp.dtype: received 'complex128'; allowed: a floating dtype"),
-    "dtype of group": ({"group": np.zeros(2)}, "group.dtype: received 'float64'; allowed: a integer dtype"),
+    "dtype of group": ({"group": np.zeros(2)}, "group.dtype: received 'float64'; allowed: an integer dtype, or words"),
     "overlap": (
         {"decision_mask": tiny()["sample_mask"]},
         "sample_mask & decision_mask: received '4 tokens of both, first at [0, 0]'; allowed: disjoint masks",
@@ -477,7 +481,7 @@ ERRORS = {
     ),
     "decision of two tokens": (
         {"decision_mask": np.array([[0, 0, 1, 1], [0, 0, 0, 0]], bool)},
-        "decision_mask: received 'two decision tokens side by side, first at [0, 2]'; allowed: one token a decision",
+        "decision_mask: received 'two decision tokens side by side, first at [0, 2]'; allowed: an answer between",
     ),
     "NaN log-prob": ({"logp": changed((0, 1), np.nan)}, "logp: received 'nan at [0, 1]'; allowed: finite"),
     "infinite log-prob": ({"logp": changed((1, 3), -np.inf)}, "logp: received '-inf at [1, 3]'; allowed: finite"),
@@ -486,7 +490,7 @@ ERRORS = {
     "NaN reference": ({"ref_logp": np.full((2, 4), np.nan)}, "ref_logp: received 'nan at [0, 0] (and 5 more)'"),
     "NaN values": ({"values": np.full((2, 4), np.nan)}, "values: received 'nan at [0, 0]"),
     "NaN reward": ({"reward": np.array([np.nan, 1])}, "reward: received 'nan at [0]'; allowed: finite numbers"),
-    "negative weight": ({"weight": np.array([-1.0, 2.0])}, "weight: received -1.0; allowed: >= 0"),
+    "negative weight": ({"weight": np.array([-1.0, 2.0])}, "weight: received '-1.0 at [0]'; allowed: >= 0"),
     "no weight": ({"weight": np.zeros(2)}, "weight: received 0.0; allowed: >= 0, not all of them 0"),
     "decision id": (
         {"decision": np.full((2, 4), 2)},
@@ -587,6 +591,7 @@ def saved(path: Path, **change) -> Path:
 def test_a_file_gives_the_same_arrays(tmp_path):
     found = read(saved(tmp_path / "run.npz", vocabulary=7))
     assert set(found) == {*tiny(), "vocabulary"}
+    assert unknown(tmp_path / "run.npz") == []
     for name, x in tiny().items():
         np.testing.assert_array_equal(found[name], x)
     assert attribute_rollouts("sft", **found).to_json() == attribute_rollouts("sft", **tiny(vocabulary=7)).to_json()
@@ -631,7 +636,7 @@ BROKEN = {
     "cut off": (write_cut, "allowed: an .npz file, as numpy.savez writes it"),
     "damaged": (write_damaged, "allowed: a readable .npz file (Bad CRC"),
     "text member": (write_text_member, "logp: received 'bytes'; allowed: an array"),
-    "unknown": (lambda path: np.savez(path, rewards=np.ones(2)), "array: received 'rewards'; allowed: logp"),
+    "unknown": (lambda path: np.savez(path, rewards=np.ones(2)), "logp: received 'no such array'"),
     "missing": (lambda path: np.savez(path, logp=LOGP), "sample_mask: received 'no such array'"),
 }
 
@@ -646,9 +651,9 @@ def test_errors_of_files(tmp_path, kind):
     assert words.format(path=path) in str(caught.value)
 
 
-def printed(path: Path, objective: str, *option: str, out: Path | None = None) -> str:
+def printed(path: Path, objective: str, *option: str, out: Path | None = None, **flags: int) -> str:
     with contextlib.redirect_stdout(io.StringIO()) as text:
-        assert command(path, objective=objective, option=option, json=out) == 0
+        assert command(path, objective=objective, option=option, json=out, **flags) == 0
     assert_plain(text.getvalue())
     return text.getvalue()
 
@@ -661,7 +666,7 @@ def test_command_prints_tables_and_writes_json(tmp_path):
         assert words in text
     data = json.loads((tmp_path / "out.json").read_text())
     assert data == attribute_rollouts("rloo", **read(path)).to_json()
-    assert data["format"] == 1
+    assert data["format"] == FORMAT == 2
     assert "Coefficients of sft (decision_weight = 2.0)" in printed(path, "sft", "decision_weight=2.0")
 
 
@@ -690,6 +695,6 @@ def test_documented_example_and_formats(tmp_path, monkeypatch, capsys):
     file, tables = text.split("## The file")[1].split("## What log-probs")[0], text.split("## JSON")[1]
     for name in ARRAYS:
         assert f"`{name}`" in file, name
-    assert set(re.findall(r"`(\w+)`", file)) >= set(rollouts_file.REQUIRED)
+    assert set(re.findall(r"`(\w+)`", file)) >= set(REQUIRED)
     for key in names["found"].to_json():
         assert f"`{key}" in tables, key
