@@ -144,6 +144,7 @@ def _with_advantage(
     if not takes:
         said = "an option says otherwise" if option else "it has no advantage"
         return function, f"advantage: not used by {name} ({said})."
+    assert option is not None
     own = {p for f in ADVANTAGES.values() for p in defaults(f) or {}} - set(options)
     neither = {p: None for p in own & set(known) if known[p] is not None}
     with exact():

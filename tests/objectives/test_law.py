@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -170,7 +172,9 @@ def test_attribute_and_files_with_weights_ask_the_same_way(x64):
     with pytest.raises(InputError, match="test_law:batch_mean"):
         ds.attribute(case.policy, case.params, traj, batch_mean)
     logp, batch = ragged_batch()
-    arrays = {n: np.asarray(getattr(batch, n)) for n in ("sample_mask", "decision_mask", "reward", "group")}
+    arrays: dict[str, Any] = {
+        n: np.asarray(getattr(batch, n)) for n in ("sample_mask", "decision_mask", "reward", "group")
+    }
     arrays |= {"logp": np.asarray(logp), "decision_choices": 2, "resamples": 5}
     weight = np.arange(1.0, 9.0)
     pasted, true = (attribute_rollouts(f, **arrays, weight=weight) for f in (token_mean, under_the_law))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ SLOTS = np.array(
 )
 
 
-def run(**change) -> dict:
+def run(**change) -> dict[str, Any]:
     """A file of those; NaN outside of the masks."""
     rng = np.random.default_rng(3)
     drawn = SLOTS > 0
@@ -46,7 +47,7 @@ def run(**change) -> dict:
     return {name: x for name, x in {**out, **change}.items() if x is not None}
 
 
-def numbers(found) -> dict:
+def numbers(found) -> dict[str, Any]:
     """All that is told, but for how the file was laid out."""
     data = found.to_json()
     for name in ("rows_of_the_file", "arrays"):
@@ -113,7 +114,7 @@ def test_stop_logp_gives_the_push_of_any_vocabulary():
 def test_weight_0_takes_a_row_out_of_its_group(name):
     """Whatever it holds: the others' baseline, their standard deviation and the counts are those without it."""
     plain = run()
-    extra = {n: np.concatenate([x, x[:1]]) for n, x in plain.items() if n != "decision_choices"}
+    extra: dict[str, Any] = {n: np.concatenate([x, x[:1]]) for n, x in plain.items() if n != "decision_choices"}
     extra |= {"reward": np.r_[plain["reward"], np.nan], "weight": np.r_[np.full(5, 0.3), 0.0], "decision_choices": 2}
     extra["logp"] = np.concatenate([plain["logp"], np.full((1, 8), np.nan)])
     with_it, without = (attribute_rollouts(name, resamples=5, **arrays) for arrays in (extra, plain))
@@ -124,14 +125,14 @@ def test_weight_0_takes_a_row_out_of_its_group(name):
 
 
 def test_one_padding_row_in_a_group_of_its_own_is_no_group():
-    padded = {n: np.concatenate([x, x[:1]]) for n, x in run().items() if n != "decision_choices"}
+    padded: dict[str, Any] = {n: np.concatenate([x, x[:1]]) for n, x in run().items() if n != "decision_choices"}
     padded |= {"group": np.r_[run()["group"], -1], "weight": np.r_[np.ones(5), 0.0], "decision_choices": 2}
     found = attribute_rollouts("rloo", resamples=5, **padded)
     assert found.rollouts["groups"] == 2
     np.testing.assert_allclose(found.coefficients[:5], attribute_rollouts("rloo", **run()).coefficients, rtol=1e-14)
 
 
-def turns(arrays: dict) -> tuple[dict, list[tuple[int, int, int]]]:
+def turns(arrays: dict[str, Any]) -> tuple[dict[str, Any], list[tuple[int, int, int]]]:
     """The file with a row for each turn, and the slots (row, start, stop) that each took."""
     pieces = []
     for row, slots in enumerate(SLOTS):
@@ -162,14 +163,16 @@ def test_rows_of_one_trajectory_are_joined(name):
     assert alone.decisions["STOP"]["count"] == 7  # what format 1 made of it: a STOP at the end of every turn
     assert found.decisions["STOP"]["count"] == 4
     with pytest.raises(InputError, match=r"reward: received '3.0 at \[1\], and 1.0 at \[0\].*the return of the whole"):
-        attribute_rollouts(name, **{**by_turn, "trajectory": np.zeros(8, int), "group": None, "reward": np.r_[1.0, np.full(7, 3.0)]})
+        attribute_rollouts(
+            name, **{**by_turn, "trajectory": np.zeros(8, int), "group": None, "reward": np.r_[1.0, np.full(7, 3.0)]}
+        )
 
 
 def test_packed_trajectories_are_taken_apart():
     """Two rows of two and three: the same numbers as with a row each; the coefficients stand where the tokens do."""
     plain = run()
     places = [(0, 0, 1), (0, 8, 2), (1, 0, 5), (1, 8, 3), (1, 16, 1)]  # row, first slot, id
-    packed = {n: np.zeros((2, 24), x.dtype) for n, x in plain.items() if n in PER_TOKEN}
+    packed: dict[str, Any] = {n: np.zeros((2, 24), x.dtype) for n, x in plain.items() if n in PER_TOKEN}
     segment = np.zeros((2, 24), int)
     for i, (row, at, number) in enumerate(places):
         for name in PER_TOKEN:
@@ -191,7 +194,7 @@ def test_packed_trajectories_are_taken_apart():
 # Decisions of several tokens, and of trajectories that were cut off.
 
 
-def spelt() -> dict:
+def spelt() -> dict[str, Any]:
     """A first answer of 2 tokens, then `wait ,` and 2 more; and a STOP of one token. Old ratios differ by token."""
     slots = np.array([[S, S, D, D, S, S], [S, S, D, _, _, _]])
     logp = np.log(np.where(slots > 0, [[0.5, 0.5, 0.4, 0.9, 0.5, 0.5]], 1.0))
@@ -286,12 +289,12 @@ def test_advantages_of_the_file_take_the_place_of_an_objectives_own():
 
 
 def test_an_own_objective_gets_them_by_the_name_of_its_parameter():
-    def mine(logp_BxS, traj, *, advantage):
+    def mine(logp_BxS, traj, *, advantage: Any = None):
         return resolve("grpo", advantage=advantage)(logp_BxS, traj)
 
     arrays = run(advantage=np.array([2.0, -1.0, 0.5, 1.5, -3.0]))
-    pair = [attribute_rollouts(f, resamples=5, **arrays).coefficients for f in (mine, "grpo")]
-    np.testing.assert_array_equal(*pair)
+    own, grpo = (attribute_rollouts(f, resamples=5, **arrays).coefficients for f in (mine, "grpo"))
+    np.testing.assert_array_equal(own, grpo)
 
 
 # Forms of arrays.

@@ -8,6 +8,7 @@ import json
 import re
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +32,7 @@ from tests.cli.plain import assert_plain
 ROOT = Path(__file__).parents[2]
 
 
-def arrays_of(logp: jax.Array, traj: Trajectories, **more) -> dict:
+def arrays_of(logp: jax.Array, traj: Trajectories, **more) -> dict[str, Any]:
     """NumPy arrays of a `Trajectories`, NaN outside of the masks."""
     drawn = np.asarray(traj.mask)
     out: dict = {"logp": np.where(drawn, logp, np.nan), "decision_choices": 2}
@@ -45,7 +46,7 @@ def arrays_of(logp: jax.Array, traj: Trajectories, **more) -> dict:
     return {**out, **more}
 
 
-def tiny(**change) -> dict:
+def tiny(**change) -> dict[str, Any]:
     """Two trajectories of one prompt, answers of 2 and 1 tokens; slots: answer, answer, decision, answer.
 
     The first is STOPped at once (return 1), the second RESAMPLEd, then cut off (return 0).
@@ -288,7 +289,9 @@ def test_intervals_resample_groups():
     logp, traj = ragged_batch()
     rows = np.repeat(rng.integers(0, 8, groups), copies)
     out = ("group", "weight", "decision_choices")
-    arrays = {k: x[rows] for k, x in arrays_of(logp, traj).items() if k not in out} | {"decision_choices": 2}
+    arrays: dict[str, Any] = {k: x[rows] for k, x in arrays_of(logp, traj).items() if k not in out} | {
+        "decision_choices": 2
+    }
     group = np.repeat(rng.permutation(1000)[:groups], copies)
     one = attribute_rollouts("sft", **arrays, group=group, resamples=200, seed=3)
     c, label = abs(one.coefficients), np.unique(group, return_inverse=True)[1]
@@ -433,7 +436,7 @@ def test_forms_that_are_accepted():
         )
     )
     assert data.logp[0, 0] == 0
-    assert {x.dtype for x in (data.logp, data.reward, data.weight)} == {np.dtype(np.float64)}
+    assert {np.asarray(x).dtype for x in (data.logp, data.reward, data.weight)} == {np.dtype(np.float64)}
     np.testing.assert_array_equal(data.weight, [0.75, 0.25])
     np.testing.assert_array_equal(data.group, [0, 1])
     assert data.sample_mask.dtype == bool
@@ -651,7 +654,7 @@ def test_errors_of_files(tmp_path, kind):
     assert words.format(path=path) in str(caught.value)
 
 
-def printed(path: Path, objective: str, *option: str, out: Path | None = None, **flags: int) -> str:
+def printed(path: Path, objective: str, *option: str, out: Path | None = None, **flags: Any) -> str:
     with contextlib.redirect_stdout(io.StringIO()) as text:
         assert command(path, objective=objective, option=option, json=out, **flags) == 0
     assert_plain(text.getvalue())
