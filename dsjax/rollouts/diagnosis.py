@@ -156,8 +156,8 @@ def _evaluate(function: Objective, name: str, data: Rollouts) -> tuple[float, np
     """Loss and c_BxS in float64; not jitted, so that the library's own checks see the values."""
     with exact():
         logp, traj = jnp.asarray(data.logp), data.trajectories()
-        function = on_law(function, logp, traj)
         try:
+            function = on_law(function, logp, traj)
             loss, c_BxS = float(loss_of(function, logp, traj)), np.asarray(coefficients(function, logp, traj))
         except InputError as error:
             if error.field in ("old_logp", "ref_logp", "sampler_logp", "values") and error.received is None:

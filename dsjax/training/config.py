@@ -13,7 +13,9 @@ import optax
 
 from dsjax.config import import_function, require_int, require_positive, require_types
 from dsjax.errors import InputError, require
-from dsjax.policies import History, Policy, TransformerPolicy
+from dsjax.objectives import SumCount, resolve
+from dsjax.objectives.returns import is_own, sum_and_count
+from dsjax.policies import History, Policy, TransformerPolicy, log_probs
 from dsjax.policies.rollout import require_temperature
 from dsjax.policies.transformer import Dtype
 from dsjax.tasks import Task, make_task
@@ -68,6 +70,24 @@ def own_policy(name: str, task: Task, rounds: int, history: History, critic: boo
     ):
         require(received == wanted, f"{attribute} of the policy {name}", received, str(wanted))
     return policy
+
+
+@functools.cache
+def require_runs(setting: Setting, policy: Policy, source: str, objective: str, options: tuple) -> None:
+    """Ask a user's own loss about the shapes of an update, before any work.
+
+    Raises:
+      InputError: naming the loss, if it raises or returns something else than two numbers.
+    """
+    function = resolve(objective, dict(options))
+
+    def update() -> SumCount:
+        key = jax.random.key(0)
+        params = policy.init(key)
+        traj = SOURCES[source](setting, policy, params, params, setting.problems(key), key)
+        return sum_and_count(function, log_probs(policy, params, traj), traj)
+
+    jax.eval_shape(update)
 
 
 @dataclass(frozen=True)
@@ -203,6 +223,10 @@ class TrainConfig:
         allowed = "0 <= mixed_share < 1" + ("" if possible else f"; 0 without the split {mixed} (there are {splits})")
         require(0 <= self.mixed_share < 1 and possible, "mixed_share", self.mixed_share, allowed)
         self.policy  # noqa: B018  a user's own is checked
+        arm = self.objective_of
+        if is_own(resolve(arm.objective)):
+            options = tuple(sorted(arm.options_at(self.task_of.length).items()))
+            require_runs(self.setting, self.policy, arm.source, arm.objective, options)
 
     @property
     def objective_of(self) -> Arm:

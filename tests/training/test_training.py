@@ -17,6 +17,7 @@ from dsjax.errors import InputError
 from dsjax.io import write_atomically
 from dsjax.objectives import resolve
 from dsjax.policies import FunctionPolicy, PositionwisePolicy, TransformerPolicy, log_probs, sample
+from dsjax.study.settings import Settings
 from dsjax.study.trainings import jobs
 from dsjax.tasks import Addition
 from dsjax.training import sources
@@ -301,6 +302,11 @@ def a_row_each(logp, traj):
     return -jnp.sum(jnp.where(traj.mask, logp, 0.0), axis=1), jnp.sum(traj.weight)
 
 
+def raises(logp_BxS, traj):
+    """A mistake of the user's."""
+    return {}["nothing"]
+
+
 def three(logp, traj):
     return jnp.sum(logp), jnp.sum(traj.weight), 1.0
 
@@ -346,8 +352,19 @@ def test_an_own_arm_is_taken_as_it_is():
 def test_an_own_objective_that_returns_something_else_is_named(name, received):
     with pytest.raises(InputError) as error:
         updated(f"{__name__}:{name}")
-    assert (error.value.field, error.value.received) == (f"what objective {name} returns", received)
+    assert (error.value.field, error.value.received) == (f"what objective {__name__}:{name} returns", received)
     assert error.value.allowed.startswith("two numbers, (sum, count)")
+
+
+def test_an_own_objective_that_does_not_run_is_refused_before_any_work():
+    """By the settings of a run and of a study alike, which make a configuration of each arm."""
+    for name, words in (("one_number", "1 value of shape ()"), ("raises", "KeyError: 'nothing' (")):
+        with pytest.raises(InputError) as error:
+            TrainConfig(arm=f"{__name__}:{name}")
+        assert f"objective {__name__}:{name}" in error.value.field
+        assert words in str(error.value.received)
+        with pytest.raises(InputError, match=r"settings of .*two numbers|settings of .*a loss of"):
+            Settings(arms=("rloo", f"{__name__}:{name}"))
 
 
 @pytest.mark.parametrize(
