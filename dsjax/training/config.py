@@ -84,7 +84,7 @@ def require_runs(setting: Setting, policy: Policy, source: str, objective: str, 
     def update() -> SumCount:
         key = jax.random.key(0)
         params = policy.init(key)
-        traj = SOURCES[source](setting, policy, params, params, setting.problems(key), key)
+        traj = SOURCES[source](setting, policy, params, params, setting.problems(key, key), key)
         return sum_and_count(function, log_probs(policy, params, traj), traj)
 
     jax.eval_shape(update)
