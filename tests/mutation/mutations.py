@@ -65,6 +65,7 @@ _TOKENS = "tests/objectives/test_token_advantages.py"
 _OPTIONS = "tests/objectives/test_options.py"
 _BY_NAME = "tests/objectives/test_advantage_options.py"
 _ATTRIBUTION = "tests/test_attribution.py"
+_LAW = "tests/objectives/test_law.py"
 _ACCOUNTING = "tests/evaluation/test_accounting.py"
 _SIGNAL = "tests/test_signal_noise.py"
 _TRAJECTORIES = "tests/test_trajectories.py"
@@ -630,7 +631,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         ),
     ),
     *_in(
-        "dsjax/attribution.py",
+        "dsjax/objectives/returns.py",
         ("T1",),
         (f"{_ATTRIBUTION}::test_reward_gradient_three_ways[reinforce]",),
         (
@@ -658,6 +659,37 @@ MUTATIONS: tuple[Mutation, ...] = (
             {"theorems": (), "tests": (*_coefficients("own"), f"{_FOUND}::test_the_count_of_an_objective_is_data")},
         ),
         (
+            "loss-count",
+            "return divide(total, count)",
+            "return jnp.where(count > 0, total, 0.0)",
+            "sum of the objective not divided by its count",
+            {"theorems": ("T5",), "tests": (f"{_ATTRIBUTION}::test_sft_energy_is_the_chi_square_distance",)},
+        ),
+    ),
+    *_in(
+        "dsjax/objectives/law.py",
+        (),
+        (),
+        (
+            "law-weights",
+            "jnp.sum(traj.weight[:, None] * c_BxS *",
+            "jnp.sum(c_BxS *",
+            "a pasted loss on a law without the weights of its rows",
+            {"tests": (f"{_LAW}::test_a_mean_over_equal_rows_is_weighted[token_mean-under_the_law]",)},
+        ),
+        (
+            "law-accepts",
+            "far <= tolerance:",
+            "far >= 0:",
+            "a loss with statistics of equal rows accepted on a law",
+            {"tests": (f"{_LAW}::test_what_fits_no_law_is_refused_by_name[batch_mean]",)},
+        ),
+    ),
+    *_in(
+        "dsjax/attribution.py",
+        ("T1",),
+        (f"{_ATTRIBUTION}::test_reward_gradient_three_ways[reinforce]",),
+        (
             "mean-coefficient",
             "c.sum(-1), w.sum(-1))",
             "c.sum(-1), drawn.weight)",
@@ -670,13 +702,6 @@ MUTATIONS: tuple[Mutation, ...] = (
             '"sample": traj.decision_mask, "decision": traj.sample_mask}',
             "the two components swapped",
             {},
-        ),
-        (
-            "loss-count",
-            "return divide(total, count)",
-            "return jnp.where(count > 0, total, 0.0)",
-            "sum of the objective not divided by its count",
-            {"theorems": ("T5",), "tests": (f"{_ATTRIBUTION}::test_sft_energy_is_the_chi_square_distance",)},
         ),
         (
             "fisher-weights",
