@@ -356,6 +356,11 @@ THEOREM = Theorem(
             ("w = 1: M_c = rank F_c, the number of free directions",),
             when=lambda sizes: sizes.base.shared > 0,
         ),
+        Spared(
+            "sharp",
+            "likely symbols of a softmax are collinear but for the probability of the others, which nears the rank cut",
+            ("one softmax a context and round: M_c = sum_x sum_v (1 - pi(v|x)) E[w^2 | x, v]",),
+        ),
     ),
     draw=draw,
     requires=(RESAMPLES, MIXED_IF_BINARY, VARIED, SHORT),

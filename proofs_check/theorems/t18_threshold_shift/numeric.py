@@ -127,6 +127,7 @@ THEOREM = Theorem(
             "flow of pi_d, the sampler moving: C = C_ref + dr/beta + (C(0) - C_ref - dr/beta) exp(-beta t)",
             "without KL: C = C(0) + t dr",
             "T = 2, c = 0: logit a at 1 - p, logit b at -p, logit p at (1 + (a-b)(1-2p))/E[tau]",
+            "T = 2, c = 0, gradient flow in logits: 2 logit x - 1/x + 1/(1-x), added over a and b, is kept",
         ),
     ),
     prepare=Setting,

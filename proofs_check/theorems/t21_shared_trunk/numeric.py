@@ -24,6 +24,7 @@ from dsjax.objectives import reinforce
 from dsjax.policies import Params, Policy, WrappedPolicy
 from dsjax.process import DecisionSamplingProcess
 from proofs_check import instances
+from proofs_check.extremes import WITHOUT_REFERENCE
 from proofs_check.instances import Instance, Shape
 from proofs_check.numerics import ENERGY, SUM, gap, shortfall
 from proofs_check.requirements import RESAMPLES
@@ -255,6 +256,7 @@ THEOREM = Theorem(
         Filled(Shape(rounds=2, length=6, vocabulary=2, history="none", graded=True, shared=3), filler=0),
         Filled(Shape(rounds=2, length=2, vocabulary=3, prompts=2, history="none"), filler=1),
     ),
+    spared=(WITHOUT_REFERENCE,),
     draw=draw,
     prepare=Setting,
     on_process=on_process,

@@ -15,6 +15,7 @@ from dsjax.numerics import divide
 from dsjax.objectives import Objective, reinforce
 from dsjax.process import DecisionSamplingProcess
 from dsjax.trajectories import STOP, Trajectories
+from proofs_check.extremes import WITHOUT_REFERENCE
 from proofs_check.instances import Shape
 from proofs_check.numerics import gap
 from proofs_check.requirements import MIXED_IF_BINARY
@@ -184,6 +185,7 @@ THEOREM = Theorem(
         Shape(rounds=2, length=6, vocabulary=2, history="none", shared=4),
         Shape(rounds=1, length=2, vocabulary=3, prompts=2, graded=True),
     ),
+    spared=(WITHOUT_REFERENCE,),
     requires=(MIXED_IF_BINARY,),
     prepare=Setting,
     telling=lambda shape: not shape.network,
