@@ -262,7 +262,8 @@ class _Accumulator:
                 parts = [p.among(name) for p in self.claims.get(claim.name, [])]
                 if any(p.error.size for p in parts):
                     found.append(ExtremeResult(name, count, claim.name, *_worst(parts), claim.tolerance))
-            yield max(found, key=lambda result: result.relative)
+            if found:  # else no claim is asked of it
+                yield max(found, key=lambda result: result.relative)
 
     def result(self) -> TheoremResult:
         controls = []

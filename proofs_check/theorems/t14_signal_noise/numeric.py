@@ -359,7 +359,10 @@ THEOREM = Theorem(
         Spared(
             "sharp",
             "likely symbols of a softmax are collinear but for the probability of the others, which nears the rank cut",
-            ("one softmax a context and round: M_c = sum_x sum_v (1 - pi(v|x)) E[w^2 | x, v]",),
+            (
+                "one softmax a context and round: M_c = sum_x sum_v (1 - pi(v|x)) E[w^2 | x, v]",
+                "one coefficient a token: the same with E[k^2 | x, v]",
+            ),
         ),
     ),
     draw=draw,
