@@ -203,7 +203,7 @@ def test_differences_lists_every_leaf_that_differs():
     ("objective", "option", "allowed"),
     [
         ("sft", "decison_weight", {"decision_weight"}),
-        ("reinforce", "beta", {"baseline", "reward_kl", "token_kl", "kl_estimator"}),
+        ("reinforce", "bate", {"baseline", "reward_kl", "token_kl", "kl_estimator"}),
         ("rloo", "baseline", {"reward_kl", "token_kl", "kl_estimator"}),
         ("rloo", "logp_BxS", {"reward_kl", "token_kl", "kl_estimator"}),
         ("grpo", "clip_low", {"clip", "clip_high", "token_kl", "group_size", "reward_support", "epsilon"}),

@@ -127,8 +127,9 @@ class RandomDigits:
     prompt_length: int
     length: int
 
-    def training_problems(self, key: jax.Array, n: int) -> Problems:
-        """n problems."""
+    def training_problems(self, key: jax.Array, n: int, split: str = "in") -> Problems:
+        """n problems; there is one split."""
+        del split
         digits = jax.random.randint(key, (n, self.prompt_length + self.length), 0, 10, jnp.int32)
         return Problems(digits[:, : self.prompt_length], digits[:, self.prompt_length :])
 

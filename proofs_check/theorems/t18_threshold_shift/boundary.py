@@ -184,4 +184,4 @@ def draw(data: dict[str, Any], fig: Figure) -> None:
         right.plot(times, row["mean"], color=COLOURS[i], linestyle=DASHES[1], linewidth=1.3)
         right.plot([], [], linewidth=1.3, label=f"L = {row['length']}", **look)
     right.set(xlabel="time t", ylabel="log-odds of STOP (nats)", title=f"KL in the reward, beta = {BETA:g}")
-    right.legend(loc=(0.44, 0.33), fontsize=8, title="markers: right less wrong\ndashed: their mean", title_fontsize=8)
+    right.legend(loc=(0.36, 0.33), fontsize=7, title="markers: right less wrong\ndashed: their mean", title_fontsize=7)
