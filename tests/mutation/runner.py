@@ -7,11 +7,12 @@ Every copy stands in a temporary directory of its own, and each process says whi
 Results go to `experiments/mutation/results.json`:
 
     {"version": 1, "commit": git commit or null, "content": hash of the library and the checks,
-     "mutations": [{"id", "file", "description", "caught_by", "seconds", "key"}], "survived": [id, ..]}
+     "mutations": [{"id", "file", "description", "caught_by", "seconds", "key"}], "survived": [id, ..],
+     "pending": [id, ..]}
 
 `caught_by` is "theorem T1: claim", "test node id" or "timeout in T1", null for a survivor; `seconds` is wall clock with
 two processes side by side. `key` is a hash of the error and of everything that its evidence reads: a result with the
-same key is kept by the next run. Exit status 1 if an error survives.
+same key is kept by the next run. `pending` are the errors that were not tried yet. Exit status 1 if an error survives.
 """
 
 from __future__ import annotations
@@ -207,7 +208,9 @@ def _write(path: Path, done: dict[str, dict[str, Any]], commit: str | None, cont
     """Results so far, in the order of the list; never half a file."""
     entries = [done[m.id] for m in MUTATIONS if m.id in done]
     survived = [e["id"] for e in entries if e["caught_by"] is None]
+    pending = [m.id for m in MUTATIONS if m.id not in done]
     data = {"version": VERSION, "commit": commit, "content": content, "mutations": entries, "survived": survived}
+    data["pending"] = pending
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, data)
 

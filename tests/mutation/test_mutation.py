@@ -113,11 +113,12 @@ def test_late_is_caught(tmp_path, monkeypatch):
 
 def test_stored_results_are_those_of_the_list_and_nothing_survived():
     data = json.loads(runner.RESULTS.read_text())
-    assert set(data) == {"version", "commit", "content", "mutations", "survived"}
+    assert set(data) == {"version", "commit", "content", "mutations", "survived", "pending"}
+    # What no run has tried yet is named, not left out.
     assert [(e["id"], e["file"], e["description"]) for e in data["mutations"]] == [
-        (m.id, m.file, m.wrong) for m in MUTATIONS
+        (m.id, m.file, m.wrong) for m in MUTATIONS if m.id not in data["pending"]
     ]
     assert data["survived"] == []
     assert all(e["caught_by"] and e["seconds"] > 0 for e in data["mutations"])
     by_theorem = [e for e in data["mutations"] if e["caught_by"].startswith("theorem ")]
-    assert len(by_theorem) >= 0.6 * len(MUTATIONS)
+    assert len(by_theorem) >= 0.6 * len(data["mutations"]) > 0
