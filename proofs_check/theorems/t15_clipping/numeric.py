@@ -17,6 +17,7 @@ from dsjax.objectives.ratios import ratio
 from dsjax.policies import Params, Policy, log_probs
 from dsjax.trajectories import Trajectories
 from proofs_check import instances
+from proofs_check.extremes import Spared
 from proofs_check.instances import Instance, Shape
 from proofs_check.numerics import gap, shortfall
 from proofs_check.requirements import BINARY, FREE, MIXED, RESAMPLES
@@ -240,6 +241,16 @@ THEOREM = Theorem(
         Shape(rounds=2, length=4, vocabulary=2, graded=True, shared=4),
         Shape(rounds=2, length=5, vocabulary=2, history="none", cost=True, shared=4),
         Shape(rounds=2, length=6, vocabulary=2, history="none", shared=4),
+    ),
+    spared=(
+        Spared(
+            "sharp",
+            "a likely decision has 1 - pi near EPS: log-ratios near their bounds, and pi > 1/(1 + eps), are rounding",
+            (
+                "any step: -log(1 + x (e^w - 1)) <= log rho <= -log(1 - x (1 - e^-w))",
+                "GRPO drops a decision exactly from g* on, and never if pi > 1/(1 + eps) and A > 0",
+            ),
+        ),
     ),
     requires=(BINARY, FREE, MIXED, RESAMPLES),
     prepare=Setting,

@@ -18,6 +18,7 @@ from dsjax.objectives.registry import defaults
 from dsjax.trajectories import Trajectories
 from proofs_check import instances
 from proofs_check.coefficients import gradients_of
+from proofs_check.extremes import Spared
 from proofs_check.filler import Drawn, Filled, Law, draw, with_filler
 from proofs_check.instances import Shape
 from proofs_check.numerics import ENERGY, gap
@@ -224,6 +225,21 @@ THEOREM = Theorem(
     ),
     draw=draw,
     prepare=Setting,
+    spared=(
+        Spared(
+            "sharp",
+            "tokens that are all but certain move by rounding, and energies of what is left cancel in shares",
+            (
+                "and off-policy different ones, as all other registered objectives",
+                "reward, its variants and self-imitation: none, and the share stays",
+            ),
+        ),
+        Spared(
+            "same",
+            "at its reference the gradient of a KL is zero: there is no share",
+            ("KL in the loss, entropy, SFT, DFT: share = E_d/(E_s + E_d + m e_f), e_f fixed",),
+        ),
+    ),
     requires=(MEMORYLESS, RESAMPLES, MIXED_IF_BINARY),
     on_process=lambda theorem, shape, process: (Filled(shape, 0),),
 )
