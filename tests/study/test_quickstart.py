@@ -141,7 +141,7 @@ def test_the_packaged_study_is_what_the_readme_says():
 
 def test_what_people_change():
     jobs = definition(seed=3, instances=8, updates=50).study().jobs
-    assert jobs["theory/theorems"].options == {"instances": 8, "seed": 3}
+    assert jobs["theory/theorems"].options == {"instances": 8, "seed": 3, "quick": True}
     assert jobs["none/seed-3/base"].options["config"]["updates"] == 800
     config = jobs["none/seed-3/arms/rloo"].options["config"]
     assert (config["updates"], config["learning_rate"], config["prompts"]) == (50, 1e-4, 32)
