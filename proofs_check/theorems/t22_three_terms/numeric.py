@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from dsjax.evaluation.accounting import final_accuracy, log_odds, shapley, three_terms
 from proofs_check import instances
-from proofs_check.extremes import WITHOUT_COST
+from proofs_check.extremes import WITHOUT_COST, Spared
 from proofs_check.instances import Instance, Shape
 from proofs_check.numerics import SUM, gap
 from proofs_check.requirements import BINARY, FREE, MEMORYLESS, MIXED, RESAMPLES
@@ -95,7 +95,14 @@ THEOREM = Theorem(
         Shape(rounds=2, length=4, vocabulary=2, history="none"),
         Shape(rounds=2, length=6, vocabulary=2, history="none", shared=4),
     ),
-    spared=WITHOUT_COST,
+    spared=(
+        *WITHOUT_COST,
+        Spared(
+            "sharp",
+            "1 - acc is a difference: the log-odds of an accuracy near 1 are known to EPS/(1 - acc)",
+            ("T -> inf: Shapley parts of real swaps are d logit p + mix, and the mean change of log(a/b)",),
+        ),
+    ),
     prepare=Setting,
     telling=lambda shape: not shape.network,
     requires=(BINARY, FREE, MEMORYLESS, MIXED, RESAMPLES),
