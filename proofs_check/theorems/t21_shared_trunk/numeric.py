@@ -24,7 +24,7 @@ from dsjax.objectives import reinforce
 from dsjax.policies import Params, Policy, WrappedPolicy
 from dsjax.process import DecisionSamplingProcess
 from proofs_check import instances
-from proofs_check.extremes import WITHOUT_REFERENCE
+from proofs_check.extremes import WITHOUT_REFERENCE, Spared
 from proofs_check.instances import Instance, Shape
 from proofs_check.numerics import ENERGY, SUM, gap, shortfall
 from proofs_check.requirements import RESAMPLES
@@ -256,7 +256,14 @@ THEOREM = Theorem(
         Filled(Shape(rounds=2, length=6, vocabulary=2, history="none", graded=True, shared=3), filler=0),
         Filled(Shape(rounds=2, length=2, vocabulary=3, prompts=2, history="none"), filler=1),
     ),
-    spared=(WITHOUT_REFERENCE,),
+    spared=(
+        WITHOUT_REFERENCE,
+        Spared(
+            "sharp",
+            "few contexts are left in which more than one token is drawn: eigenvalues come near the rank cut",
+            ("gain G^T (F + m Phi)^+ G: falls with m",),
+        ),
+    ),
     draw=draw,
     prepare=Setting,
     on_process=on_process,
