@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from sympy import ZZ
 from sympy.polys.fields import field
 
@@ -14,10 +12,6 @@ from proofs_check.theorems.t17_calibrated_stopping.numeric import Chain
 
 CHAINS = (Chain(2, 2), Chain(3, 2, forced=True))
 PROOFS = Proofs("T17")
-
-
-def _derivative(f: Callable[[Element], Element], p: Element) -> Element:
-    return f(p).diff(p)
 
 
 @PROOFS.identity(
@@ -69,7 +63,7 @@ def stopping(*, naive: bool = False) -> list[Element]:
     chain_and_prefix, guess_and_prefix = p, (1 - p) * s
     bayes = guess_and_prefix / (chain_and_prefix + guess_and_prefix)
     stop = (lambda p: 1 - p) if naive else (lambda p: mixture.stop_at_prefix(p, s))
-    slope = _derivative(lambda p: mixture.accuracy(p, s), p) * p * (1 - p)
+    slope = mixture.accuracy(p, s).diff(p) * p * (1 - p)
     return [slope - mixture.reward_gradient(p, s), stop(p) - bayes, 2 * stop(mixture.greedy_threshold(s)) - 1]
 
 
