@@ -1,32 +1,53 @@
 # Two commands on a fresh clone: `make quickstart` and `make test`. Both set everything up first.
 PYTHON ?= python3
 BIN := .venv/bin
+# A stamp for each Python version: another PYTHON makes the environment anew.
+READY := .venv/.installed-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+LOCK := requirements/dev.txt
+PIP := python -m pip --quiet --disable-pip-version-check
 
-.PHONY: quickstart test lint theory mutation setup clean
+.PHONY: quickstart test test-lowest lint theory mutation setup lock clean
 
-quickstart: $(BIN)/.installed
+quickstart: $(READY)
 	$(BIN)/dsjax quickstart
 
-test: $(BIN)/.installed
+test: $(READY)
 	$(BIN)/python -m pytest
 
-lint: $(BIN)/.installed
+# The lowest version of every range in pyproject.toml.
+test-lowest:
+	$(PYTHON) -m venv --clear .venv-lowest
+	.venv-lowest/bin/$(PIP) install --constraint requirements/lowest.txt --editable '.[dev]'
+	.venv-lowest/bin/python -m pytest
+
+lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-theory: $(BIN)/.installed
+theory: $(READY)
 	$(BIN)/python -m proofs_check.theory
 
-mutation: $(BIN)/.installed
+mutation: $(READY)
 	$(BIN)/python -m tests.mutation.runner
 
-setup: $(BIN)/.installed
+setup: $(READY)
 
-$(BIN)/.installed: pyproject.toml
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+# Exactly the packages of the lock file, by their hashes.
+$(READY): pyproject.toml $(LOCK)
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/$(PIP) install --require-hashes --requirement $(LOCK)
+	$(BIN)/$(PIP) install --no-deps --no-build-isolation --editable .
 	touch $@
 
+# After a change of dependencies in pyproject.toml: versions with hashes, the lowest of every range, licences.
+lock:
+	$(PYTHON) -m venv --clear .venv-lock
+	.venv-lock/bin/$(PIP) install uv
+	.venv-lock/bin/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
+		--upgrade --quiet --no-header --no-annotate --no-emit-index-url --output-file $(LOCK)
+	.venv-lock/bin/uv pip compile pyproject.toml --extra dev --resolution lowest-direct --python-version 3.11 \
+		--upgrade --quiet --no-header --no-annotate --no-emit-index-url --output-file requirements/lowest.txt
+
 clean:
-	rm -rf .venv build dist *.egg-info
+	rm -rf .venv .venv-lowest .venv-lock build dist *.egg-info
