@@ -27,7 +27,7 @@ OPTIONAL = {
     "decision": "i[B, S] 0 = STOP, 1 = RESAMPLE at decision tokens; without it the last drawn token is STOP",
     "decision_span": "i[B, S] which decision a token belongs to, where some are spelt with several tokens",
     "tokens": "i[B, S] token ids, for your own objective",
-    "prompt": "i[B, P] prompt token ids, for your own objective",
+    "prompt": "i[B, Q] prompt token ids, for your own objective",
     "score_norm": "f[B, S] Euclidean norm of the token's score in its own logits, sqrt(1 - 2 p + sum_u pi_u^2)",
     "vocabulary": "i[] choices V of the softmax of a sampling token",
     "decision_choices": "i[] choices of the softmax of a decision token: 2, or the size of the vocabulary",
