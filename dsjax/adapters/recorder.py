@@ -19,9 +19,9 @@ Mark = Callable[[dict[str, np.ndarray]], Mapping[str, Any]]
 
 
 def to_numpy(x: Any) -> np.ndarray:
-    """A tensor of torch or JAX, or (ragged) lists, as NumPy: narrow floats as float32, words as words, 0 at the end."""
+    """A tensor of torch (nested too) or JAX, or (ragged) lists, as NumPy: narrow floats as float32, 0 at the end."""
     if hasattr(x, "detach"):
-        x = x.detach().cpu()
+        x = (x.to_padded_tensor(0) if getattr(x, "is_nested", False) else x).detach().cpu()
         x = (x.float() if x.is_floating_point() and x.element_size() < 4 else x).numpy()
     elif isinstance(x, list | tuple) and x and isinstance(x[0], list | tuple | np.ndarray):
         rows = [np.asarray(row) for row in x]

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dsjax.adapters.recorder import Arrays, Recorder, to_numpy
 
 
@@ -35,8 +37,8 @@ class RolloutCallback:
 def rollouts(batch: Any) -> Arrays:
     """The arrays of a `TrainingInputBatch`: a mapping of tensors [B, A] of the response's slots, with `metadata`.
 
-    `rewards` and the metadata `uids` and `trajectory_ids` are used where SkyRL keeps them until then. Rows at the end
-    that only fill the batch (`pad_size`) are left out.
+    Groups are by `uids`, or by the `policy_prompt_boundaries` that SkyRL keeps of them. `rewards` and `trajectory_ids`
+    are used where it keeps them until then. Rows at the end that only fill the batch (`pad_size`) are left out.
     """
     fields: Mapping[str, Any] = batch
     kept = len(fields["loss_mask"]) - int(batch.metadata.get("pad_size", 0))
@@ -59,4 +61,7 @@ def rollouts(batch: Any) -> Arrays:
     for name, field in (("group", "uids"), ("trajectory", "trajectory_ids")):
         if batch.metadata.get(field) is not None:
             found[name] = to_numpy(batch.metadata[field])[:kept]
+    bounds = batch.metadata.get("policy_prompt_boundaries")
+    if "group" not in found and bounds is not None:
+        found["group"] = np.repeat(np.arange(len(bounds)), [end - start for start, end in bounds])[:kept]
     return found

@@ -66,8 +66,15 @@ def rollouts(trainer: Any, batch: Mapping[str, Any], rewards_per_function: Any) 
         "advantage": batch["advantages"],
         "reward": np.nansum(weighted, axis=1)[row],
         "group": row // trainer.num_generations,
-        "truncated": ~np.isin(last, [trainer.eos_token_id, trainer.pad_token_id]),
+        "truncated": ~np.isin(last, _ends(trainer)),
     }
+
+
+def _ends(trainer: Any) -> list[int]:
+    """Ids that end a completion that was not cut off; older versions of TRL know one."""
+    if hasattr(trainer, "eos_token_ids"):
+        return [*trainer.eos_token_ids, trainer._tokenizer.pad_token_id]
+    return [trainer.eos_token_id, trainer.pad_token_id]
 
 
 def log_probs(trainer: Any, batch: Mapping[str, Any]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ def record(trainer: Any, directory: str | Path, **options: Any) -> Recorder:
     """Write the batch of every step. verl calls `_log_rollout_data` where `trainer.rollout_data_dir` is set.
 
     Args:
-      trainer: `RayPPOTrainer`, the class or an object; its `_log_rollout_data` is wrapped. In the trainer's process.
+      trainer: `RayPPOTrainer`, or a trainer of `verl.trainer.ppo.v1`, the class or an object; its `_log_rollout_data`
+        is wrapped. In the trainer's process.
       directory: of the files.
       **options: of `Recorder`.
     """
@@ -24,17 +26,33 @@ def record(trainer: Any, directory: str | Path, **options: Any) -> Recorder:
     recorder, log = Recorder(directory, **options), owner._log_rollout_data
 
     def logged(self: Any, batch: Any, *args: Any, **kwargs: Any) -> Any:
-        recorder.write(self.global_steps, rollouts(batch))
+        recorder.write(self.global_steps, rollouts(batch if hasattr(batch, "batch") else fetched(batch)))
         return log(self, batch, *args, **kwargs)
 
     owner._log_rollout_data = logged
     return recorder
 
 
+FIELDS = (
+    *("uid", "prompts", "responses", "response_mask", "rm_scores", "old_log_probs", "rollout_log_probs"),
+    *("ref_log_prob", "values", "advantages"),
+)
+
+
+def fetched(meta: Any) -> Any:
+    """The fields of a `KVBatchMeta`, which verl's v1 trainers hand around, from its transfer queue."""
+    queue = sys.modules["transfer_queue"]
+    return queue.kv_batch_get(keys=meta.keys, partition_id=meta.partition_id, select_fields=list(FIELDS))
+
+
 def rollouts(data: Any) -> Arrays:
-    """The arrays of a `DataProto` after `compute_advantage`; `actor.calculate_sum_pi_squared` adds `score_norm`."""
-    batch = data.batch
-    logp, squares = batch["old_log_probs"], batch.get("sum_pi_squared", None)
+    """The arrays of a `DataProto` after `compute_advantage`, or of such fields in a mapping.
+
+    With `actor.calculate_sum_pi_squared` they have `score_norm`.
+    """
+    batch, others = (data.batch, data.non_tensor_batch) if hasattr(data, "batch") else (data, data)
+    logp, squares, uid = batch["old_log_probs"], batch.get("sum_pi_squared", None), others.get("uid", None)
+    scores = batch.get("token_level_scores", None)
     return {
         "tokens": batch["responses"],
         "prompt": batch.get("prompts", None),
@@ -45,8 +63,8 @@ def rollouts(data: Any) -> Arrays:
         "ref_logp": batch.get("ref_log_prob", None),
         "values": batch.get("values", None),
         "advantage": batch["advantages"],
-        "reward": to_numpy(batch["token_level_scores"]).sum(-1),
-        "group": data.non_tensor_batch.get("uid"),
+        "reward": to_numpy(batch["rm_scores"] if scores is None else scores).sum(-1),
+        "group": None if uid is None else np.array(uid.tolist()),
         "score_norm": None if squares is None else norm_of_squares(to_numpy(logp), to_numpy(squares)),
     }
 

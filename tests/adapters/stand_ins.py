@@ -34,12 +34,16 @@ def mark(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 class GRPOTrainer:
     """trl.GRPOTrainer: what it generates, and a `train` of two steps."""
 
-    def __init__(self, old: bool = True):
+    def __init__(self, old: bool = True, one_end: bool = False):
         self.accelerator = SimpleNamespace(num_processes=1, process_index=0)
         self.state, self.model = SimpleNamespace(global_step=0), SimpleNamespace(training=True)
         self.args = SimpleNamespace(per_device_train_batch_size=2)
         self.reward_weights, self.num_generations = np.array([1.0, 0.5], np.float32), 2
-        self.eos_token_id, self.pad_token_id, self.old = EOS, PAD, old
+        self.old = old
+        if one_end:  # as in older versions
+            self.eos_token_id, self.pad_token_id = EOS, PAD
+        else:
+            self.eos_token_ids, self._tokenizer = [3, EOS], SimpleNamespace(pad_token_id=PAD)
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
         return np.stack([REWARD, [np.nan, 0.0, 0.0, np.nan]], axis=1)
@@ -102,6 +106,26 @@ def data_proto() -> SimpleNamespace:
     return SimpleNamespace(batch=batch, non_tensor_batch={"uid": np.array(["a", "a", "b", "b"], dtype=object)})
 
 
+class TransferQueueTrainer:
+    """A trainer of verl.trainer.ppo.v1: batches are keys, their fields stand in `transfer_queue`."""
+
+    global_steps = 1
+
+    def _log_rollout_data(self, batch, timing_raw, rollout_data_dir):
+        return batch.keys
+
+    def fit(self):
+        return self._log_rollout_data(SimpleNamespace(keys=["k"], partition_id="train"), {}, "rollouts")
+
+
+def kv_batch_get(keys, partition_id, select_fields):
+    """transfer_queue.kv_batch_get: the fields that there are."""
+    assert (keys, partition_id) == (["k"], "train")
+    data = data_proto()
+    fields = {**data.batch, "rm_scores": data.batch["token_level_scores"], **data.non_tensor_batch}
+    return {name: fields[name] for name in select_fields if name in fields}
+
+
 def actor_step(loss) -> Any:
     """verl's actor: it calls the policy loss with keywords, one micro-batch of rows 2 and 1 after a step."""
     rows = [2, 1]
@@ -143,7 +167,8 @@ class TrainingInputBatch(dict):
         }
         super().__init__({k: None if x is None else np.concatenate([x, x[:1]]) for k, x in fields.items()})
         self["loss_mask"][-1] = 0
-        self.metadata = {"uids": ["a", "a", "b", "b", "a"], "pad_size": 1, "response_length": 6, **metadata}
+        bounds = [(0, 2), (2, 4)]
+        self.metadata = {"policy_prompt_boundaries": bounds, "pad_size": 1, "response_length": 6, **metadata}
 
 
 def skyrl_trainer(callbacks) -> SimpleNamespace:

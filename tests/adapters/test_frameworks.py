@@ -1,5 +1,8 @@
 """Each adapter on a stand-in with the framework's field names: the file says what the batch said, slot by slot."""
 
+import sys
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,8 +32,10 @@ from tests.adapters.stand_ins import (
     GRPOTrainer,
     RayPPOTrainer,
     TrainingInputBatch,
+    TransferQueueTrainer,
     actor_step,
     data_proto,
+    kv_batch_get,
     mark,
     skyrl_trainer,
     slime_rollout,
@@ -59,6 +64,16 @@ def of_verl(folder):
     assert trainer.logged == 1
 
 
+def of_verl_v1(folder):
+    class Trainer(TransferQueueTrainer):
+        pass
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "transfer_queue", SimpleNamespace(kv_batch_get=kv_batch_get))
+        verl.record(Trainer, folder, **OPTIONS)
+        assert Trainer().fit() == ["k"]
+
+
 def of_skyrl(folder):
     skyrl_trainer([skyrl.RolloutCallback(folder, **OPTIONS)]).train()
 
@@ -82,6 +97,7 @@ def of_tunix(folder):
     [
         (of_trl, "step_000001.npz", TRL),
         (of_verl, "step_000001.npz", VERL),
+        (of_verl_v1, "step_000001.npz", VERL),
         (of_skyrl, "step_000003.npz", VERL),
         (of_slime, "step_000007.npz", {**COMMON, "reward": REWARD, "group": GROUP, "truncated": TRUNCATED}),
         (of_openrlhf, "step_000000.npz", {**VERL, "truncated": TRUNCATED}),
@@ -124,7 +140,7 @@ def test_trl_takes_log_probs_of_the_model_where_the_batch_has_none(tmp_path):
 
 
 def test_trl_of_several_processes_takes_its_own_rewards_and_leaves_out_text_of_tools():
-    trainer = GRPOTrainer()
+    trainer = GRPOTrainer(one_end=True)
     trainer.accelerator.num_processes, trainer.accelerator.process_index = 2, 1
     tools = np.ones_like(TOKENS)
     tools[2, 3] = 0
@@ -164,12 +180,12 @@ def test_the_score_norm_of_verls_sum_of_squares():
 
 
 def test_skyrl_rows_of_one_trajectory_stay_together():
-    batch = TrainingInputBatch(trajectory_ids=["x", "x", "y", "z", "x"])
-    del batch["rewards"]
-    batch.metadata["uids"] = None
+    batch = TrainingInputBatch(trajectory_ids=["x", "x", "y", "z", "x"], uids=["a", "a", "b", "b", "a"])
+    del batch["rewards"]  # as SkyRL does
     found = skyrl.rollouts(batch)
     assert found["trajectory"].tolist() == ["x", "x", "y", "z"]
-    assert not {"reward", "group"} & set(found)
+    assert found["group"].tolist() == ["a", "a", "b", "b"]
+    assert "reward" not in found
     with pytest.raises(AttributeError):
         _ = skyrl.RolloutCallback("never").nothing
 

@@ -88,6 +88,8 @@ def test_arrays_of_any_library_become_numpy():
     for x in (narrow, jnp.ones(2, jnp.bfloat16), np.ones(2, np.float16)):
         assert to_numpy(x).dtype == np.float32
     assert to_numpy(torch.ones(2, dtype=torch.float64)).dtype == np.float64
+    nested = torch.nested.nested_tensor([torch.ones(2), torch.ones(1)], layout=torch.jagged)
+    assert to_numpy(nested).tolist() == [[1, 1], [1, 0]]
     assert to_numpy([[1, 2], [3]]).tolist() == [[1, 2], [3, 0]]
     assert to_numpy(np.array(["a", "b"], dtype=object)).dtype.kind == "U"
 
