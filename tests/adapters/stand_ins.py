@@ -199,7 +199,7 @@ class Sample:
     index: int
     tokens: list[int]
     response_length: int
-    reward: float
+    reward: Any
     loss_mask: list[int] | None
     rollout_log_probs: list[float] | None
     status: Status

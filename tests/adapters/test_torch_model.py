@@ -15,13 +15,13 @@ from dsjax.errors import InputError  # noqa: E402
 from tests.adapters.gpt2 import GPT2, log_probs  # noqa: E402
 from tests.adapters.page import INTRO, SECTIONS  # noqa: E402
 
+torch.set_num_threads(1)
 V, P, S, B, STOP, RESAMPLE = 16, 2, 6, 12, 9, 5  # STOP and RESAMPLE as on the page
 EPS = float(np.finfo(np.float32).eps)
 
 
 @pytest.fixture(scope="module")
 def model():
-    torch.set_num_threads(1)
     torch.manual_seed(0)
     return GPT2(V, P + S).double()
 
@@ -120,14 +120,14 @@ def test_component_gradients_are_those_of_the_loss(model, batch):
 def test_projection_is_unbiased_with_the_variance_it_states():
     rng = np.random.default_rng(0)
     g, h = rng.normal(size=(2, 40)) + 0.5
-    m, draws = 16, 1500
+    m, draws = 16, 800
     pieces = [[torch.from_numpy(x[:25].reshape(5, 5)), torch.from_numpy(x[25:])] for x in (g, h)]
     pairs = [[torch_model.sketch(piece, m, seed) for piece in pieces] for seed in range(draws)]
     products = np.array([float(a @ b) for a, b in pairs])
     variance = ((g @ g) * (h @ h) + (g @ h) ** 2 - 2 * (g**2 * h**2).sum()) / m
     off = 5 * np.sqrt(variance / draws)
     assert abs(products.mean() - g @ h) < off
-    # A product has some 15 times the kurtosis of a coin: its sample variance is known to sqrt(15/1500).
+    # A product has some 15 times the kurtosis of a coin: its sample variance is known to sqrt(15/800).
     assert products.var() == pytest.approx(variance, rel=5 * np.sqrt(15 / draws))
 
     bucket = rng.integers(m, size=(draws, 40))  # the control: without signs
