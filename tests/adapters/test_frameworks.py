@@ -209,7 +209,7 @@ def test_slime_takes_what_it_removes_out_of_the_masks(tmp_path):
         return log(rollout_id, args, samples, *rest)
 
     slime_rollout(removed)
-    mask = read(tmp_path / "step_000007.npz")["sample_mask"]
+    mask = check(read(tmp_path / "step_000007.npz")).mask
     assert mask.sum(-1).tolist() == [LENGTHS[0], 0, *LENGTHS[2:]]
 
 
