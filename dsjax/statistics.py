@@ -175,9 +175,24 @@ class Bootstrap:
     def estimates(self, statistics: Mapping[Key, Statistic]) -> dict[Key, Estimate]:
         """Several measures of one run, each with its interval over units."""
         found = self._of(list(statistics.values()), ANY)
-        rows = zip(statistics, found.values[:, None], found.samples[:, None], strict=True)
-        of_one = {name: Resampled(value, samples).estimate() for name, value, samples in rows}
-        return {name: Estimate(e.value, e.low, e.high) for name, e in of_one.items()}
+        return {
+            name: of_resamples(value, samples)
+            for name, value, samples in zip(statistics, found.values, found.samples, strict=True)
+        }
+
+    def sums(self, columns_NxK: np.ndarray) -> np.ndarray:
+        """f[1 + R, K]: the sum of each column over the units as they are, then over each resample.
+
+        For many statistics that are functions of sums: the resamples are drawn once, and a chunk of them is one
+        product of matrices.
+        """
+        return np.concatenate([columns_NxK.sum(0, keepdims=True), *(w @ columns_NxK for w in self.weights())])
+
+
+def of_resamples(value: float, samples_R: np.ndarray) -> Estimate:
+    """Value and percentile interval of a number of one run."""
+    e = Resampled(np.array([value]), samples_R[None]).estimate()
+    return Estimate(e.value, e.low, e.high)
 
 
 def estimate(statistic: Statistic, units: int, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:

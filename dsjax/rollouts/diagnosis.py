@@ -8,27 +8,22 @@ softmax, with bounds for a V-way one (`square_bounds`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from dsjax.attribution import Tally, by_answer, per_factor, per_token, share
-from dsjax.errors import InputError, require
-from dsjax.numerics import divide, exact
-from dsjax.objectives import Objective, resolve
-from dsjax.objectives.advantages import ADVANTAGES
-from dsjax.objectives.law import on_law
-from dsjax.objectives.registry import defaults, name_of
-from dsjax.objectives.returns import coefficients, loss_of, require_finite
+from dsjax.errors import require
+from dsjax.numerics import divide
+from dsjax.objectives import Objective
 from dsjax.rollouts.arrays import FORMAT
+from dsjax.rollouts.evaluation import Evaluator
 from dsjax.rollouts.format import Rollouts, check, square_bounds
 from dsjax.rollouts.health import health, notes
 from dsjax.rollouts.words import availability, reading
-from dsjax.statistics import RESAMPLES, Bootstrap, Estimate, Statistic, ratio_of_sums
+from dsjax.statistics import RESAMPLES, Bootstrap, Estimate, Statistic, of_resamples, ratio_of_sums
 from dsjax.trajectories import DECISION_NAMES, STOP
 
 Estimates = dict[str, dict[str, Estimate]]
@@ -104,99 +99,85 @@ def attribute_rollouts(
     if on_policy:
         require(arrays.get("old_logp") is None, "on_policy", True, "rollouts without old_logp")
         arrays["old_logp"] = arrays.get("logp")
-    options, name = dict(options or {}), name_of(objective)
-    function, data = resolve(objective, options), check(arrays, logp_tolerance)
-    function, taken = _with_advantage(function, options, name, data)
-    loss, c_BxS = _evaluate(function, name, data)
+    evaluator = Evaluator(objective, options)
+    return diagnose(evaluator, check(arrays, logp_tolerance), success=success, resamples=resamples, seed=seed)
+
+
+def diagnose(
+    evaluator: Evaluator, data: Rollouts, *, success: float | None = None, resamples: int = RESAMPLES, seed: int = 0
+) -> Diagnosis:
+    """`attribute_rollouts` of checked arrays, with an objective that has been compiled for their shape or will be."""
+    loss, c_BxS, taken = evaluator(data)
+    name = evaluator.name
     k_BxS, bootstrap = divide(c_BxS, data.weight[:, None]), _Bootstrap(data, resamples, seed)
+    outcome, outcome_rows = _outcome(data, k_BxS, success, bootstrap)
+    status, logit_rows = _logit_space(data, k_BxS, bootstrap)
+    estimates = bootstrap.estimates(
+        {"conventions": _conventions(data, c_BxS, bootstrap), "outcome": outcome_rows, "logit_space": logit_rows}
+    )
     parts: dict[str, Any] = {
         "health": health(data, c_BxS),
         "rollouts": _counts(data),
-        "conventions": _conventions(data, c_BxS, bootstrap),
         "balance": _balance(data, k_BxS),
         "decisions": _decisions(data, k_BxS),
-        "outcome": _outcome(data, k_BxS, success, bootstrap),
-        "logit_space": _logit_space(data, k_BxS, bootstrap),
-        "gradients": _gradients(data, bootstrap),
+        "conventions": estimates["conventions"],
+        "outcome": {**outcome, **estimates["outcome"]},
+        "logit_space": {name: {**row, "status": status[name]} for name, row in estimates["logit_space"].items()},
+        "gradients": _gradients(data, resamples, seed),
     }
     words = {
         "notes": notes(data, parts["health"], taken),
         "availability": availability(data, parts),
         "reading": reading(name, parts),
     }
-    return Diagnosis(objective=name, options=options, loss=loss, coefficients=data.layout.back(c_BxS), **parts, **words)
+    return Diagnosis(
+        objective=name, options=evaluator.options, loss=loss, coefficients=data.layout.back(c_BxS), **parts, **words
+    )
 
 
-def _with_advantage(
-    function: Objective, options: Mapping[str, Any], name: str, data: Rollouts
-) -> tuple[Objective, str | None]:
-    """(the objective, with the advantages of the file if it has any and takes them; what to say about that).
-
-    They take the place of its own, and of what that one's options would do to it.
-    """
-    known = defaults(function) or {}
-    option = next((o for o in ("advantage", "baseline") if o in known), None)
-    takes = option is not None and option not in options and data.advantage is not None
-    if data.reward is None and not takes:
-        raise InputError("reward", "no such array", f"the array reward: {name} does not take advantage in its place")
-    if data.advantage is None:
-        return function, None
-    if not takes:
-        said = "an option says otherwise" if option else "it has no advantage"
-        return function, f"advantage: not used by {name} ({said})."
-    assert option is not None
-    own = {p for f in ADVANTAGES.values() for p in defaults(f) or {}} - set(options)
-    neither = {p: None for p in own & set(known) if known[p] is not None}
-    with exact():
-        bound = partial(function, **{option: jnp.asarray(data.advantage)}, **neither)
-    return bound, f"advantage: that of the file in place of {name}'s own."
-
-
-def _evaluate(function: Objective, name: str, data: Rollouts) -> tuple[float, np.ndarray]:
-    """Loss and c_BxS in float64; not jitted, so that the library's own checks see the values."""
-    with exact():
-        logp, traj = jnp.asarray(data.logp), data.trajectories()
-        try:
-            function = on_law(function, logp, traj)
-            loss, c_BxS = float(loss_of(function, logp, traj)), np.asarray(coefficients(function, logp, traj))
-        except InputError as error:
-            if error.field in ("old_logp", "ref_logp", "sampler_logp", "values") and error.received is None:
-                allowed = f"the array {error.field}: {name} needs it"
-                if error.field == "old_logp":
-                    allowed += "; where the tokens were drawn under logp itself, say so: on_policy (--on-policy)"
-                raise InputError(error.field, "no such array", allowed) from error
-            if error.field == "group size":
-                allowed = f"{error.allowed}: the array group must put 2 or more trajectories in each group for {name}"
-                raise InputError("group", f"a group of {error.received}", allowed) from error
-            raise
-    require_finite(name, loss, c_BxS)
-    return loss, c_BxS
+Sums = np.ndarray  # f[R, K] sums of K columns over the trajectories, in R resamples
+OfSums = Callable[[Sums], np.ndarray]  # f[R]
+Rows = dict[str, dict[str, OfSums]]
 
 
 class _Bootstrap:
-    """Point values and intervals of ratios of sums over trajectories; whole groups are drawn."""
+    """Point values and intervals of functions of sums over trajectories; whole groups are drawn, once for all."""
 
     def __init__(self, data: Rollouts, resamples: int, seed: int):
-        self.cluster, self.number = data.group, data.num_groups
-        self.resamples, self.seed = resamples, seed
+        self._group, self._groups = data.group, data.num_groups
+        self._resamples, self._seed = resamples, seed
+        self._columns: list[np.ndarray] = []  # each f[groups]
 
-    def of(self, numerator_B: np.ndarray, denominator_B: np.ndarray) -> Statistic:
-        """Ratio of two sums over trajectories, as a function of group weights."""
-        return ratio_of_sums(*(np.bincount(self.cluster, x, self.number) for x in (numerator_B, denominator_B)))
+    def of(self, numerator_B: np.ndarray, denominator_B: np.ndarray) -> OfSums:
+        """Ratio of two sums over trajectories; NaN where the second is 0."""
+        top, bottom = self._column(numerator_B), self._column(denominator_B)
+        return lambda sums: divide(sums[:, top], sums[:, bottom], np.nan)
 
-    def estimates(self, rows: Mapping[str, Mapping[str, Statistic]], number: int | None = None) -> Estimates:
-        """{row: {column: estimate}}, all from the same resamples; no interval for a single unit."""
-        number = self.number if number is None else number
-        flat = {(row, column): f for row, columns in rows.items() for column, f in columns.items()}
-        found = Bootstrap(number, self.resamples if number > 1 else 0, self.seed).estimates(flat)
-        out: Estimates = {row: {} for row in rows}
-        for (row, column), e in found.items():
-            out[row][column] = e
-        return out
+    def _column(self, x_B: np.ndarray) -> int:
+        self._columns.append(np.bincount(self._group, x_B, self._groups))
+        return len(self._columns) - 1
+
+    def estimates(self, sections: Mapping[str, Rows]) -> dict[str, Estimates]:
+        """{section: {row: {column: estimate}}}, all from the same resamples."""
+        sums = _resamples(self._groups, self._resamples, self._seed).sums(np.stack(self._columns, axis=-1))
+
+        def estimated(f: OfSums) -> Estimate:
+            found = f(sums)
+            return of_resamples(found[0], found[1:])
+
+        return {
+            section: {row: {column: estimated(f) for column, f in columns.items()} for row, columns in rows.items()}
+            for section, rows in sections.items()
+        }
+
+
+def _resamples(units: int, resamples: int, seed: int) -> Bootstrap:
+    """No intervals for a single unit."""
+    return Bootstrap(units, resamples if units > 1 else 0, seed)
 
 
 def _share(part: Statistic, other: Statistic) -> Statistic:
-    return lambda weights: share(part(weights), other(weights))
+    return lambda x: share(part(x), other(x))
 
 
 def _mean(x: np.ndarray, weight: np.ndarray) -> float | None:
@@ -240,8 +221,8 @@ def _counts(data: Rollouts) -> dict[str, Any]:
     }
 
 
-def _conventions(data: Rollouts, c_BxS: np.ndarray, bootstrap: _Bootstrap) -> Estimates:
-    rows: dict[str, dict[str, Statistic]] = {}
+def _conventions(data: Rollouts, c_BxS: np.ndarray, bootstrap: _Bootstrap) -> Rows:
+    rows: Rows = {}
     token, factor = per_token(c_BxS, data), per_factor(c_BxS, data)
     if (data.starts != data.decision_mask).any():  # a decision of several tokens is one factor, with their mean
         c = data.mean_of_decision(c_BxS)
@@ -265,7 +246,7 @@ def _conventions(data: Rollouts, c_BxS: np.ndarray, bootstrap: _Bootstrap) -> Es
         "one_sided_sample": bootstrap.of(s.signed, s.absolute),
         "one_sided_decision": bootstrap.of(d.signed, d.absolute),
     }
-    return bootstrap.estimates(rows)
+    return rows
 
 
 def _balance(data: Rollouts, k_BxS: np.ndarray) -> dict[str, Any]:
@@ -315,13 +296,15 @@ def _decisions(data: Rollouts, k_BxS: np.ndarray) -> dict[str, dict[str, Any]]:
     return out
 
 
-def _outcome(data: Rollouts, k_BxS: np.ndarray, success: float | None, bootstrap: _Bootstrap) -> dict[str, Any]:
+def _outcome(
+    data: Rollouts, k_BxS: np.ndarray, success: float | None, bootstrap: _Bootstrap
+) -> tuple[dict[str, Any], Rows]:
     """Drawn decisions of successful trajectories that are pushed up, and of failed ones that are pushed down."""
     if data.reward is None:
-        return {"success_from": None, "success_rate": None}
+        return {"success_from": None, "success_rate": None}, {}
     low, high = float(data.reward.min()), float(data.reward.max())
     if success is None and high == low:
-        return {"success_from": None, "success_rate": None}
+        return {"success_from": None, "success_rate": None}, {}
     threshold = low + (high - low) / 2 if success is None else float(success)
     right_B = data.reward >= threshold
     mean_BxS = data.mean_of_decision(k_BxS)
@@ -336,10 +319,10 @@ def _outcome(data: Rollouts, k_BxS: np.ndarray, success: float | None, bootstrap
         for name, mask in {**masks, "all": data.starts}.items()
     }
     rate = _mean(right_B.astype(float), data.weight)
-    return {"success_from": threshold, "success_rate": rate, **bootstrap.estimates(rows)}
+    return {"success_from": threshold, "success_rate": rate}, rows
 
 
-def _logit_space(data: Rollouts, k_BxS: np.ndarray, bootstrap: _Bootstrap) -> dict[str, Any]:
+def _logit_space(data: Rollouts, k_BxS: np.ndarray, bootstrap: _Bootstrap) -> tuple[dict[str, str], Rows]:
     """M_c = E[sum over the tokens of c of k^2 |score|^2], each softmax in its own logits: exact values or bounds."""
     norm = data.score_norm
 
@@ -357,13 +340,11 @@ def _logit_space(data: Rollouts, k_BxS: np.ndarray, bootstrap: _Bootstrap) -> di
     }
     two_way = {"sample": data.vocabulary == 2, "decision": data.decision_choices == 2}
     two_way["share"] = all(two_way.values())
-    return {
-        name: {**row, "status": "available" if norm is not None or two_way[name] else "bound"}
-        for name, row in bootstrap.estimates(rows).items()
-    }
+    exact = {name: norm is not None or two_way[name] for name in rows}
+    return {name: "available" if known else "bound" for name, known in exact.items()}, rows
 
 
-def _gradients(data: Rollouts, bootstrap: _Bootstrap) -> dict[str, Any] | None:
+def _gradients(data: Rollouts, resamples: int, seed: int) -> dict[str, Any] | None:
     """Signal and noise of the gradients in the file, Euclidean in their space; intervals over the N estimates.
 
     Signal |E[g]|^2 by the mean of g_i . g_j over pairs i != j: unbiased, so it can be negative. Noise of one estimate:
@@ -404,4 +385,4 @@ def _gradients(data: Rollouts, bootstrap: _Bootstrap) -> dict[str, Any] | None:
         "noise_decision": lambda w: moment["decision"](w) - signal["decision"](w),
         "cosine_of_means": cosine,
     }
-    return {"estimates": number, **bootstrap.estimates({"": statistics}, number)[""]}
+    return {"estimates": number, **_resamples(number, resamples, seed).estimates(statistics)}
