@@ -1,10 +1,11 @@
-"""`dsjax attribute FILE.npz`: the attribution tables of rollouts that come from somewhere else."""
+"""`dsjax attribute FILE.npz`: the attribution of rollouts from somewhere else; of several files, over training."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from math import isnan
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -12,7 +13,17 @@ from rich.text import Text
 from tyro.conf import Positional
 
 from dsjax.cli.flags import Pairs, options
-from dsjax.cli.terminal import estimate, number, require_files, table, terminal, waiting, writing
+from dsjax.cli.terminal import (
+    Bars,
+    estimate,
+    number,
+    require_directory,
+    require_files,
+    table,
+    terminal,
+    waiting,
+    writing,
+)
 from dsjax.errors import require
 
 if TYPE_CHECKING:  # the command line shows its help without loading JAX
@@ -26,18 +37,31 @@ QUANTITIES = {
     "signed_sample": "signed, pi_sample",
     "signed_decision": "signed, pi_d",
 }
+RIGHT = {"answer": "answers", "trajectory": "trajectories"}
 GRADIENT_ROWS = {
     "signal_sample": "|E[g_s]|^2",
     "signal_decision": "|E[g_d]|^2",
     "signal_share": "decision share of both",
     "noise_sample": "noise of one estimate, sampler",
     "noise_decision": "noise of one estimate, decider",
+    "signal_to_noise_sample": "signal to noise, sampler",
+    "signal_to_noise_decision": "signal to noise, decider",
     "cosine_of_means": "cosine of the means (noise included)",
 }
 
 
+# Columns of estimates in the table over training, and how they are written.
+COURSE = {
+    "decision_share": ("decision\nshare", ".1%"),
+    "p_stop_right": ("P(STOP |\nright)", ".0%"),
+    "p_stop_wrong": ("P(STOP |\nwrong)", ".0%"),
+    "signal_to_noise_decision": ("S/N, pi_d", ".2f"),
+}
+SHOWN = 24  # steps in that table
+
+
 def attribute(
-    file: Positional[Path],
+    files: Positional[tuple[Path, ...]],
     *,
     objective: str = "grpo",
     option: Pairs = (),
@@ -48,11 +72,13 @@ def attribute(
     resamples: int | None = None,
     seed: int = 0,
     json: Path | None = None,
+    out: Path | None = None,
+    tensorboard: bool = False,
 ) -> int:
-    """Attribution of rollouts from elsewhere: log-probs, masks, rewards in one .npz.
+    """Attribution of rollouts from elsewhere: log-probs, masks, rewards in one .npz, or one for each step of training.
 
     Args:
-      file: The .npz file (format: docs/attribute.md).
+      files: The .npz file (format: docs/attribute.md); several, or a directory of them, with the step in each name.
       objective: A name of the registry, or module:function.
       option: Option of the objective, e.g. clip=0.1.
       decision_choices: 2 if decisions are drawn from STOP and RESAMPLE alone, else the size of the vocabulary; where
@@ -60,41 +86,129 @@ def attribute(
       on_policy: The tokens were drawn under logp; where the file has no old_logp.
       logp_tolerance: Log-probs up to this are read as 0; 0.01 for bfloat16.
       success: Returns from here on count as success; midway between the smallest and the largest by default.
-      resamples: Of the bootstrap; 1000 by default.
+      resamples: Of the bootstrap; 2000 by default.
       seed: Of the bootstrap.
-      json: Also write every number to this file.
+      json: Also write every number to this file; of one file.
+      out: Directory for course.jsonl and the figure of several files; the same command goes on where it ended.
+      tensorboard: Also write TensorBoard event files there.
     """
-    require_files(file, json=json)
-    chosen = options(objective, option)
-    from dsjax.io import write_json
-    from dsjax.rollouts import attribute_rollouts
-    from dsjax.rollouts.format import read, unknown
     from dsjax.statistics import RESAMPLES
 
+    files = (files,) if isinstance(files, Path) else files
+    require(bool(files), "files", "none", "at least one .npz file, or a directory of them")
+    require_files(*files, json=json)
+    settings: dict[str, Any] = {
+        "objective": objective,
+        "options": options(objective, option),
+        "success": success,
+        "resamples": RESAMPLES if resamples is None else resamples,
+        "seed": seed,
+        "on_policy": on_policy,
+        "logp_tolerance": logp_tolerance,
+        "decision_choices": decision_choices,
+    }
+    if out is None and len(files) == 1 and not files[0].is_dir():
+        require(not tensorboard, "tensorboard", True, "several files, with --out DIR")
+        return _one(files[0], settings, json)
+    require(json is None, "json", str(json), "one file of rollouts; several write DIR/course.jsonl with --out DIR")
+    require(out is not None or not tensorboard, "tensorboard", True, "a directory for them: --out DIR")
+    return _course(files, settings, out, tensorboard)
+
+
+def _diagnosing(settings: Mapping[str, Any], console: Console) -> Callable[[Path], Diagnosis]:
+    """Reads and attributes one file after the other, with the objective compiled once for each shape."""
+    from dsjax.rollouts import attribute_rollouts
+    from dsjax.rollouts.evaluation import Evaluator
+    from dsjax.rollouts.format import read, unknown
+
+    evaluator, said = Evaluator(settings["objective"], settings["options"]), set()
+    rest = {name: x for name, x in settings.items() if name not in ("objective", "options", "decision_choices")}
+
+    def diagnosed(path: Path) -> Diagnosis:
+        arrays, left = read(path), unknown(path)
+        if set(left) - said:
+            said.update(left)
+            console.print(Text(f"Arrays without a meaning here, not read: {', '.join(left)}"))
+        choices = settings["decision_choices"]
+        if choices is not None:
+            given = arrays.setdefault("decision_choices", choices)
+            require(int(given) == choices, "decision_choices", choices, f"{given}, as in the file")
+        return attribute_rollouts(evaluator, **rest, **arrays)
+
+    return diagnosed
+
+
+def _one(path: Path, settings: Mapping[str, Any], json: Path | None) -> int:
+    from dsjax.io import write_json
+
     console = terminal()
-    arrays, left = read(file), unknown(file)
-    if left:
-        console.print(Text(f"Arrays without a meaning here, not read: {', '.join(left)}"))
-    if decision_choices is not None:
-        given = arrays.setdefault("decision_choices", decision_choices)
-        require(int(given) == decision_choices, "decision_choices", decision_choices, f"{given}, as in the file")
-    number_of = RESAMPLES if resamples is None else resamples
+    diagnosed = _diagnosing(settings, console)
     with waiting(console, "Reading and resampling"):
-        found = attribute_rollouts(
-            objective,
-            chosen,
-            success=success,
-            resamples=number_of,
-            seed=seed,
-            on_policy=on_policy,
-            logp_tolerance=logp_tolerance,
-            **arrays,
-        )
+        found = diagnosed(path)
     show(found, console)
     if json is not None:
         with writing("json", json):
             write_json(json, found.to_json())
     return 0
+
+
+def _course(paths: tuple[Path, ...], settings: Mapping[str, Any], out: Path | None, tensorboard: bool) -> int:
+    from dsjax.figures.course import draw_course
+    from dsjax.rollouts.arrays import FORMAT
+    from dsjax.rollouts.course import by_step, follow, scalars, stored
+    from dsjax.training.records import EventFiles, RowFile, require_tensorboard
+
+    if tensorboard:
+        require_tensorboard()
+    console, steps = terminal(), by_step(paths)
+    diagnosed = _diagnosing(settings, console)
+    rows: dict[int, dict[str, Any]] = {}
+    done, whole = ([], 0) if out is None else stored(out / "course.jsonl", settings)
+    require_directory("out", out)
+    file = events = None
+    if out is not None:
+        (out / "course.jsonl").touch()
+        file = RowFile(out / "course.jsonl", whole)
+        if not whole:
+            file.record({"format": FORMAT, **settings})
+        if tensorboard:
+            events = EventFiles(out / "tensorboard", iter(()))
+    rows.update({row["step"]: row for row in done})
+    try:
+        with Bars(console, "files") as bars:
+            for i, (row, new) in enumerate(follow(steps, done, diagnosed), 1):
+                rows[row["step"]] = row
+                if file is not None and new:
+                    file.record(row)
+                bars("files", i, len(steps), row["file"])
+        if events is not None:
+            for step in sorted(rows):
+                events.record(scalars(rows[step]))
+    finally:
+        for opened in (file, events):
+            if opened is not None:
+                opened.close()
+    ordered = [rows[step] for step in sorted(rows)]
+    show_course(ordered, console)
+    if out is not None:
+        for path in draw_course(ordered, out, f"Coefficients of {settings['objective']} over training"):
+            console.print(str(path), soft_wrap=True)
+    return 0
+
+
+def show_course(rows: list[dict[str, Any]], console: Console) -> None:
+    """Print the table over training, evenly chosen steps of it where there are many, and what is odd in any file."""
+    chosen = rows if len(rows) <= SHOWN else [rows[round(i * (len(rows) - 1) / (SHOWN - 1))] for i in range(SHOWN)]
+    shown = table("Over training", "step", "STOP\nRESAMPLE", "sign\nagrees", *(head for head, _ in COURSE.values()))
+    for row in chosen:
+        counts, agrees = f"{row['stop']}\n{row['resample']}", _percent(row["sign_agrees"]["value"])
+        estimates = (estimate(row[name], form) for name, (_, form) in COURSE.items())
+        shown.add_row(str(row["step"]), counts, agrees, *estimates)
+    console.print(shown)
+    if len(chosen) < len(rows):
+        console.print(f"{len(chosen)} of {len(rows)} steps; the files have all.")
+    if any(row["right_is_known_of"] == "trajectory" for row in rows):
+        console.print(Text("right, wrong: how the trajectory ends; give correct for the answer before the decision."))
 
 
 def _percent(x: float | None) -> str:
@@ -103,6 +217,8 @@ def _percent(x: float | None) -> str:
 
 def show(found: Diagnosis, console: Console) -> None:
     """Print the tables."""
+    for note in found.notes:
+        console.print(Text(f"- {note}"))
     counts = found.rollouts
     shown = table("Rollouts", "", "")
     groups = "-" if counts["groups"] is None else str(counts["groups"])
@@ -117,12 +233,14 @@ def show(found: Diagnosis, console: Console) -> None:
         "cut off": "not given" if counts["truncated"] is None else str(counts["truncated"]),
         "STOP and RESAMPLE known": counts["decision_types"],
         "mean return, variance": f"{number(counts['mean_reward'])}, {number(counts['reward_variance'])}",
-        "net over gross, pi_sample, pi_d": ", ".join(map(_percent, found.health["net_over_gross"].values())),
+        **{
+            f"P(STOP), {x} {RIGHT[found.stopping['known_of']]}": format(found.stopping[x], ".3g")
+            for x in ("right", "wrong")
+            if found.stopping["known_of"] is not None
+        },
     }.items():
         shown.add_row(label, value)
     console.print(shown)
-    for note in found.notes:
-        console.print(Text(f"- {note}"))
 
     settings = ", ".join(f"{k} = {v}" for k, v in found.options.items())
     title = f"Coefficients of {found.objective}" + (f" ({settings})" if settings else "")

@@ -25,6 +25,7 @@ OPTIONAL = {
     "a trajectory",
     "round": "i[B, S] round of the token, 0-based; without it a round ends at its decision",
     "decision": "i[B, S] 0 = STOP, 1 = RESAMPLE at decision tokens; without it the last drawn token is STOP",
+    "correct": "bool[B, S] at the first token of each decision: whether the answer before it is correct",
     "decision_span": "i[B, S] which decision a token belongs to, where some are spelt with several tokens",
     "tokens": "i[B, S] token ids, for your own objective",
     "prompt": "i[B, Q] prompt token ids, for your own objective",

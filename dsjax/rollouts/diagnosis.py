@@ -47,6 +47,7 @@ class Diagnosis:
     balance: dict[str, Any]  # is there one coefficient per trajectory
     decisions: dict[str, dict[str, Any]]  # by type, STOP and RESAMPLE
     outcome: dict[str, Any]  # do the signs of the decision coefficients agree with the outcome
+    stopping: dict[str, Any]  # P(STOP | right), P(STOP | wrong), and of what right and wrong are known
     logit_space: dict[str, Any]  # second moments: exact values or bounds
     gradients: dict[str, Any] | None  # with gradients in the file only
     availability: list[dict[str, str]]  # rows {"quantity", "status", "why"}
@@ -65,7 +66,7 @@ class Diagnosis:
 
 
 def attribute_rollouts(
-    objective: str | Objective = "reinforce",
+    objective: str | Objective | Evaluator = "reinforce",
     options: Mapping[str, Any] | None = None,
     *,
     success: float | None = None,
@@ -80,7 +81,8 @@ def attribute_rollouts(
     The objective need not be the one that the run trains with: any objective can be asked about the same rollouts.
 
     Args:
-      objective: a name of the registry, `module:function`, or a function `(logp_BxS, traj) -> (sum, count)`.
+      objective: a name of the registry, `module:function`, or a function `(logp_BxS, traj) -> (sum, count)`; or an
+        `Evaluator`, which has its options and is compiled once for all files of a shape.
       options: of the objective.
       success: returns from here on count as success; midway between the smallest and the largest by default.
       resamples: of the bootstrap, over groups if given, else over trajectories.
@@ -99,21 +101,21 @@ def attribute_rollouts(
     if on_policy:
         require(arrays.get("old_logp") is None, "on_policy", True, "rollouts without old_logp")
         arrays["old_logp"] = arrays.get("logp")
-    evaluator = Evaluator(objective, options)
-    return diagnose(evaluator, check(arrays, logp_tolerance), success=success, resamples=resamples, seed=seed)
-
-
-def diagnose(
-    evaluator: Evaluator, data: Rollouts, *, success: float | None = None, resamples: int = RESAMPLES, seed: int = 0
-) -> Diagnosis:
-    """`attribute_rollouts` of checked arrays, with an objective that has been compiled for their shape or will be."""
+    evaluator = objective if isinstance(objective, Evaluator) else Evaluator(objective, options)
+    data = check(arrays, logp_tolerance)
     loss, c_BxS, taken = evaluator(data)
     name = evaluator.name
     k_BxS, bootstrap = divide(c_BxS, data.weight[:, None]), _Bootstrap(data, resamples, seed)
     outcome, outcome_rows = _outcome(data, k_BxS, success, bootstrap)
     status, logit_rows = _logit_space(data, k_BxS, bootstrap)
+    known, stopping_rows = _stopping(data, outcome["success_from"], bootstrap)
     estimates = bootstrap.estimates(
-        {"conventions": _conventions(data, c_BxS, bootstrap), "outcome": outcome_rows, "logit_space": logit_rows}
+        {
+            "conventions": _conventions(data, c_BxS, bootstrap),
+            "outcome": outcome_rows,
+            "stopping": {"": stopping_rows},
+            "logit_space": logit_rows,
+        }
     )
     parts: dict[str, Any] = {
         "health": health(data, c_BxS),
@@ -122,11 +124,12 @@ def diagnose(
         "decisions": _decisions(data, k_BxS),
         "conventions": estimates["conventions"],
         "outcome": {**outcome, **estimates["outcome"]},
+        "stopping": {"known_of": known, **estimates["stopping"][""]},
         "logit_space": {name: {**row, "status": status[name]} for name, row in estimates["logit_space"].items()},
         "gradients": _gradients(data, resamples, seed),
     }
     words = {
-        "notes": notes(data, parts["health"], taken),
+        "notes": notes(data, parts, taken),
         "availability": availability(data, parts),
         "reading": reading(name, parts),
     }
@@ -322,6 +325,27 @@ def _outcome(
     return {"success_from": threshold, "success_rate": rate}, rows
 
 
+def _stopping(
+    data: Rollouts, success_from: float | None, bootstrap: _Bootstrap
+) -> tuple[str | None, dict[str, OfSums]]:
+    """P(STOP) of drawn decisions at right and at wrong answers; (what is known to be right or wrong, both).
+
+    Without `correct` only the end of a trajectory is known: of a RESAMPLE that is not the answer that it decided about.
+    """
+    stop, known = data.starts & (data.decision == STOP), "answer"
+    if data.correct is not None:
+        right = data.correct
+    elif data.reward is not None and success_from is not None:
+        right, known = np.broadcast_to((data.reward >= success_from)[:, None], stop.shape), "trajectory"
+    else:
+        return None, {name: lambda sums: np.full(len(sums), np.nan) for name in ("right", "wrong")}
+    masks = {"right": data.starts & right, "wrong": data.starts & ~right}
+    return known, {
+        name: bootstrap.of(data.weight * (stop & mask).sum(-1), data.weight * mask.sum(-1))
+        for name, mask in masks.items()
+    }
+
+
 def _logit_space(data: Rollouts, k_BxS: np.ndarray, bootstrap: _Bootstrap) -> tuple[dict[str, str], Rows]:
     """M_c = E[sum over the tokens of c of k^2 |score|^2], each softmax in its own logits: exact values or bounds."""
     norm = data.score_norm
@@ -348,7 +372,8 @@ def _gradients(data: Rollouts, resamples: int, seed: int) -> dict[str, Any] | No
     """Signal and noise of the gradients in the file, Euclidean in their space; intervals over the N estimates.
 
     Signal |E[g]|^2 by the mean of g_i . g_j over pairs i != j: unbiased, so it can be negative. Noise of one estimate:
-    E|g|^2 - |E[g]|^2. A pair of copies in a resample is no pair of independent estimates and is left out.
+    E|g|^2 - |E[g]|^2; signal to noise is their ratio. A pair of copies in a resample is no pair of independent
+    estimates and is left out.
     """
     if data.gradient_sample is None or data.gradient_decision is None:
         return None
@@ -377,12 +402,18 @@ def _gradients(data: Rollouts, resamples: int, seed: int) -> dict[str, Any] | No
         size = np.sqrt(np.maximum(s, 0.0) * np.maximum(d, 0.0))
         return divide(sd, size, np.nan)
 
+    def noise(name: str) -> Statistic:
+        return lambda w: moment[name](w) - signal[name](w)
+
+    def to_noise(name: str) -> Statistic:
+        return lambda w: divide(signal[name](w), noise(name)(w), np.nan)
+
     statistics: dict[str, Statistic] = {
         "signal_sample": signal["sample"],
         "signal_decision": signal["decision"],
         "signal_share": _share(positive(signal["decision"]), positive(signal["sample"])),
-        "noise_sample": lambda w: moment["sample"](w) - signal["sample"](w),
-        "noise_decision": lambda w: moment["decision"](w) - signal["decision"](w),
+        **{f"noise_{name}": noise(name) for name in moment},
+        **{f"signal_to_noise_{name}": to_noise(name) for name in moment},
         "cosine_of_means": cosine,
     }
     return {"estimates": number, **_resamples(number, resamples, seed).estimates(statistics)}

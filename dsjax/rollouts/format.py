@@ -47,6 +47,7 @@ class Rollouts:
     group: np.ndarray  # i32[B] 0..num_groups-1; a group of its own for every trajectory if none was given
     round: np.ndarray  # i32[B, S]
     decision: np.ndarray  # i32[B, S] STOP or RESAMPLE at decision tokens
+    correct: np.ndarray | None  # bool[B, S] at `starts`: the answer before it
     truncated: np.ndarray  # bool[B]
     advantage: np.ndarray | None  # f[B] or f[B, S]
     old_logp: np.ndarray | None
@@ -178,7 +179,7 @@ def check(arrays: Mapping[str, Any], logp_tolerance: float | None = None) -> Rol
 
     sample, decision = layout.tokens(sample), layout.tokens(decision)
     starts, ends = _spans(reader, layout, decision, sample | decision)
-    truncated = reader.bools("truncated")
+    correct, truncated = reader.bools("correct"), reader.bools("truncated")
     cut = np.zeros(len(sample), bool) if truncated is None else truncated[layout.last]
     weight, group = per_entry(reader.floats("weight")), per_entry(reader.take("group"))
     weight = np.ones(len(sample)) if weight is None else weight
@@ -205,6 +206,7 @@ def check(arrays: Mapping[str, Any], logp_tolerance: float | None = None) -> Rol
         group=label.astype(np.int32),
         round=_rounds(reader, layout, sample | decision, ends),
         decision=kinds,
+        correct=per_token(correct),
         truncated=cut,
         advantage=_advantage(reader, layout),
         old_logp=old_logp,

@@ -8,9 +8,11 @@ import numpy as np
 
 from dsjax.numerics import divide
 from dsjax.rollouts.format import Rollouts
+from dsjax.rollouts.scale import scale, sentences
 from dsjax.trajectories import STOP
 
 CLIP = 0.2  # the common clip, by which ratios are told to be outside
+COMPONENTS = {"sample": "pi_sample", "decision": "pi_d"}
 MOST = 0.5  # of the absolute coefficient in one trajectory: worth a word
 
 
@@ -19,7 +21,7 @@ def health(data: Rollouts, c_BxS: np.ndarray) -> dict[str, Any]:
 
     ratio: pi/pi_old of the tokens: `mean`, `low`, `high`, `outside` (part beyond 1 +- 0.2). mismatch: of pi_old/mu,
     the same and `effective`, the effective part of the tokens (sum w)^2/(n sum w^2). net_over_gross: |sum c|/sum |c|.
-    largest_trajectory: the greatest part of sum |c| in one trajectory.
+    largest_trajectory: the greatest part of sum |c| in one trajectory. scale: see `scale.scale`.
     """
     parts = {"sample": data.sample_mask, "decision": data.decision_mask}
     old = data.logp if data.old_logp is None else data.old_logp
@@ -31,6 +33,7 @@ def health(data: Rollouts, c_BxS: np.ndarray) -> dict[str, Any]:
         else {n: _spread((old - data.sampler_logp)[m]) for n, m in parts.items()},
         "net_over_gross": {n: _part(abs(c_BxS[m].sum()), abs(c_BxS[m]).sum()) for n, m in parts.items()},
         "largest_trajectory": _part(gross_B.max(), gross_B.sum()),
+        "scale": scale(data),
     }
 
 
@@ -54,8 +57,9 @@ def _spread(log_ratio: np.ndarray) -> dict[str, float] | None:
     }
 
 
-def notes(data: Rollouts, found: dict[str, Any], advantage: str | None) -> list[str]:
-    """Sentences; `found` is `health`, `advantage` what was done with the advantages of the file."""
+def notes(data: Rollouts, parts: dict[str, Any], advantage: str | None) -> list[str]:
+    """Sentences; `parts` are the sections of `Diagnosis`, `advantage` what was done with the advantages of the file."""
+    found = parts["health"]
     out = [] if advantage is None else [advantage]
     rows, given = data.layout.shape[0], set(data.given)
     N = len(data.weight)
@@ -68,10 +72,19 @@ def notes(data: Rollouts, found: dict[str, Any], advantage: str | None) -> list[
     for name, words in (("ratio", "pi/pi_old"), ("mismatch", "pi_old/mu")):
         for component, x in (found[name] or {}).items():
             if x is not None and x["low"] != x["high"]:
-                out.append(
-                    f"{words}, {component}: mean {x['mean']:.3g}, {x['low']:.3g} to {x['high']:.3g}, {x['outside']:.1%}"
-                    f" beyond 1 +- {CLIP}; effective part {x['effective']:.0%}."
+                spread = (
+                    f"mean {x['mean']:.3g}, {x['low']:.3g} to {x['high']:.3g}, {x['outside']:.1%} beyond 1 +- {CLIP}"
                 )
+                out.append(f"{words}, {COMPONENTS[component]}: {spread}; effective part {x['effective']:.0%}.")
+    out.extend(sentences(found["scale"]))
+    means = {name: d["mean_probability"] for name, d in parts["decisions"].items()}
+    some = [f"{name} {p:.3g}" for name, p in means.items() if p is not None]
+    if some:
+        out.append(f"Mean probability of the drawn decisions: {', '.join(some)}.")
+    net = {name: x for name, x in found["net_over_gross"].items() if x is not None}
+    if net:
+        words = ", ".join(f"{COMPONENTS[name]} {x:.0%}" for name, x in net.items())
+        out.append(f"Net over gross coefficient (100 %: nothing cancels): {words}.")
     drawn = data.decision[data.starts]
     if not drawn.size:
         out.append("No decision in the file: nothing can be said about pi_d.")
