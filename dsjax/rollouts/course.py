@@ -43,7 +43,7 @@ def by_step(paths: Sequence[Path]) -> dict[int, Path]:
     """Files by step, in its order: the number behind `step` in the name, or the last one; a directory is its files.
 
     Raises:
-      InputError: for a directory without such files, a name without a number, or two of one step.
+      InputError: for a directory without such files, one that is not there, a name without a number, or two of a step.
     """
     files: list[Path] = []
     for path in paths:
@@ -52,6 +52,7 @@ def by_step(paths: Sequence[Path]) -> dict[int, Path]:
         files += inside
     found: dict[int, Path] = {}
     for path in files:
+        identity(path)  # that it is there
         numbers = re.findall(r"step[ _=-]?(\d+)", path.stem, re.IGNORECASE) or re.findall(r"\d+", path.stem)
         require(bool(numbers), "rollouts", str(path), "a name with the step of training, such as step_000120.npz")
         step = int(numbers[-1])

@@ -29,7 +29,9 @@ EPS = float(np.finfo(float).eps)
 def scale(data: Rollouts) -> dict[str, Any]:
     """Numbers on the scale of log-probabilities; `None` where the file cannot tell.
 
-    factor: of two arrays of log-probs of drawn tokens, the ratio of their standard deviations, and `correlation`.
+    factor: of two arrays of log-probs of drawn tokens, the ratio of their standard deviations (`spread`) and of their
+    means (`mean`), and their `correlation`. Of another base both are its factor; of another temperature
+    the norm moves the mean.
     decisions: of two-way ones, how many standard deviations the log-probs of the drawn lie above minus their entropy,
     `base_e` as they are and `base_2` read as log2. improbable: log-probs of sampling tokens up to `logp`, `drawn` of
     them against `at_most` expected under any law of so many choices, where that is most striking.
@@ -52,7 +54,11 @@ def _factor(a: np.ndarray, b: np.ndarray) -> dict[str, float] | None:
     if min(spread_a, spread_b) <= dust * max(1.0, float(abs(a).max()), float(abs(b).max())):
         return None
     product = float(np.mean((a - a.mean()) * (b - b.mean())))
-    return {"ratio": spread_b / spread_a, "correlation": product / (spread_a * spread_b)}
+    return {
+        "spread": spread_b / spread_a,
+        "mean": float(b.mean() / a.mean()),
+        "correlation": product / (spread_a * spread_b),
+    }
 
 
 def _frequencies(logp: np.ndarray) -> dict[str, float] | None:
@@ -88,23 +94,23 @@ def _improbable(logp: np.ndarray, choices: int) -> dict[str, float] | None:
     return {"logp": float(rising[worst]), "drawn": int(drawn[worst]), "at_most": float(expected[worst])}
 
 
+def _near(x: float, base: float) -> bool:
+    return abs(x / base - 1) < NEAR
+
+
 def sentences(found: dict[str, Any]) -> Iterator[str]:
     """What `scale` found amiss."""
     for name, x in found["factor"].items():
         b, a = name.split("/")
         if x is None or x["correlation"] < ALIKE:
             continue
-        for one, factor in ((b, x["ratio"] * LOG2), (a, LOG2 / x["ratio"])):
-            if abs(factor - 1) < NEAR:
-                other = a if one == b else b
-                yield f"{one} looks like log2, not nats: its spread is {1 / LOG2:.3f} times that of {other}."
-                break
-        else:
-            if abs(np.log(x["ratio"])) > np.log1p(STRETCHED):
-                yield (
-                    f"{b} spreads {x['ratio']:.3g} times as far as {a}, as at temperature {1 / x['ratio']:.3g} of it: "
-                    "are both of the law that drew the tokens?"
-                )
+        log2 = [one for one, base in ((b, 1 / LOG2), (a, LOG2)) if _near(x["spread"], base) and _near(x["mean"], base)]
+        if log2:
+            other = a if log2 == [b] else b
+            yield f"{log2[0]} looks like log2, not nats: {1 / LOG2:.3f} times {other}."
+        elif abs(np.log(x["spread"])) > np.log1p(STRETCHED):
+            temperature = f"as at temperature {1 / x['spread']:.3g} of it"
+            yield f"{b} spreads {x['spread']:.3g} times as far as {a}, {temperature}: are both of the law that drew?"
     x = found["decisions"]
     if x is not None and abs(x["base_e"]) > FAR:
         way = "less" if x["base_e"] < 0 else "more"

@@ -562,11 +562,41 @@ OBJECTIVE_ERRORS = {
         {},
         "coefficient of tests.rollouts.test_rollouts:broken: received 'nan at",
     ),
+    **{
+        name: (f"{__name__}:{name}", {}, {}, words)
+        for name, words in {
+            "one_number": "test_rollouts:one_number returns: received '1 value of shape ()'; allowed: two numbers",
+            "by_row": "by_row returns: received '2 values of shapes (2,), ()'; allowed: two numbers, (sum, count)",
+            "another_width": "another_width: received 'TypeError: mul got incompatible shapes",
+            "raises": f"raises: received \"KeyError: 'advantages' ({__file__}, line ",
+            "of_values": "of_values: received 'ConcretizationTypeError: ",
+        }.items()
+    },
 }
 
 
 def broken(logp_BxS: jax.Array, traj: Trajectories):
     return jnp.sum(jnp.where(traj.mask, logp_BxS, 0.0)) * jnp.nan, jnp.sum(traj.weight)
+
+
+def one_number(logp_BxS: jax.Array, traj: Trajectories):
+    return -jnp.mean(logp_BxS)
+
+
+def by_row(logp_BxS: jax.Array, traj: Trajectories):
+    return -jnp.sum(logp_BxS, -1), jnp.sum(traj.weight)
+
+
+def another_width(logp_BxS: jax.Array, traj: Trajectories):
+    return jnp.sum(logp_BxS * jnp.ones((2, 9))), jnp.sum(traj.weight)
+
+
+def raises(logp_BxS: jax.Array, traj: Trajectories):
+    raise KeyError("advantages")
+
+
+def of_values(logp_BxS: jax.Array, traj: Trajectories):
+    return jnp.sum(logp_BxS) * float(logp_BxS[0, 0]), jnp.sum(traj.weight)
 
 
 @pytest.mark.parametrize("kind", sorted(OBJECTIVE_ERRORS))
