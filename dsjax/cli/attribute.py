@@ -94,7 +94,6 @@ def attribute(
     """
     from dsjax.statistics import RESAMPLES
 
-    files = (files,) if isinstance(files, Path) else files
     require(bool(files), "files", "none", "at least one .npz file, or a directory of them")
     require_files(*files, json=json)
     settings: dict[str, Any] = {

@@ -661,7 +661,7 @@ def write_text_member(path: Path):
 
 BROKEN = {
     "absent": (lambda path: None, "rollouts file: received '{path}'; allowed: a readable .npz file (No such file"),
-    "directory": (lambda path: path.mkdir(), "allowed: a readable .npz file (Is a directory)"),
+    "directory": (lambda path: path.mkdir(), "received '{path}'; allowed: a directory with .npz files"),
     "empty": (lambda path: path.touch(), "allowed: an .npz file, as numpy.savez writes it"),
     "text": (lambda path: path.write_text("logp, reward\n"), "allowed: an .npz file, as numpy.savez writes it"),
     "npy": (write_npy, "allowed: an .npz file, as numpy.savez writes it"),
@@ -680,13 +680,13 @@ def test_errors_of_files(tmp_path, kind):
     path = tmp_path / "run.npz"
     write(path)
     with pytest.raises(InputError) as caught:
-        command(path, objective="sft")
+        command((path,), objective="sft")
     assert words.format(path=path) in str(caught.value)
 
 
 def printed(path: Path, objective: str, *option: str, out: Path | None = None, **flags: Any) -> str:
     with contextlib.redirect_stdout(io.StringIO()) as text:
-        assert command(path, objective=objective, option=option, json=out, **flags) == 0
+        assert command((path,), objective=objective, option=option, json=out, **flags) == 0
     assert_plain(text.getvalue())
     return text.getvalue()
 
@@ -707,7 +707,7 @@ def test_command_says_where_it_cannot_write(tmp_path):
     path = saved(tmp_path / "run.npz")
     for out in (tmp_path, tmp_path / "absent" / "out.json"):
         with pytest.raises(InputError, match=r"json: received .*; allowed: a file that can be written"):
-            command(path, objective="sft", json=out)
+            command((path,), objective="sft", json=out)
 
 
 def test_documented_example_and_formats(tmp_path, monkeypatch, capsys):
