@@ -101,7 +101,11 @@ def attribute_rollouts(
     if on_policy:
         require(arrays.get("old_logp") is None, "on_policy", True, "rollouts without old_logp")
         arrays["old_logp"] = arrays.get("logp")
-    evaluator = objective if isinstance(objective, Evaluator) else Evaluator(objective, options)
+    if isinstance(objective, Evaluator):
+        require(not options, "options", options, "none: an Evaluator has its own")
+        evaluator = objective
+    else:
+        evaluator = Evaluator(objective, options)
     data = check(arrays, logp_tolerance)
     loss, c_BxS, taken = evaluator(data)
     name = evaluator.name

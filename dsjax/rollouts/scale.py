@@ -123,5 +123,5 @@ def sentences(found: dict[str, Any]) -> Iterator[str]:
     if x is not None:
         yield (
             f"{x['drawn']} sampling tokens have a log-prob of at most {x['logp']:.3g}, where any law draws "
-            f"{x['at_most']:.2g} in the mean: log2 for nats, or drawn at a higher temperature."
+            f"{x['at_most']:.2g} in the mean: log2 for nats, or drawn at a higher temperature or by another policy."
         )
