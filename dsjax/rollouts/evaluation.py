@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import jax
@@ -13,15 +12,14 @@ import numpy as np
 from dsjax.errors import InputError
 from dsjax.numerics import exact, quick_options
 from dsjax.objectives import Objective, resolve
-from dsjax.objectives.advantages import ADVANTAGES
+from dsjax.objectives.given import advantage_option, with_advantage
 from dsjax.objectives.law import on_law
-from dsjax.objectives.registry import OBJECTIVES, defaults, name_of
+from dsjax.objectives.registry import OBJECTIVES, name_of
 from dsjax.objectives.returns import coefficients, is_own, loss_of, require_finite
 from dsjax.rollouts.format import Rollouts
 from dsjax.trajectories import Trajectories
 
-Bound = Mapping[str, Any]  # options that are data
-Program = Callable[[jax.Array, Trajectories, Bound], tuple[jax.Array, jax.Array]]
+Program = Callable[[jax.Array, Trajectories, jax.Array | None], tuple[jax.Array, jax.Array]]
 
 _PROGRAMS: dict[str, Program] = {}  # of registered objectives; they are pure, one's own may read what changes
 
@@ -34,7 +32,6 @@ class Evaluator:
         self.name, self.options = name_of(objective), dict(options or {})
         self._function = resolve(objective, self.options)
         self._own = is_own(self._function)
-        self._known = defaults(self._function) or {}
         self._programs: dict[str, Program] = {}
         plain = all(isinstance(x, bool | int | float | str | None) for x in self.options.values())
         if plain and isinstance(objective, str) and objective in OBJECTIVES:
@@ -46,12 +43,12 @@ class Evaluator:
         Raises:
           InputError: for an array that the objective needs and did not get, or numbers that are not finite.
         """
-        option, said = self._advantage(data)
+        takes, said = self._advantage(data)
         with exact():
-            bound = {} if option is None else {option: jnp.asarray(data.advantage)}
+            advantage = jnp.asarray(data.advantage) if takes else None
             logp, traj = jnp.asarray(data.logp), data.trajectories()
             try:
-                loss, c_BxS = self._ask(logp, traj, bound)
+                loss, c_BxS = self._ask(logp, traj, advantage)
             except InputError as error:
                 told = self._in_terms_of_the_file(error)
                 if told is None:
@@ -61,25 +58,25 @@ class Evaluator:
         require_finite(self.name, loss, c_BxS)
         return loss, c_BxS, said
 
-    def _advantage(self, data: Rollouts) -> tuple[str | None, str | None]:
-        """(the option that takes the advantages of the file, what to say about them).
-
-        They take the place of the objective's own, and of what that one's options would do to it.
-        """
-        option = next((o for o in ("advantage", "baseline") if o in self._known), None)
-        takes = option is not None and option not in self.options and data.advantage is not None
+    def _advantage(self, data: Rollouts) -> tuple[bool, str | None]:
+        """(whether the advantages of the file take the place of the objective's own, what to say about them)."""
+        takes = data.advantage is not None and advantage_option(self._function, self.options) is not None
         if data.reward is None and not takes:
             allowed = f"the array reward: {self.name} does not take advantage in its place"
             raise InputError("reward", "no such array", allowed)
         if data.advantage is None:
-            return None, None
+            return False, None
         if not takes:
-            why = "an option says otherwise" if option else "it has no advantage"
-            return None, f"advantage: not used by {self.name} ({why})."
-        return option, f"advantage: that of the file in place of {self.name}'s own."
+            why = "an option says otherwise" if advantage_option(self._function, {}) else "it has no advantage"
+            return False, f"advantage: not used by {self.name} ({why})."
+        return True, f"advantage: that of the file in place of {self.name}'s own."
 
-    def _ask(self, logp: jax.Array, traj: Trajectories, bound: Bound) -> tuple[Any, Any]:
-        function = _with(self._function, bound, self._neither(bound))
+    def _with(self, advantage: jax.Array | None) -> Objective:
+        found = None if advantage is None else with_advantage(self._function, advantage, self.options)
+        return found or self._function
+
+    def _ask(self, logp: jax.Array, traj: Trajectories, advantage: jax.Array | None) -> tuple[Any, Any]:
+        function = self._with(advantage)
         lawful = on_law(function, logp, traj)
         if lawful is not function:
             return loss_of(lawful, logp, traj), coefficients(lawful, logp, traj)
@@ -91,26 +88,18 @@ class Evaluator:
         elif smallest < 2:
             jax.eval_shape(lambda x: loss_of(function, x, traj), logp)  # sees the groups, and refuses them then
         try:
-            return self._program(bound)(logp, traj, bound)
+            return self._program(advantage is not None)(logp, traj, advantage)
         except InputError as error:
             if not isinstance(error.__cause__, jax.errors.JAXTypeError | jax.errors.JAXIndexError):
                 raise
         return loss_of(function, logp, traj), coefficients(function, logp, traj)  # one's own that looks at values
 
-    def _neither(self, bound: Bound) -> dict[str, None]:
-        """Options of an advantage that the bound one has not."""
-        if not bound:
-            return {}
-        own = {p for f in ADVANTAGES.values() for p in defaults(f) or {}} - set(self.options)
-        return {p: None for p in own & set(self._known) if self._known[p] is not None}
-
-    def _program(self, bound: Bound) -> Program:
-        key = repr((self.name, sorted(self.options.items()), sorted(bound)))
+    def _program(self, with_advantage: bool) -> Program:
+        key = repr((self.name, sorted(self.options.items()), with_advantage))
         if key not in self._programs:
-            base, neither = self._function, self._neither(bound)
 
-            def ask(logp: jax.Array, traj: Trajectories, bound: Bound) -> tuple[jax.Array, jax.Array]:
-                function = _with(base, bound, neither)
+            def ask(logp: jax.Array, traj: Trajectories, advantage: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+                function = self._with(advantage)
                 return loss_of(function, logp, traj), coefficients(function, logp, traj)
 
             self._programs[key] = jax.jit(ask, compiler_options=quick_options())
@@ -126,7 +115,3 @@ class Evaluator:
             allowed = f"{error.allowed}: the array group must put 2 or more trajectories in each group for {self.name}"
             return InputError("group", f"a group of {error.received:g}", allowed)
         return None
-
-
-def _with(function: Objective, bound: Bound, neither: Mapping[str, None]) -> Objective:
-    return partial(function, **bound, **neither) if bound else function

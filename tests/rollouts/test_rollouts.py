@@ -466,7 +466,7 @@ ERRORS = {
     "shape of a mask": ({"sample_mask": np.ones((2, 3), bool)}, "sample_mask.shape: received (2, 3); allowed: (2, 4)"),
     "shape per token": ({"old_logp": np.zeros((2, 5))}, "old_logp.shape: received (2, 5); allowed: (2, 4)"),
     "shape per trajectory": ({"reward": np.zeros(3)}, "reward.shape: received (3,); allowed: (2,)"),
-    "shape of prompt": ({"prompt": np.zeros(2, int)}, "prompt.shape: received (2,); allowed: (2, P)"),
+    "shape of prompt": ({"prompt": np.zeros(2, int)}, "prompt.shape: received (2,); allowed: (2, Q)"),
     "dtype of a mask": (
         {"decision_mask": np.full((2, 4), 0.5)},
         "decision_mask: received 'dtype float64'; allowed: bool",
