@@ -109,6 +109,8 @@ def test_kills_change_nothing(straight, study, tmp_path):
     context.set_forkserver_preload([run_worker.__name__])
     path, rng = tmp_path / "run", np.random.default_rng(0)
     arguments = ["quickstart", "--config", str(study), "--out", str(path)]
+    # Files come with every start, row, checkpoint, job and figure: each kill comes when there are so many.
+    enough = np.sort(rng.integers(1, files_in(straight / "jobs"), KILLS))
     for kill in range(KILLS + 1):
         process = context.Process(target=run_worker.quickstart, args=(arguments, str(tmp_path / "errors")))
         process.start()
@@ -116,9 +118,7 @@ def test_kills_change_nothing(straight, study, tmp_path):
             process.join(300)
             assert process.exitcode == 0, (tmp_path / "errors").read_text()
             break
-        # When it has done a random part of what is left: files come with every start, row, checkpoint, job and figure.
-        enough = rng.integers(files_in(path), files_in(straight / "jobs"))
-        while process.is_alive() and files_in(path) < enough:
+        while process.is_alive() and files_in(path) < enough[kill]:
             time.sleep(0.01)
         time.sleep(rng.uniform(0, 0.1))
         process.kill()
