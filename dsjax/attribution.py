@@ -87,7 +87,17 @@ def _pulled_back(
 
 
 def component_gradients(policy: Policy, params: Params, traj: Trajectories, objective: Objective) -> ComponentGradients:
-    """G_s and G_d of an objective at `params` on `traj`."""
+    """G_s and G_d, the ascent directions of an objective through answer tokens and through decisions.
+
+    Args:
+      policy: any `Policy`.
+      params: its parameters, where the gradients are taken.
+      traj: B trajectories with their law.
+      objective: `(logp_BxS, traj) -> (sum, count)`, as of `objective(name)`.
+
+    Returns:
+      Two pytrees like the parameters, whose sum is minus the gradient of the loss; and the loss f[].
+    """
     loss, (sample, decision) = pull_back(policy, params, traj, objective, ("sample", "decision"))
     return ComponentGradients(sample, decision, loss)
 
@@ -181,7 +191,14 @@ def gains(gradients: ComponentGradients, step: Params) -> tuple[jax.Array, jax.A
 def energies(
     policy: Policy, params: Params, traj: Trajectories, gradients: ComponentGradients
 ) -> tuple[jax.Array, jax.Array]:
-    """(E_s, E_d) in the Fisher metric of the policy under the contexts of `traj`."""
+    """(E_s, E_d), E_c = G_c^T F_c^+ G_c in the Fisher metric of the policy under the contexts of `traj`; each f[].
+
+    Args:
+      policy: with few enough parameters, P, for matrices f[P, P].
+      params: its parameters.
+      traj: B trajectories with their law.
+      gradients: of `component_gradients`; the energies have the unit of the objective, squared.
+    """
     F_s, F_d = fisher(policy, params, traj)
     return energy(gradients.sample, F_s), energy(gradients.decision, F_d)
 
@@ -296,6 +313,12 @@ class Attribution(struct.PyTreeNode):
 def attribute(policy: Policy, params: Params, traj: Trajectories, objective: Objective) -> Attribution:
     """Every convention of attribution at once, for policies small enough for a P x P Fisher matrix.
 
+    Args:
+      policy: any `Policy`.
+      params: its parameters, where the gradients are taken.
+      traj: B trajectories with their law.
+      objective: `(logp_BxS, traj) -> (sum, count)`, as of `objective(name)`.
+
     Raises:
       InputError: for an objective of your own that fits no law (`dsjax.objectives.law.on_law`).
     """
@@ -408,7 +431,7 @@ def signal_to_noise(
       params: where to measure.
       traj: trajectories with their law.
       objective: `(logp_BxS, traj) -> (sum, count)`.
-      fishers: (F_s, F_d) if at hand, from `fisher` on the same arguments.
+      fishers: (F_s, F_d), each f[P, P] over the parameters, if at hand from `fisher` on the same arguments.
     """
     F = fisher(policy, params, traj) if fishers is None else fishers
     law_B = traj.weight / jnp.sum(traj.weight)

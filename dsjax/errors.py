@@ -9,6 +9,11 @@ class InputError(ValueError):
     """Something the user gave cannot be used: names the field, the value received and the values allowed.
 
     The command line prints it without a traceback and ends with exit status 2.
+
+    Attributes:
+      field: what the user calls it.
+      received: the value.
+      allowed: in words, or the allowed values.
     """
 
     def __init__(self, field: str, received: object, allowed: str | Iterable[str]):

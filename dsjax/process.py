@@ -59,13 +59,13 @@ class Visitation(struct.PyTreeNode):
 class DecisionSamplingProcess(struct.PyTreeNode):
     """A finite two-stage process; array fields may carry a batch axis under `vmap`."""
 
-    prompt_law: jax.Array  # f[Q] mu(q)
-    reward_table: jax.Array  # f[Q, A] verifier r(q, y), y in lexicographic order
-    cost: jax.Array  # f[] resampling cost c >= 0
+    prompt_law: jax.Array  # f[Q] probabilities mu(q)
+    reward_table: jax.Array  # f[Q, A] rewards r(q, y) in [0, 1] by the verifier, y in lexicographic order, A = V^L
+    cost: jax.Array  # f[] resampling cost c >= 0, in units of the reward
     vocabulary: int = struct.field(pytree_node=False)  # V
     length: int = struct.field(pytree_node=False)  # L
     rounds: int = struct.field(pytree_node=False)  # T
-    history: History = struct.field(pytree_node=False, default="none")
+    history: History = struct.field(pytree_node=False, default="none")  # what a policy may see: `none` or `full`
 
     @classmethod
     def create(

@@ -70,8 +70,8 @@ class Trajectories(struct.PyTreeNode):
     ref_logp: jax.Array | None = None  # f[B, S] nats, under the reference policy
     sampler_logp: jax.Array | None = None  # f[B, S] nats, by the engine that drew the tokens, where it is not old_logp
     values: jax.Array | None = None  # f[B, S] estimate of E[R | all before the token]; data, for GAE
-    num_groups: int = struct.field(pytree_node=False, default=1)
-    exact: bool = struct.field(pytree_node=False, default=False)
+    num_groups: int = struct.field(pytree_node=False, default=1)  # of prompts
+    exact: bool = struct.field(pytree_node=False, default=False)  # every trajectory with its probability, no samples
 
     @classmethod
     def create(cls, **fields: Any) -> Trajectories:

@@ -19,15 +19,15 @@ CONVENTIONS = ("factor", "token", "block", "energy", "euclidean")
 def to_json(rows: Sequence[Row]) -> dict[str, Any]:
     """Format version 1, strict JSON; None stands for what is not defined.
 
-    {"version": 1, "lengths": [L, ..], "objectives": [
-        {"name", "objective", "options", "data": "own" | "demonstrations",
-         "shares": {L: share}, "euclidean_shares", "block_shares", "factor_ratio", "token_ratio",
-         "slope": {"value", "error", "tail"}, "sign_errors": {verifier: {"states", "wrong", "zero"} | None},
-         "snr": {component: {L: signal/moment}}, "bias": {"scale", "relative", "relative_at_shortest", "unbiased"},
-         "verdicts": {convention: "balanced" | "unbalanced" | "undefined"},
-         "classes": {"coefficients": "always" | "on-policy" | "never",
-                     "filler": "none" | "tilted" | "per token" | "per attempt" | "coupled" | "undefined"},
-         "enumeration_gap"}]}
+        {"version": 1, "lengths": [L, ..], "objectives": [
+            {"name", "objective", "options", "data": "own" | "demonstrations",
+             "shares": {L: share}, "euclidean_shares", "block_shares", "factor_ratio", "token_ratio",
+             "slope": {"value", "error", "tail"}, "sign_errors": {verifier: {"states", "wrong", "zero"} | None},
+             "snr": {component: {L: signal/moment}}, "bias": {"scale", "relative", "relative_at_shortest", "unbiased"},
+             "verdicts": {convention: "balanced" | "unbalanced" | "undefined"},
+             "classes": {"coefficients": "always" | "on-policy" | "never",
+                         "filler": "none" | "tilted" | "per token" | "per attempt" | "coupled" | "undefined"},
+             "enumeration_gap"}]}
 
     The classes are in words in `dsjax.atlas.classes`.
     """

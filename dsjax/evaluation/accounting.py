@@ -58,7 +58,16 @@ def kept(p: Array, a: Array, b: Array | None = None, rounds: int | None = None) 
 
 
 def final_accuracy(p: Array, a: Array, b: Array | None = None, rounds: int | None = None) -> Array:
-    """acc_T = p a (1 - zeta^(T-1))/(1 - zeta) + zeta^(T-1) p: P(the kept answer is correct); arguments as of `kept`."""
+    """acc_T = p a (1 - zeta^(T-1))/(1 - zeta) + zeta^(T-1) p: P(the kept answer is correct), f[..] (T10).
+
+    zeta = 1 - p a - (1 - p) b, and the last round is kept by force. All arguments are probabilities.
+
+    Args:
+      p: P(correct) of each round, f[.., T]; or f[..], the same in all `rounds`.
+      a: P(STOP | correct), f[.., T] or f[..].
+      b: P(STOP | wrong), f[.., T] or f[..]; None: that of `a`, for drawn samples.
+      rounds: T >= 1, for rounds that are all alike; None where the last axis counts them.
+    """
     return kept(p, a, b, rounds).right
 
 

@@ -66,6 +66,11 @@ def coefficients(objective: Objective, logp_BxS: jax.Array, traj: Trajectories) 
     """c_BxS: ascent coefficient of every token, -d loss / d logp; 0 outside of the masks.
 
     On an exact law it includes the trajectory's probability: c_it = weight_i x (coefficient of objectives.md).
+
+    Args:
+      objective: `(logp_BxS, traj) -> (sum, count)`.
+      logp_BxS: log-probabilities of the tokens, nats.
+      traj: the trajectories; B of S token slots.
     """
     c_BxS = -jax.grad(lambda logp: loss_of(objective, logp, traj))(logp_BxS)
     return jnp.where(traj.mask, c_BxS, 0.0)

@@ -153,6 +153,11 @@ def log_probs(policy: Policy, params: Params, traj: Trajectories) -> jax.Array:
     """logp_BxS in nats of every token of `traj`, chosen from `log_dists`; exactly 0 outside of the masks.
 
     Zero is the log-probability of an event that is certain: a forced stop, or nothing at all after a stop.
+
+    Args:
+      policy: any policy.
+      params: its parameters.
+      traj: B trajectories of S token slots.
     """
     L = policy.length
     answers_BxKxL = traj.answers(L)

@@ -38,11 +38,11 @@ class SaturatedPolicy(Policy):
     and, for history `full`, H_s = 1 + A + .. + A^(T-1) and H_d = 1 + A + .. + A^(T-2) histories (both 1 for `none`).
     """
 
-    num_prompts: int = struct.field(pytree_node=False)
-    vocabulary: int = struct.field(pytree_node=False)
-    length: int = struct.field(pytree_node=False)
-    rounds: int = struct.field(pytree_node=False)
-    history: History = struct.field(pytree_node=False, default="none")
+    num_prompts: int = struct.field(pytree_node=False)  # Q
+    vocabulary: int = struct.field(pytree_node=False)  # V
+    length: int = struct.field(pytree_node=False)  # L
+    rounds: int = struct.field(pytree_node=False)  # T
+    history: History = struct.field(pytree_node=False, default="none")  # whether a round sees earlier ones: `full`
 
     @classmethod
     def for_process(cls, process: DecisionSamplingProcess) -> SaturatedPolicy:
@@ -98,10 +98,10 @@ class PositionwisePolicy(Policy):
     Small at any length: params = {"sample": f[Q, L, V], "decision": f[Q, V^reads, 2]} logits. Memoryless.
     """
 
-    num_prompts: int = struct.field(pytree_node=False)
-    vocabulary: int = struct.field(pytree_node=False)
-    length: int = struct.field(pytree_node=False)
-    reads: int = struct.field(pytree_node=False, default=1)
+    num_prompts: int = struct.field(pytree_node=False)  # Q
+    vocabulary: int = struct.field(pytree_node=False)  # V
+    length: int = struct.field(pytree_node=False)  # L
+    reads: int = struct.field(pytree_node=False, default=1)  # how many tokens the decider reads, 0..L
 
     def init(self, key: jax.Array, scale: float = 1.0) -> Params:
         """Independent normal logits with standard deviation `scale`."""
@@ -126,9 +126,13 @@ class SharedPolicy(WrappedPolicy):
     """Both components read one parameter vector: logits of `base` = features @ theta.
 
     The simplest policy that is neither saturated nor separable, as in a network with a shared trunk.
+
+    Attributes:
+      base: the `SaturatedPolicy` whose logits are made.
+      features: f[N, K], from the K parameters to the N logits of the base, in `ravel_pytree` order.
     """
 
-    features: jax.Array  # f[N, K]: N logits of the base, a `SaturatedPolicy`, in `ravel_pytree` order; K parameters
+    features: jax.Array
 
     @classmethod
     def random(cls, base: SaturatedPolicy, num_params: int, key: jax.Array) -> SharedPolicy:

@@ -195,17 +195,17 @@ class TransformerPolicy(Policy):
     Answers use token ids 0..vocabulary-1; prompts 0..prompt_vocabulary-1, with the same meaning where both exist.
     """
 
-    prompt_vocabulary: int = struct.field(pytree_node=False)
+    prompt_vocabulary: int = struct.field(pytree_node=False)  # number of prompt tokens
     prompt_length: int = struct.field(pytree_node=False)  # P
     vocabulary: int = struct.field(pytree_node=False)  # V
     length: int = struct.field(pytree_node=False)  # L
     rounds: int = struct.field(pytree_node=False)  # T
-    layers: int = struct.field(pytree_node=False, default=2)
+    layers: int = struct.field(pytree_node=False, default=2)  # of each trunk
     width: int = struct.field(pytree_node=False, default=64)  # D
-    heads: int = struct.field(pytree_node=False, default=4)
-    mlp_ratio: int = struct.field(pytree_node=False, default=4)
-    history: History = struct.field(pytree_node=False, default="none")
-    separate_trunks: bool = struct.field(pytree_node=False, default=False)
+    heads: int = struct.field(pytree_node=False, default=4)  # of attention
+    mlp_ratio: int = struct.field(pytree_node=False, default=4)  # width of the hidden layer over D
+    history: History = struct.field(pytree_node=False, default="none")  # whether a round sees earlier ones: `full`
+    separate_trunks: bool = struct.field(pytree_node=False, default=False)  # one for each component
     dtype: Dtype = struct.field(pytree_node=False, default="float32")  # of the trunk; float32: that of the parameters
     critic: bool = struct.field(pytree_node=False, default=False)  # a value head on the trunk(s), for `values`
     critic_detached: bool = struct.field(pytree_node=False, default=False)  # it reads the trunk but does not train it

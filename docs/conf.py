@@ -1,0 +1,51 @@
+"""The site: Sphinx reads Markdown (MyST), runs the notebooks and takes the reference from docstrings.
+
+`make docs` builds it into build/site; a warning is an error. New pages need no change here: index.md finds them.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+# The notebooks run in kernels of their own, on what this environment says.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")]))
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import pages  # noqa: E402
+
+project, author, copyright = "dsjax", "The dsjax authors", "The dsjax authors"
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "myst_nb"]
+exclude_patterns = ["theory.md.j2", "README.md"]
+
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+python_maximum_signature_line_length = 100
+python_use_unqualified_type_names = True
+suppress_warnings = ["ref.python"]  # a name of the front door is also that of the module that defines it
+
+myst_heading_anchors = 4
+myst_enable_extensions = ["colon_fence"]
+nb_execution_mode = "force"
+nb_execution_raise_on_error = True
+nb_execution_timeout = 300
+
+html_theme = "sphinx_book_theme"
+html_title = "dsjax"
+html_static_path = ["site"]
+html_css_files = ["site.css"]
+html_show_sourcelink = False
+html_copy_source = False
+html_theme_options = {"show_toc_level": 2, "use_download_button": False, "use_fullscreen_button": False}
+
+
+def docstring(_app, _what, _name, thing, _options, lines):
+    """Docstrings are plain text with code in backticks."""
+    lines[:] = pages.escape(pages.documented(thing) if lines else "").split("\n")
+
+
+def setup(app):
+    """Before anything is read: the pages that nobody writes. Before napoleon: docstrings."""
+    app.connect("builder-inited", lambda _: pages.write(HERE / "generated"))
+    app.connect("autodoc-process-docstring", docstring, priority=1)
