@@ -6,7 +6,7 @@ READY := .venv/.installed-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.
 LOCK := requirements/dev.txt
 PIP := python -m pip --quiet --disable-pip-version-check
 
-.PHONY: quickstart test test-lowest lint theory mutation setup lock clean
+.PHONY: quickstart test test-lowest lint theory docs mutation setup lock clean
 
 quickstart: $(READY)
 	$(BIN)/dsjax quickstart
@@ -28,6 +28,10 @@ lint: $(READY)
 theory: $(READY)
 	$(BIN)/python -m proofs_check.theory
 
+# The site, with its notebooks run: build/site/index.html.
+docs: $(READY)-docs
+	$(BIN)/python -m sphinx -W --keep-going -q -b html -d build/doctrees docs build/site
+
 mutation: $(READY)
 	$(BIN)/python -m tests.mutation.runner
 
@@ -40,6 +44,12 @@ $(READY): pyproject.toml $(LOCK)
 	$(BIN)/$(PIP) install --no-deps --no-build-isolation --editable .
 	touch $@
 
+# Sphinx and its like are not locked; what is locked stays as it is.
+$(READY)-docs: $(READY)
+	sed 's/ \\$$//; /--hash/d' $(LOCK) > .venv/pins.txt
+	$(BIN)/$(PIP) install --constraint .venv/pins.txt '.[docs]' --no-build-isolation --editable .
+	touch $@
+
 # After a change of dependencies in pyproject.toml: versions with hashes, the lowest of every range, licences.
 lock:
 	$(PYTHON) -m venv --clear .venv-lock
@@ -50,4 +60,4 @@ lock:
 		--upgrade --quiet --no-header --no-annotate --no-emit-index-url --output-file requirements/lowest.txt
 
 clean:
-	rm -rf .venv .venv-lowest .venv-lock build dist *.egg-info
+	rm -rf .venv .venv-lowest .venv-lock build dist docs/generated *.egg-info

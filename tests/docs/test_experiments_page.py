@@ -62,6 +62,11 @@ def noise() -> dict[str, Any]:
     return {preset: stored(NOISE / preset) for preset in ("cpu", "cpu-large-steps")}
 
 
+def prose(text: str) -> str:
+    """Without line breaks."""
+    return " ".join(text.split())
+
+
 def line(row: Iterable[str]) -> str:
     """A row of a table of the page."""
     return f"| {' | '.join(row)} |"
@@ -110,12 +115,12 @@ def test_the_part_about_noise_is_of_those_runs(noise):
     plain, with_baseline = (curves[m]["gradient"][0] for m in ("reinforce-plain", "rloo"))
     assert plain["step"] == with_baseline["step"] == 0
     noises = [row["noise_decision"][0] for row in (plain, with_baseline)]
-    assert "is {:.0f} without a baseline and {:.0f} with one".format(*noises) in part
+    assert "is {:.0f} without a baseline and {:.0f} with one".format(*noises) in prose(part)
     for h in noise["cpu-large-steps"]["hypotheses"]:
         assert f"| {Estimate.from_json(h['estimate']):+.3f} | {p_value(h['p_holm'])} | {h['verdict']} |\n" in part
     for verdict in ("supported", "open", "contradicted"):
         named = [h["id"] for h in noise["cpu-large-steps"]["hypotheses"] if h["verdict"] == verdict]
-        assert f"{verdict.capitalize()}: {', '.join(named) or 'none'}." in part
+        assert f"{verdict.capitalize()}: {', '.join(named) or 'none'}." in prose(part)
 
 
 def test_all_hypotheses_of_the_study_were_judged(report, settled):
@@ -177,7 +182,7 @@ def test_what_a_threshold_could_have_earned_in_the_settled_run_is_t16s_sum(settl
             total += regret.from_table(q, np.full_like(q, V), alive * mass)
             alive *= mass @ (1 - q)
         earned.append(total)
-    assert "gains {:.3f} and {:.3f} in accuracy over imitation".format(*earned) in PAGE
+    assert "gains {:.3f} and {:.3f} in accuracy over imitation".format(*earned) in prose(PAGE)
     found = split["accounting"]["rloo - sft-self"]["accuracy"]["decider"]
     assert 0 < found["value"] < min(earned)
 
