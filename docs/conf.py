@@ -19,17 +19,18 @@ project, author, copyright = "dsjax", "The dsjax authors", "The dsjax authors"
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "myst_nb"]
 exclude_patterns = ["theory.md.j2", "README.md"]
 
+napoleon_use_ivar = True
 autodoc_member_order = "bysource"
-autodoc_typehints_format = "short"
-python_maximum_signature_line_length = 100
-python_use_unqualified_type_names = True
-suppress_warnings = ["ref.python"]  # a name of the front door is also that of the module that defines it
+autodoc_typehints = "none"  # docstrings give shapes, which say more than `Array`
+# A name of the front door is also that of the module that defines it; a folder of pages may be empty.
+suppress_warnings = ["ref.python", "toc.empty_glob"]
 
 myst_heading_anchors = 4
 myst_enable_extensions = ["colon_fence"]
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True
-nb_execution_timeout = 300
+nb_execution_timeout = 600
+nb_merge_streams = True
 
 html_theme = "sphinx_book_theme"
 html_title = "dsjax"
@@ -49,3 +50,5 @@ def setup(app):
     """Before anything is read: the pages that nobody writes. Before napoleon: docstrings."""
     app.connect("builder-inited", lambda _: pages.write(HERE / "generated"))
     app.connect("autodoc-process-docstring", docstring, priority=1)
+    # The fields of a named tuple are said with the class.
+    app.connect("autodoc-skip-member", lambda *a: True if (a[3].__doc__ or "").startswith("Alias for field") else None)
