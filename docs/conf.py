@@ -20,10 +20,11 @@ extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"
 exclude_patterns = ["theory.md.j2", "README.md"]
 
 napoleon_use_ivar = True
+napoleon_attr_annotations = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # docstrings give shapes, which say more than `Array`
-# A name of the front door is also that of the module that defines it; a folder of pages may be empty.
-suppress_warnings = ["ref.python", "toc.empty_glob"]
+# A name of the front door is also that of the module that defines it.
+suppress_warnings = ["ref.python"]
 
 myst_heading_anchors = 4
 myst_enable_extensions = ["colon_fence"]
@@ -46,9 +47,17 @@ def docstring(_app, _what, _name, thing, _options, lines):
     lines[:] = pages.escape(pages.documented(thing) if lines else "").split("\n")
 
 
+def without_empty_folders(_app, name, source):
+    """A folder of pages may have none yet, which Sphinx would warn of."""
+    if name == "index":
+        lines = source[0].split("\n")
+        source[0] = "\n".join(line for line in lines if "*" not in line or any(HERE.glob(f"{line}.*")))
+
+
 def setup(app):
     """Before anything is read: the pages that nobody writes. Before napoleon: docstrings."""
     app.connect("builder-inited", lambda _: pages.write(HERE / "generated"))
+    app.connect("source-read", without_empty_folders)
     app.connect("autodoc-process-docstring", docstring, priority=1)
     # The fields of a named tuple are said with the class.
     app.connect("autodoc-skip-member", lambda *a: True if (a[3].__doc__ or "").startswith("Alias for field") else None)

@@ -81,7 +81,13 @@ def front_door() -> list[str]:
     for name in dsjax.__all__:
         thing = getattr(dsjax, name)
         if name == "atlas":  # the folder and the function in one
-            out += [".. py:function:: dsjax.atlas(entries, lengths, progress)", "", "   Another name of", ""]
+            out += [
+                ".. py:function:: dsjax.atlas(entries, lengths, progress)",
+                "   :no-index:",
+                "",
+                "   Another name of",
+                "",
+            ]
             out += ["   .. autofunction:: dsjax.atlas.rows.compute", "      :no-index:", ""]
         elif inspect.ismodule(thing):
             out += [f".. py:module:: dsjax.{name}", "   :no-index:", "", f"``{name}``: see :doc:`dsjax.{name}`.", ""]

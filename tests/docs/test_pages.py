@@ -72,7 +72,7 @@ def test_notebooks_run(monkeypatch, capsys):
             names: dict = {}
             for cell in cells(page):
                 exec(compile(cell, str(page), "exec"), names)
-            found[page.stem] = names
+            found[page.stem[3:]] = names
     assert capsys.readouterr().out
     # What the texts say of them.
     idea = found["idea"]
