@@ -47,7 +47,7 @@ $(READY): pyproject.toml $(LOCK)
 # Sphinx and its like are not locked; what is locked stays as it is.
 $(READY)-docs: $(READY)
 	sed 's/ \\$$//; /--hash/d' $(LOCK) > .venv/pins.txt
-	$(BIN)/$(PIP) install --constraint .venv/pins.txt '.[docs]' --no-build-isolation --editable .
+	$(BIN)/$(PIP) install --constraint .venv/pins.txt --no-build-isolation --editable '.[docs]'
 	touch $@
 
 # After a change of dependencies in pyproject.toml: versions with hashes, the lowest of every range, licences.
