@@ -52,6 +52,7 @@ def escape(text: str) -> str:
             continue
         pieces = re.split(r"`([^`]*)`", part)
         pieces[::2] = [re.sub(r"([*|\\]|_\b)", r"\\\1", piece) for piece in pieces[::2]]
+        pieces[2::2] = [re.sub(r"^(?=\w)", r"\\ ", piece) for piece in pieces[2::2]]  # `Sample`s: code ends at a space
         pieces[1::2] = [f"``{piece}``" for piece in pieces[1::2]]
         out.append("".join(pieces))
     return "\n\n".join(out)

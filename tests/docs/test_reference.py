@@ -88,3 +88,9 @@ def test_every_objective_says_what_it_computes():
 def test_every_front_door_name_is_in_the_reference():
     page = "\n".join(PAGES.front_door())
     assert not [n for n in ds.__all__ if not re.search(rf":: dsjax\.{n}\b", page)]
+
+
+def test_docstrings_become_markup_that_says_the_same():
+    text = "Of `Sample`s: a_ * |b|, pi_d.\n\n    x = `y` * z\n\nThe end."
+    said = "Of ``Sample``\\ s: a\\_ \\* \\|b\\|, pi_d.\n\n::\n\n    x = `y` * z\n\nThe end."
+    assert PAGES.escape(text) == said
