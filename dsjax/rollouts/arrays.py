@@ -5,7 +5,8 @@ from __future__ import annotations
 FORMAT = 2
 
 REQUIRED = {
-    "logp": "f[B, S] log-probability of each drawn token under the present policy, nats",
+    "logp": "f[B, S] log-probability of each drawn token under the present policy, nats; where there are none, "
+    "--on-policy tells coefficients and signs",
     "sample_mask": "bool[B, S] tokens that belong to an answer",
     "decision_mask": "bool[B, S] tokens that decide STOP or RESAMPLE",
     "reward": "f[B] return of the trajectory; may be left out where advantage is given",

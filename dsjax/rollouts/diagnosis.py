@@ -18,6 +18,7 @@ from dsjax.attribution import Tally, by_answer, per_factor, per_token, share
 from dsjax.errors import require
 from dsjax.numerics import divide
 from dsjax.objectives import Objective
+from dsjax.rollouts import unscored
 from dsjax.rollouts.arrays import FORMAT
 from dsjax.rollouts.evaluation import Evaluator
 from dsjax.rollouts.format import Rollouts, check, square_bounds
@@ -38,7 +39,7 @@ class Diagnosis:
 
     objective: str
     options: dict[str, Any]
-    loss: float
+    loss: float | None  # None where it depends on log-probs that the file does not have
     coefficients: np.ndarray  # f[B, S] c_it in the slots of the file, ascent direction, 0 outside of the masks
     health: dict[str, Any]  # ratios, mismatch of sampler and trainer, cancellation, by component
     notes: list[str]  # what was taken for granted, or is odd
@@ -98,17 +99,22 @@ def attribute_rollouts(
     require(success is None or bool(np.isfinite(success)), "success", success, "a finite return")
     tolerable = logp_tolerance is None or 0 <= logp_tolerance < np.inf
     require(tolerable, "logp_tolerance", logp_tolerance, "a finite number >= 0")
+    bare = on_policy and arrays.get("logp") is None and arrays.get("sample_mask") is not None
     if on_policy:
         require(arrays.get("old_logp") is None, "on_policy", True, "rollouts without old_logp")
         arrays["old_logp"] = arrays.get("logp")
+    if bare:
+        arrays = unscored.filled(arrays)
     if isinstance(objective, Evaluator):
         require(not options, "options", options, "none: an Evaluator has its own")
         evaluator = objective
     else:
         evaluator = Evaluator(objective, options)
     data = check(arrays, logp_tolerance)
-    loss, c_BxS, taken = evaluator(data)
+    loss, c_BxS, taken = found = evaluator(data)
     name = evaluator.name
+    if bare:
+        loss = unscored.compared(name, found, evaluator(check(unscored.filled(arrays, again=True))))
     k_BxS, bootstrap = divide(c_BxS, data.weight[:, None]), _Bootstrap(data, resamples, seed)
     outcome, outcome_rows = _outcome(data, k_BxS, success, bootstrap)
     status, logit_rows = _logit_space(data, k_BxS, bootstrap)
@@ -132,11 +138,18 @@ def attribute_rollouts(
         "logit_space": {name: {**row, "status": status[name]} for name, row in estimates["logit_space"].items()},
         "gradients": _gradients(data, resamples, seed),
     }
-    words = {
+    if bare:
+        parts = unscored.without_probabilities(parts)
+    words: dict[str, Any] = {
         "notes": notes(data, parts, taken),
         "availability": availability(data, parts),
         "reading": reading(name, parts),
     }
+    if bare:
+        words |= {
+            "notes": [unscored.NOTE, *words["notes"]],
+            "availability": unscored.unavailable(words["availability"]),
+        }
     return Diagnosis(
         objective=name, options=evaluator.options, loss=loss, coefficients=data.layout.back(c_BxS), **parts, **words
     )
