@@ -28,6 +28,7 @@ from dsjax.errors import require
 
 if TYPE_CHECKING:  # the command line shows its help without loading JAX
     from dsjax.rollouts.diagnosis import Diagnosis
+    from dsjax.rollouts.frameworks import Run
 
 CONVENTIONS = {"factor": "(i) per factor", "token": "(ii) per token", "block": "(iii) per trajectory"}
 QUANTITIES = {
@@ -63,6 +64,9 @@ SHOWN = 24  # steps in that table
 def attribute(
     files: Positional[tuple[Path, ...]],
     *,
+    format: str | None = None,
+    tokenizer: Path | None = None,
+    step: int | None = None,
     objective: str = "grpo",
     option: Pairs = (),
     decision_choices: int | None = None,
@@ -75,10 +79,14 @@ def attribute(
     out: Path | None = None,
     tensorboard: bool = False,
 ) -> int:
-    """Attribution of rollouts from elsewhere: log-probs, masks, rewards in one .npz, or one for each step of training.
+    """Attribution of rollouts in one file, or in one for each step of training.
 
     Args:
-      files: The .npz file (format: docs/attribute.md); several, or a directory of them, with the step in each name.
+      files: The .npz file (docs/attribute.md), or one that a framework wrote (docs/frameworks); several, or a directory
+        of .npz files, with the step in each name.
+      format: npz, nemo-rl, open-instruct, tunix, trl or verl; told by name and fields without it.
+      tokenizer: The model's tokenizer.json, for files that have text alone (TRL, verl).
+      step: Of a file with several.
       objective: A name of the registry, or module:function.
       option: Option of the objective, e.g. clip=0.1.
       decision_choices: 2 if decisions are drawn from STOP and RESAMPLE alone, else the size of the vocabulary; where
@@ -96,6 +104,7 @@ def attribute(
 
     require(bool(files), "files", "none", "at least one .npz file, or a directory of them")
     require_files(*files, json=json)
+    load = _loading(format, tokenizer, step)
     settings: dict[str, Any] = {
         "objective": objective,
         "options": options(objective, option),
@@ -108,26 +117,39 @@ def attribute(
     }
     if out is None and len(files) == 1 and not files[0].is_dir():
         require(not tensorboard, "tensorboard", True, "several files, with --out DIR")
-        return _one(files[0], settings, json)
+        return _one(files[0], load, settings, json)
     require(json is None, "json", str(json), "one file of rollouts; several write DIR/course.jsonl with --out DIR")
     require(out is not None or not tensorboard, "tensorboard", True, "a directory for them: --out DIR")
-    return _course(files, settings, out, tensorboard)
+    return _course(files, load, settings, out, tensorboard)
 
 
-def _diagnosing(settings: Mapping[str, Any], console: Console) -> Callable[[Path], Diagnosis]:
+def _loading(format: str | None, tokenizer: Path | None, step: int | None) -> Callable[[Path], Run]:
+    from dsjax.rollouts.frameworks import Reading, read
+    from dsjax.rollouts.text import Tokens
+
+    reading = Reading(None if tokenizer is None else Tokens(tokenizer))
+    return lambda path: read(path, format, step, reading)
+
+
+def _diagnosing(
+    load: Callable[[Path], Run], settings: Mapping[str, Any], console: Console
+) -> Callable[[Path], Diagnosis]:
     """Reads and attributes one file after the other, with the objective compiled once for each shape."""
     from dsjax.rollouts import attribute_rollouts
     from dsjax.rollouts.evaluation import Evaluator
-    from dsjax.rollouts.format import read, unknown
 
     evaluator, said = Evaluator(settings["objective"], settings["options"]), set()
     rest = {name: x for name, x in settings.items() if name not in ("objective", "options", "decision_choices")}
 
     def diagnosed(path: Path) -> Diagnosis:
-        arrays, left = read(path), unknown(path)
-        if set(left) - said:
-            said.update(left)
-            console.print(Text(f"Arrays without a meaning here, not read: {', '.join(left)}"))
+        run = load(path)
+        arrays, words = run.arrays, list(run.said)
+        if run.framework is not None:
+            words.append("No framework writes which tokens decide: dsjax decisions marks them.")
+        for line in words:
+            if line not in said:
+                said.add(line)
+                console.print(Text(line))
         choices = settings["decision_choices"]
         if choices is not None:
             given = arrays.setdefault("decision_choices", choices)
@@ -137,11 +159,11 @@ def _diagnosing(settings: Mapping[str, Any], console: Console) -> Callable[[Path
     return diagnosed
 
 
-def _one(path: Path, settings: Mapping[str, Any], json: Path | None) -> int:
+def _one(path: Path, load: Callable[[Path], Run], settings: Mapping[str, Any], json: Path | None) -> int:
     from dsjax.io import write_json
 
     console = terminal()
-    diagnosed = _diagnosing(settings, console)
+    diagnosed = _diagnosing(load, settings, console)
     with waiting(console, "Reading and resampling"):
         found = diagnosed(path)
     show(found, console)
@@ -151,7 +173,13 @@ def _one(path: Path, settings: Mapping[str, Any], json: Path | None) -> int:
     return 0
 
 
-def _course(paths: tuple[Path, ...], settings: Mapping[str, Any], out: Path | None, tensorboard: bool) -> int:
+def _course(
+    paths: tuple[Path, ...],
+    load: Callable[[Path], Run],
+    settings: Mapping[str, Any],
+    out: Path | None,
+    tensorboard: bool,
+) -> int:
     from dsjax.figures.course import draw_course
     from dsjax.rollouts.arrays import FORMAT
     from dsjax.rollouts.course import by_step, follow, scalars, stored
@@ -160,7 +188,7 @@ def _course(paths: tuple[Path, ...], settings: Mapping[str, Any], out: Path | No
     if tensorboard:
         require_tensorboard()
     console, steps = terminal(), by_step(paths)
-    diagnosed = _diagnosing(settings, console)
+    diagnosed = _diagnosing(load, settings, console)
     rows: dict[int, dict[str, Any]] = {}
     done, whole = ([], 0) if out is None else stored(out / "course.jsonl", settings)
     require_directory("out", out)

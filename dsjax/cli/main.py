@@ -6,6 +6,7 @@ mistake in the user's own code, 130 interrupted, 143 terminated; after the last 
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -13,7 +14,7 @@ import sysconfig
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -26,6 +27,7 @@ from dsjax.cli.atlas import atlas
 from dsjax.cli.attribute import attribute
 from dsjax.cli.bench import bench
 from dsjax.cli.check import check
+from dsjax.cli.decisions import decisions
 from dsjax.cli.figures import figures
 from dsjax.cli.flags import deferred, gathered
 from dsjax.cli.quickstart import quickstart
@@ -40,6 +42,7 @@ COMMANDS: dict[str, Any] = {  # a function, or more of them by name
     "train": train,
     "atlas": atlas,
     "attribute": attribute,
+    "decisions": decisions,
     "study": {"run": study.run, "status": study.status, "report": study.report, "compare": study.compare},
     "bench": bench,
     "figures": figures,
@@ -83,9 +86,34 @@ def _parsed(arguments: Sequence[str]) -> Callable[[], int]:
     rest = arguments[len(names) :]
     if callable(known):
         rest = gathered(rest, known)
-    return _app(COMMANDS).cli(
-        prog="dsjax", description=DESCRIPTION, args=[*names, *rest], config=(tyro.conf.DisallowNone,)
-    )
+    help_ = _Help(sys.stdout.isatty())
+    try:
+        with redirect_stdout(help_):
+            return _app(COMMANDS).cli(
+                prog="dsjax", description=DESCRIPTION, args=[*names, *rest], config=(tyro.conf.DisallowNone,)
+            )
+    finally:
+        sys.stdout.write(_narrow(help_.getvalue()))
+
+
+class _Help(io.StringIO):
+    """What a parser prints; coloured where the output is a terminal."""
+
+    def __init__(self, terminal: bool):
+        super().__init__()
+        self._terminal = terminal
+
+    def isatty(self) -> bool:
+        return self._terminal
+
+
+def _narrow(text: str, width: int = 80) -> str:
+    """The list of commands in the first line goes on in a second one, where it is too long."""
+    first, newline, rest = text.partition("\n")
+    if len(first) <= width:
+        return text
+    at = first.rfind(",", 0, width) + 1
+    return f"{first[:at]}\n    {first[at:]}{newline}{rest}"
 
 
 def _app(commands: Mapping[str, Any]) -> SubcommandApp:
