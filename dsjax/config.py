@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import json
 import sys
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
+
+import numpy as np
 
 from dsjax.errors import InputError, require
 from dsjax.io import read_json
@@ -24,31 +25,27 @@ def require_int(field: str, value: Any, low: int, why: str = "") -> None:
     require(ok, field, value, f"an integer >= {low}" + (f" ({why})" if why else ""))
 
 
+def require_range(field: str, value: Any, low: int, high: int, why: str = "") -> None:
+    """Raise `InputError` unless value is an integer of low..high."""
+    ok = isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+    require(ok, field, value, f"{low}..{high}" + (f", {why}" if why else ""))
+
+
+def require_seed(field: str, value: Any) -> None:
+    """Raise `InputError` unless value is an integer of 32 bits: JAX would drop the others."""
+    ok = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**32
+    require(ok, field, value, "0..2^32-1")
+
+
+def is_finite(value: Any) -> bool:
+    """Whether value is a number of Python or NumPy that is finite as a float."""
+    number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+    return number and bool(abs(value) <= sys.float_info.max)
+
+
 def require_positive(field: str, value: Any) -> None:
     """Raise `InputError` unless value is a finite number > 0."""
-    ok = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")
-    require(ok, field, value, "a finite number > 0")
-
-
-def import_name(field: str, name: str) -> Any:
-    """What `module:name` names.
-
-    Raises:
-      InputError: if the module cannot be found or has no such name.
-    """
-    module, _, attribute = name.partition(":")
-    require(not module.startswith("."), field, name, "module:function with the module's full name")
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ModuleNotFoundError, AttributeError, ValueError) as error:
-        raise InputError(field, name, f"module:function that can be imported ({error})") from error
-
-
-def import_function(field: str, name: str) -> Callable[..., Any]:
-    """The callable that `module:function` names; errors as for `import_name`, and for what cannot be called."""
-    function = import_name(field, name)
-    require(callable(function), field, name, "module:function that names a callable")
-    return function
+    require(is_finite(value) and value > 0, field, value, "a finite number > 0")
 
 
 def to_dict(config: Any) -> dict[str, Any]:

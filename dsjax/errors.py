@@ -4,6 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+MOST_SHOWN = 400  # characters of a value
+
+
+def shown(value: object) -> str:
+    """The value as text on one line, its beginning if it is long; whatever its own `repr` does."""
+    try:
+        text = " ".join(repr(value).splitlines())
+    except Exception as error:  # an integer of thousands of digits, or an object of the user's
+        text = f"a value of type {type(value).__name__} that cannot be shown ({type(error).__name__})"
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]} .. ({len(text)} characters)"
+
 
 class InputError(ValueError):
     """Something the user gave cannot be used: names the field, the value received and the values allowed.
@@ -20,7 +31,7 @@ class InputError(ValueError):
         self.field = field
         self.received = received
         self.allowed = allowed if isinstance(allowed, str) else ", ".join(allowed)
-        super().__init__(f"{field}: received {received!r}; allowed: {self.allowed}")
+        super().__init__(f"{field}: received {shown(received)}; allowed: {self.allowed}")
 
     def __reduce__(self) -> tuple[type[InputError], tuple[object, ...]]:
         return type(self), (self.field, self.received, self.allowed)  # for pickle, between processes

@@ -11,6 +11,9 @@ policy without memory just gives equal probabilities on all histories.
 
 from __future__ import annotations
 
+import math
+from dataclasses import fields
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +24,7 @@ from dsjax.policies.base import History, Params, Policy, log_probs
 from dsjax.trajectories import Trajectories, is_concrete
 
 TRAJECTORY_LIMIT = 1_000_000
+MOST_BITS = 4096  # of V^(L T)
 
 
 class ProcessTooLargeError(InputError):
@@ -85,9 +89,19 @@ class DecisionSamplingProcess(struct.PyTreeNode):
           InputError: for V < 2, L < 1, T < 1, c < 0, an unknown history, a prompt law that is not a law, a table of
             the wrong shape or with rewards outside of [0, 1].
         """
-        require(vocabulary >= 2, "vocabulary", vocabulary, "V >= 2 symbols")
-        require(length >= 1, "length", length, "L >= 1 tokens")
-        require(rounds >= 1, "rounds", rounds, "T >= 1")
+        for name, value, low, words in (
+            ("vocabulary", vocabulary, 2, "V >= 2 symbols"),
+            ("length", length, 1, "L >= 1 tokens"),
+            ("rounds", rounds, 1, "T >= 1"),
+        ):
+            whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+            require(whole and value >= low, name, value, words)
+        vocabulary, length, rounds = int(vocabulary), int(length), int(rounds)
+        # Before a power is taken: A^T of 10^9 rounds has 10^9 bits.
+        for name, value in (("length", length), ("rounds", rounds)):
+            bits = value * math.log2(vocabulary) * (length if name == "rounds" else 1)
+            allowed = f"one with at most 2^{MOST_BITS} answers or trajectories, which are enumerated"
+            require(bits <= MOST_BITS, name, value, allowed)
         require(history in ("none", "full"), "history", history, ("none", "full"))
         prompt_law, reward_table = (
             x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(float)
@@ -109,6 +123,10 @@ class DecisionSamplingProcess(struct.PyTreeNode):
             )
             require(0 <= float(cost) < float("inf"), "cost", float(cost), "finite, c >= 0")
         return cls(prompt_law, reward_table, cost, vocabulary, length, rounds, history)
+
+    def checked(self) -> DecisionSamplingProcess:
+        """The same, made by `create`, for one that was made without its checks; errors as there."""
+        return self.create(**{f.name: getattr(self, f.name) for f in fields(self)})
 
     @property
     def num_prompts(self) -> int:

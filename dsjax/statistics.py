@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from dsjax.config import require_int, require_seed
+from dsjax.io import require_memory
 from dsjax.numerics import divide
 
 RESAMPLES = 2000
@@ -146,6 +148,11 @@ class Bootstrap:
     resamples: int = RESAMPLES
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        require_int("resamples", self.resamples, 0)
+        require_seed("seed", self.seed)
+        require_memory("resamples", self.resamples, 8.0 * self.resamples)
+
     def weights(self) -> Iterator[np.ndarray]:
         """f[R, N], in chunks of rows: how often each unit is drawn in each resample. Chunks do not change the draws."""
         yield from self._kept if self.resamples * self.units <= CHUNK else self._drawn()
@@ -162,6 +169,7 @@ class Bootstrap:
 
     def _of(self, statistics: Sequence[Statistic], within: Range) -> Resampled:
         one = np.ones((1, self.units))
+        require_memory("resamples", self.resamples, 8.0 * self.resamples * len(statistics))
         samples = [[f(weights) for f in statistics] for weights in self.weights()]
         nothing = np.empty((len(statistics), 0))
         return Resampled(

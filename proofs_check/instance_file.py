@@ -10,6 +10,7 @@ are stored as their words.
 from __future__ import annotations
 
 import dataclasses
+import typing
 from collections.abc import Hashable
 from typing import Any
 
@@ -17,12 +18,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dsjax.config import require_range
 from dsjax.errors import InputError, require
 from proofs_check.instances import Shape
 from proofs_check.registry import select
 from proofs_check.theorem import Theorem
 
 FORMAT = 1
+LARGEST = 4096  # of the integers in a shape
 
 
 def _is_key(leaf: Any) -> bool:
@@ -54,12 +57,31 @@ def _shape(theorem: Theorem, data: Any) -> Hashable:
     """The static shape, of one of the kinds that the theorem is checked with."""
     kinds = {type(s).__name__: type(s) for s in theorem.shapes}
     require(isinstance(data, dict), "shape", data, "an object with the static shape")
-    require(data.get("kind") in kinds, "shape.kind", data.get("kind"), kinds)
-    fields = {k: Shape(**v) if isinstance(v, dict) else v for k, v in data.items() if k != "kind"}
+    kind = data.get("kind")
+    require(isinstance(kind, str) and kind in kinds, "shape.kind", kind, kinds)
     try:
-        return kinds[data["kind"]](**fields)
+        fields = {k: Shape(**v) if isinstance(v, dict) else v for k, v in data.items() if k != "kind"}
+        made = kinds[kind](**fields)
     except TypeError as error:
-        raise InputError("shape", data, f"the fields of {data['kind']} ({error})") from error
+        raise InputError("shape", data, f"the fields of {kind} ({error})") from error
+    _require_small("shape", made)
+    return made
+
+
+def _require_small(where: str, shape: Any) -> None:
+    """Types and sizes of a shape: what it says is what is compiled."""
+    hints = typing.get_type_hints(type(shape))
+    for field in dataclasses.fields(shape):
+        name, value, hint = f"{where}.{field.name}", getattr(shape, field.name), hints[field.name]
+        if dataclasses.is_dataclass(value):
+            _require_small(name, value)
+        elif hint is int:
+            require_range(name, value, 0, LARGEST)
+        elif hint in (bool, float, str):
+            kinds = (int, float) if hint is float else hint
+            require(isinstance(value, kinds), name, value, f"a value of type {hint.__name__}")
+        elif typing.get_origin(hint) is typing.Literal:
+            require(value in typing.get_args(hint), name, value, map(str, typing.get_args(hint)))
 
 
 def decode(data: Any) -> tuple[Theorem, Hashable, Any]:
@@ -81,7 +103,7 @@ def decode(data: Any) -> tuple[Theorem, Hashable, Any]:
         like = jax.eval_shape(_words, leaf)
         try:
             x = np.asarray(stored["values"], like.dtype)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise InputError(name, stored, f"an array of {like.dtype} ({error})") from error
         require(x.shape == like.shape, f"{name}.shape", x.shape, str(like.shape))
         require(bool(np.isfinite(x).all()), name, "a value that is not finite", "finite values")

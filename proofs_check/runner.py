@@ -26,8 +26,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dsjax.config import require_seed
 from dsjax.errors import require
-from dsjax.io import read_json
+from dsjax.io import read_json, require_memory
 from dsjax.numerics import compile_quickly, exact
 from dsjax.process import DecisionSamplingProcess
 from proofs_check import extremes, instance_file
@@ -46,6 +47,7 @@ OWN_COST = 100.0  # of all its attempts: energies of order 100^2 are exact to 1e
 OWN_CHUNK = 4  # of networks on it, which cost a hundred times more: the first chunk says how long the rest takes
 OWN_SHARE = 0.05  # of them, next to other policies
 DEFAULT_INSTANCES = 1000
+INSTANCE_BYTES = 48  # that stay: number, kind and error in float64, of a claim and of a control
 QUICK_INSTANCES = 32
 COMPILERS = 2  # threads
 BLAS_THREADS = "OPENBLAS_NUM_THREADS"
@@ -401,11 +403,16 @@ def check(
         whose cost is.
     """
     theorems = select(ids)
-    require(instances >= 1, "instances", instances, "at least 1")
-    require(0 <= seed < 2**32, "seed", seed, "0..2^32-1")
+    whole = isinstance(instances, int) and not isinstance(instances, bool) and instances >= 1
+    require(whole, "instances", instances, "at least 1")
+    require_memory("instances", instances, INSTANCE_BYTES * instances * len(theorems))
+    require_seed("seed", seed)
     skipped: dict[str, tuple[str, ...]] = {}
     left_out = 0
     if process is not None:
+        require(isinstance(process, DecisionSamplingProcess), "process", type(process).__name__, "a process")
+        with exact():  # else float64 would be cut to float32
+            process = process.checked()
         asked, process = process.num_prompts, occurring(process)
         left_out = asked - process.num_prompts
         require(

@@ -31,7 +31,7 @@ def bench(
       figures: Draw the sweeps into this directory.
       settings: Fields of `BenchConfig`, a flag each.
     """
-    require_files(json=json)
+    require_files(*([] if compare is None else [compare]), json=json)
     from dsjax.cli.devices import use_processor_cores
     from dsjax.config import from_dict
     from dsjax.io import write_json
@@ -70,12 +70,19 @@ def read(path: Path) -> dict[str, Any]:
     Raises:
       InputError: if it cannot be read or is not one of this format.
     """
-    from dsjax.io import read_json
+    from dsjax.config import is_finite
+    from dsjax.io import interpreted, read_json
     from dsjax.training.bench import FORMAT
 
     data = read_json(path, "compare", "a result of `dsjax bench --json`")
     ok = isinstance(data, dict) and data.get("format") == FORMAT and "matmul_peak_flops" in data
-    require(ok, "compare", str(path), f"a result of `dsjax bench --json`, format {FORMAT}")
+    allowed = f"a result of `dsjax bench --json`, format {FORMAT}"
+    require(ok, "compare", str(path), allowed)
+    with interpreted("compare", path, allowed):  # all that the comparison reads, before the measurement
+        numbers = [data["matmul_peak_flops"], *(data[f"{name}_tokens_per_s"] for name in LABELS)]
+        require(all(is_finite(x) and x > 0 for x in numbers), "compare", str(path), f"{allowed}, with rates > 0")
+        texts = data["preset"], data["device"]["kind"], data["provenance"]["commit"], data["config"].get("preset")
+        require(isinstance(texts[0], str), "compare", str(path), allowed)
     return data
 
 

@@ -40,7 +40,8 @@ def check(
       json: Also write the results to this file (format: docs/results.md).
       report: Run everything and write an HTML page with its numbers to this directory.
     """
-    require_files(json=json)
+    pages = () if report is None else (report / "index.html", report / "report.json")
+    require_files(*([] if instance_file is None else [instance_file]), *pages, json=json)
     require_directory("report", report)
     asked = [name for name, on in (("symbolic", symbolic), ("statistical", statistical), ("report", report)) if on]
     own = [name for name, given in (("process", process), ("instance_file", instance_file)) if given is not None]
@@ -105,8 +106,8 @@ def _duration(seconds: float) -> str:
 
 def _own_process(name: str) -> Any:
     """The process that a user's function returns."""
-    from dsjax.config import import_function
     from dsjax.numerics import exact
+    from dsjax.own import call, import_function
     from dsjax.process import DecisionSamplingProcess
 
     function = import_function("process", name)
@@ -115,6 +116,6 @@ def _own_process(name: str) -> Any:
     except (TypeError, ValueError) as error:
         raise InputError("process", name, f"a function without arguments ({error})") from error
     with exact():
-        process = function()
+        process = call("process", name, function)
     require(isinstance(process, DecisionSamplingProcess), "process", name, "a function that returns a process")
     return process

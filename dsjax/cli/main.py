@@ -10,7 +10,6 @@ import io
 import os
 import signal
 import sys
-import sysconfig
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,6 +32,7 @@ from dsjax.cli.flags import deferred, gathered
 from dsjax.cli.quickstart import quickstart
 from dsjax.cli.train import train
 from dsjax.errors import InputError
+from dsjax.own import Told, own_line, told
 
 DESCRIPTION = "Who gets the gradient: answer or decision?\n\nWith --traceback an error shows where it comes from."
 STUDY = "A list of independent jobs: do them here or on many machines, merge results."
@@ -61,16 +61,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     shows = "--traceback" in given
     try:
         with _terminations():
-            return _parsed([item for item in given if item != "--traceback"])()
+            command = _parsed([item for item in given if item != "--traceback"])  # refuses, or helps, by SystemExit
+            try:
+                return command()
+            except BaseException as error:
+                if isinstance(error, BrokenPipeError):
+                    raise
+                return _told(error, shows)
     except BrokenPipeError:  # whoever reads the output has enough of it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except (Exception, KeyboardInterrupt) as error:
-        if shows:
-            traceback.print_exc()
-        text, status = _ending(error, shows)
-        print(f"dsjax: {text}", file=sys.stderr)
-        return status
+        return _told(error, shows)
 
 
 def _parsed(arguments: Sequence[str]) -> Callable[[], int]:
@@ -143,32 +145,33 @@ def _terminations() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def _told(error: BaseException, shown: bool) -> int:
+    """Say what ended a command; returns the exit status. Code that asks Python to exit has not ended well."""
+    if shown:
+        traceback.print_exception(error)
+    text, status = _ending(error, shown)
+    print(f"dsjax: {text}", file=sys.stderr)
+    return status
+
+
 def _ending(error: BaseException, shown: bool) -> tuple[str, int]:
     """(what to say, exit status)."""
     if isinstance(error, InputError):
-        return str(error), 2
+        line, text = own_line(error), str(error)
+        where = "" if line is None or line in text else f" ({line})"
+        return text + where + ("; --traceback shows all" if isinstance(error.received, Told) and not shown else ""), 2
     if isinstance(error, KeyboardInterrupt):
         word, number = ("terminated", 15) if isinstance(error, Terminated) else ("interrupted", 2)
         return f"{word}; a run or study keeps what it has finished, and the same command continues", 128 + number
-    what = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    more = "" if shown else "; --traceback shows all"
-    own = _own_line(error)
+    what, more = told(error), "" if shown else "; --traceback shows all"
+    own = own_line(error)
     if own is not None:
         return f"{what} ({own}){more}", 2
     if isinstance(error, FloatingPointError | OSError):  # diverged; a full disk
         return str(error), 1
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in what:
+        return f"not enough memory: {what}{more}", 1
     return f"a fault of dsjax: {what}{more}", 1
-
-
-def _own_line(error: BaseException) -> str | None:
-    """The last line of the user's own code on the way to an error: what is neither of dsjax nor installed."""
-    here = Path(__file__).resolve().parents[1]
-    roots = [here, here.parent / "proofs_check", *map(Path, sysconfig.get_paths().values())]
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        file = Path(frame.filename).resolve()
-        if file.is_file() and not any(file.is_relative_to(root) for root in roots):
-            return f"{frame.filename}, line {frame.lineno}"
-    return None
 
 
 if __name__ == "__main__":

@@ -124,9 +124,9 @@ def compare(one: Positional[Path], other: Positional[Path], *, json: Path | None
       other: That of the other.
       json: Write what is found to this file (format: docs/jobs.md).
     """
-    from dsjax.io import write_json
-    from dsjax.study.agreement import agreement, tables
-    from dsjax.study.results import read_results, report_of
+    from dsjax.io import interpreted, write_json
+    from dsjax.study.agreement import agreement, estimates, tables
+    from dsjax.study.results import WHAT, read_results, report_of
 
     reports, runs, files = [], [], []
     for name, path in (("one", one), ("other", other)):
@@ -134,13 +134,17 @@ def compare(one: Positional[Path], other: Positional[Path], *, json: Path | None
         files.append(file)
         reports.append(report_of(results, name, path))
         runs.append({field: results.get(field) for field in ("study", "preset", "provenance", "missing")})
-        runs[-1]["seconds"] = sum(results.get("seconds", {}).values())
+        with interpreted(name, path, WHAT):
+            runs[-1]["seconds"] = sum(results.get("seconds", {}).values())
+            estimates(reports[-1])
     require_files(*files, json=json)
-    counted = agreement(*reports)
+    with interpreted("one and other", files[1], f"{WHAT}, both of one study"):
+        counted = agreement(*reports)
+        shown = tables(counted)
     if json is not None:
         with writing("json", json):
             write_json(json, {"format": 1, "runs": runs, **counted}, indent=None)
-    print_tables(tables(counted), terminal())
+    print_tables(shown, terminal())
     return 0
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from dsjax.errors import require
 from dsjax.figures import atlas, gradients, study  # noqa: F401  importing registers their figures
 from dsjax.figures.style import FIGURES, Painter, Source, styled, write
+from dsjax.io import inside
 from dsjax.training.config import BASE
 
 
@@ -42,5 +43,5 @@ def draw(
             for name, (of, make) in sorted(FIGURES.items()):
                 drawn = make(source) if (of == "theory") == (not suffix) else None
                 if drawn is not None:
-                    written += write(directory / f"{name}{suffix}", drawn.figure, drawn.rows)
+                    written += write(inside(directory, f"{name}{suffix}"), drawn.figure, drawn.rows)
     return written

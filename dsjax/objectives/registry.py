@@ -10,9 +10,10 @@ from typing import Any, TypeVar
 
 import jax
 
-from dsjax.config import import_function
 from dsjax.errors import require
 from dsjax.objectives.aggregation import SumCount
+from dsjax.objectives.options import require_limits
+from dsjax.own import import_function
 from dsjax.trajectories import Trajectories
 
 Objective = Callable[[jax.Array, Trajectories], SumCount]
@@ -84,6 +85,18 @@ def defaults(function: Callable[..., Any]) -> dict[str, Any] | None:
     return {p.name: p.default for p in options if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
 
 
+def is_own(objective: Any) -> bool:
+    """Whether the function behind an objective is a user's, not of this library."""
+    return not (getattr(innermost(objective), "__module__", None) or "").startswith("dsjax.")
+
+
+def innermost(objective: Any) -> Any:
+    """The function behind an objective."""
+    while isinstance(objective, partial):
+        objective = objective.func
+    return objective
+
+
 def name_of(objective: str | Callable[..., Any]) -> str:
     """A name for people: of the registry, `module:function`, or that of the function itself."""
     return objective if isinstance(objective, str) else getattr(objective, "__name__", repr(objective))
@@ -98,7 +111,8 @@ def resolve(objective: str | Callable[..., SumCount], options: Mapping[str, Any]
       **more: the same, as keywords.
 
     Raises:
-      InputError: for a name that is neither, or for an option that the function does not take.
+      InputError: for a name that is neither, for an option that the function does not take, or for a value that an
+        option of this library cannot have (`options.LIMITS`).
     """
     if not isinstance(objective, str):
         function = objective
@@ -111,4 +125,6 @@ def resolve(objective: str | Callable[..., SumCount], options: Mapping[str, Any]
     if options and (known := defaults(function)) is not None:
         for option in options:
             require(option in known, f"option of objective {name_of(objective)}", option, known or "no option at all")
+    if not is_own(function):
+        require_limits(name_of(objective), options)
     return partial(function, **options)

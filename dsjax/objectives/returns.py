@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import traceback
-from functools import partial
+from contextlib import nullcontext
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dsjax.errors import InputError, require
+from dsjax.errors import require
 from dsjax.numerics import divide
 from dsjax.objectives.aggregation import SumCount
-from dsjax.objectives.registry import Objective
+from dsjax.objectives.registry import Objective, innermost, is_own
+from dsjax.own import guarded
 from dsjax.trajectories import Trajectories
 
 
@@ -24,19 +24,10 @@ def sum_and_count(objective: Objective, logp_BxS: jax.Array, traj: Trajectories)
       InputError: if it returns anything else, or if an objective that is not of this library raises; names it.
     """
     name = full_name(objective)
-    try:
+    own, (B, S) = is_own(objective), logp_BxS.shape
+    allowed = f"a loss of (logp_BxS, traj) that runs on {B} rows of {S} token slots, traced by JAX"
+    with guarded("objective", name, allowed) if own else nullcontext():
         returned: Any = objective(logp_BxS, traj)
-    except InputError:
-        raise
-    except Exception as error:
-        if not is_own(objective):
-            raise
-        words = " ".join(str(error).split())
-        last = traceback.extract_tb(error.__traceback__)[1:]
-        where = next((f" ({f.filename}, line {f.lineno})" for f in reversed(last) if _is_outside(f.filename)), "")
-        B, S = logp_BxS.shape
-        allowed = f"a loss of (logp_BxS, traj) that runs on {B} rows of {S} token slots, traced by JAX"
-        raise InputError(f"objective {name}", f"{type(error).__name__}: {words}{where}", allowed) from error
     several = isinstance(returned, tuple)
     # A Python number has no shape, and nor has anything that is no number.
     shapes = [
@@ -46,8 +37,16 @@ def sum_and_count(objective: Objective, logp_BxS: jax.Array, traj: Trajectories)
     received = f"{len(shapes)} value{'s' * several} of shape{'s' * several} {', '.join(map(str, shapes))}"
     allowed = "two numbers, (sum, count), each of shape (): for a mean, what it adds up and what it divides by"
     require(several and shapes == [(), ()], f"what objective {name} returns", received, allowed)
-    total, count = returned
-    return jnp.asarray(total, logp_BxS.dtype), jnp.asarray(count, logp_BxS.dtype)
+    kinds = [str(getattr(x, "dtype", type(x).__name__)) for x in returned]
+    real = all(
+        isinstance(x, int | float) or jnp.isdtype(x.dtype, ("real floating", "integral", "bool")) for x in returned
+    )
+    require(real, f"what objective {name} returns", ", ".join(kinds), "two real numbers, (sum, count)")
+    total, count = (jnp.asarray(x, logp_BxS.dtype) for x in returned)
+    if own:  # a count that is negative or NaN must not read as 0, nothing to learn from
+        total = total * jnp.where(count >= 0, 1.0, jnp.nan).astype(total.dtype)
+        count = jnp.where(count >= 0, count, jnp.ones_like(count))
+    return total, count
 
 
 def mean_of(sum_count: SumCount) -> jax.Array:
@@ -84,24 +83,8 @@ def require_finite(name: str, loss: Any, c_BxS: Any) -> None:
     require(not bad.any() and bool(np.isfinite(loss)), f"coefficient of {name}", place or float(loss), "finite numbers")
 
 
-def is_own(objective: Any) -> bool:
-    """Whether the function behind an objective is a user's, not of this library."""
-    return not (getattr(_function(objective), "__module__", None) or "").startswith("dsjax.")
-
-
 def full_name(objective: Any) -> str:
     """`module:function` of a user's own objective, the function's name of others."""
-    function = _function(objective)
+    function = innermost(objective)
     name = getattr(function, "__qualname__", repr(function))
     return f"{function.__module__}:{name}" if is_own(objective) and hasattr(function, "__module__") else name
-
-
-def _function(objective: Any) -> Any:
-    while isinstance(objective, partial):
-        objective = objective.func
-    return objective
-
-
-def _is_outside(file: str) -> bool:
-    """Whether a line of a traceback is the user's: neither of this library nor installed."""
-    return not any(part in file for part in ("site-packages", "/dsjax/", "<frozen"))

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from dsjax.config import is_finite
 from dsjax.errors import require
 from dsjax.policies.base import Params, Policy, select
 from dsjax.trajectories import RESAMPLE, STOP, Trajectories
@@ -126,7 +127,7 @@ def _rounds_while_needed(
 
 def require_temperature(temperature: float) -> None:
     """Raise `InputError` unless temperature is > 0 and finite."""
-    ok = 0 < temperature < float("inf")
+    ok = is_finite(temperature) and temperature > 0
     require(ok, "temperature", temperature, "> 0 and finite (greedy decoding is the limit, not a value)")
 
 

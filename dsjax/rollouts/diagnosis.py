@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from dsjax.attribution import Tally, by_answer, per_factor, per_token, share
+from dsjax.config import is_finite, require_int, require_seed
 from dsjax.errors import require
 from dsjax.numerics import divide
 from dsjax.objectives import Objective
@@ -95,9 +96,10 @@ def attribute_rollouts(
     Raises:
       InputError: for arrays that do not fit together, or that this objective needs and did not get.
     """
-    require(resamples >= 1, "resamples", resamples, "at least 1")
-    require(success is None or bool(np.isfinite(success)), "success", success, "a finite return")
-    tolerable = logp_tolerance is None or 0 <= logp_tolerance < np.inf
+    require_int("resamples", resamples, 1)
+    require_seed("seed", seed)
+    require(success is None or is_finite(success), "success", success, "a finite return")
+    tolerable = logp_tolerance is None or (is_finite(logp_tolerance) and logp_tolerance >= 0)
     require(tolerable, "logp_tolerance", logp_tolerance, "a finite number >= 0")
     bare = on_policy and arrays.get("logp") is None and arrays.get("sample_mask") is not None
     if on_policy:

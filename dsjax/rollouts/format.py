@@ -7,8 +7,6 @@ anything, NaN included. Format: docs/attribute.md.
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dsjax.errors import InputError, require
+from dsjax.io import array_names, read_arrays
 from dsjax.numerics import divide
 from dsjax.rollouts.arrays import ARRAYS, OPTIONAL, REQUIRED
 from dsjax.rollouts.layout import Layout, layout_of
@@ -116,39 +115,12 @@ def read(path: str | Path) -> dict[str, Any]:
     Raises:
       InputError: for a file that cannot be read, is no .npz file, or holds pickled objects under these names.
     """
-    return _opened(path, lambda archive: {n: _member(archive, n, path) for n in archive.files if n in ARRAYS})
+    return read_arrays(Path(path), "rollouts file", ARRAYS)
 
 
 def unknown(path: str | Path) -> list[str]:
     """Names of the arrays of an .npz file that `read` leaves alone; errors as for `read`."""
-    return _opened(path, lambda archive: sorted(set(archive.files) - set(ARRAYS)))
-
-
-def _opened(path: str | Path, found: Any) -> Any:
-    broken = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError, MemoryError)
-    try:
-        # Opened here, not by NumPy, which leaves the file open where it turns out to be no archive.
-        with open(path, "rb") as file:
-            if not zipfile.is_zipfile(file):
-                raise InputError("rollouts file", str(path), "an .npz file, as numpy.savez writes it")
-            file.seek(0)
-            with np.load(file, allow_pickle=False) as archive:
-                return found(archive)
-    except InputError:
-        raise
-    except broken as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError("rollouts file", str(path), f"a readable .npz file ({reason})") from error
-
-
-def _member(archive: Any, name: str, path: str | Path) -> np.ndarray:
-    try:
-        x = archive[name]
-    except ValueError as error:
-        allowed = f"plain numbers, stored without pickle ({error})"
-        raise InputError(name, f"an array of {path} that cannot be read", allowed) from error
-    require(isinstance(x, np.ndarray), name, type(x).__name__, "an array, as numpy.savez writes it")
-    return x
+    return sorted(set(array_names(Path(path), "rollouts file")) - set(ARRAYS))
 
 
 def check(arrays: Mapping[str, Any], logp_tolerance: float | None = None) -> Rollouts:

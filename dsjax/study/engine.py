@@ -16,9 +16,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from dsjax.config import is_finite, require_int
 from dsjax.errors import InputError, require
+from dsjax.io import read_json, require_memory
 from dsjax.study.jobs import DONE, FAILED, RUNNING, WAITING, Study
 
+WORKER_BYTES = 1e8  # of memory that one takes at least
 _PAUSE = 0.5  # seconds between two looks at how far the jobs on a cluster are
 _SECONDS_TO_SEE = 60.0  # a file system of several machines may show the files of others that late
 
@@ -61,6 +64,8 @@ def run_on_dask(
     Raises:
       InputError: if Dask is not installed or the cluster cannot be used; see also `Study.held`.
     """
+    for name, amount in (resources or {}).items():
+        require(is_finite(amount) and amount > 0, f"resources {name}", amount, "an amount > 0")
     distributed = _distributed()
     with study.held(), _client(cluster, resources) as client, _lost_connection(distributed, cluster):
         left = study.left()
@@ -173,7 +178,8 @@ def _client(cluster: Any, resources: Mapping[str, float] | None) -> Iterator[Any
     if isinstance(cluster, distributed.Client):
         yield cluster
     elif isinstance(cluster, int):
-        require(cluster >= 1, "workers", cluster, "an integer >= 1")
+        require_int("workers", cluster, 1)
+        require_memory("workers", cluster, WORKER_BYTES * cluster)
         local = distributed.LocalCluster(
             n_workers=cluster,
             threads_per_worker=1,
@@ -187,8 +193,11 @@ def _client(cluster: Any, resources: Mapping[str, float] | None) -> Iterator[Any
             yield client
     else:
         file = str(cluster).endswith(".json")
-        # Dask would wait for the file for ever.
-        require(not file or Path(cluster).exists(), "address", cluster, "a scheduler file that exists")
+        if file:  # Dask would wait for one that is not there for ever
+            words = "a scheduler file, as `dask scheduler --scheduler-file` writes it"
+            data = read_json(Path(cluster), "address", words)
+            ok = isinstance(data, dict) and isinstance(data.get("address"), str)
+            require(ok, "address", str(cluster), words)
         where = {"scheduler_file": cluster} if file else {"address": cluster}
         try:
             client = distributed.Client(**where)

@@ -17,7 +17,6 @@ What else a job keeps in its folder is its own business, and is there when it is
 from __future__ import annotations
 
 import json
-import re
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,31 +26,29 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
-from dsjax.config import import_function
+from dsjax.config import is_finite, require_positive
 from dsjax.errors import InputError, require
-from dsjax.io import read_json, write_json
+from dsjax.io import inside, interpreted, parse_json, read_json, require_name, write_json
+from dsjax.own import call, import_function, told
 from dsjax.training.run_directory import RunDirectory, in_use, opened, provenance
 
 FORMAT = 1
 DONE, RUNNING, FAILED, WAITING, TODO = "done", "running", "failed", "waiting", "todo"
-_PART = re.compile(r"[\w=+-][\w.=+-]*", re.ASCII)
-_ALPHABET = "letters, digits and _.=+-, not starting with a dot"
 _SECONDS_BETWEEN_WRITES = 1.0
 
 Progress = Callable[[float, float], None]
 
 
-def _require_name(field: str, value: Any) -> None:
-    """Refuse what could name a file outside of the folder that it belongs to."""
-    require(isinstance(value, str) and _PART.fullmatch(value) is not None, field, value, _ALPHABET)
+def plain(name: str, value: Any) -> Any:
+    """The value as JSON gives it back.
 
-
-def _plain(name: str, value: Any) -> Any:
-    """The value as JSON gives it back."""
+    Raises:
+      InputError: if it is none that JSON has, or has NaN or infinity in it.
+    """
     try:
-        return json.loads(json.dumps(value, allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise InputError(name, value, f"plain JSON data ({error})") from error
+        return parse_json(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(name, value, f"plain JSON data, finite numbers ({error})") from error
 
 
 @dataclass(frozen=True)
@@ -75,11 +72,14 @@ class Job:
     work: float = 1.0
 
     def __post_init__(self) -> None:
-        ok = isinstance(self.name, str) and all(map(_PART.fullmatch, self.name.split("/")))
-        require(ok, "job name", self.name, f"parts joined by /, each of {_ALPHABET}")
+        inside(Path(), self.name, "job name")
+        named = isinstance(self.kind, str) and ":" in self.kind
+        require(named, f"kind of job {self.name}", self.kind, "module:function")
         require(isinstance(self.options, Mapping), f"options of job {self.name}", self.options, "named values")
-        require(self.work > 0, f"work of job {self.name}", self.work, "> 0")
-        object.__setattr__(self, "options", _plain(f"options of job {self.name}", dict(self.options)))
+        words = isinstance(self.needs, list | tuple) and all(isinstance(need, str) for need in self.needs)
+        require(words, f"needs of job {self.name}", self.needs, "a list of names of jobs")
+        require_positive(f"work of job {self.name}", self.work)
+        object.__setattr__(self, "options", plain(f"options of job {self.name}", dict(self.options)))
         object.__setattr__(self, "needs", tuple(self.needs))
 
 
@@ -135,8 +135,8 @@ class Study:
           InputError: for a name that is none, an empty list, a duplicate or nested job, an unknown need, or needs in a
             circle.
         """
-        _require_name("name of the study", name)
-        _require_name("preset", preset)
+        require_name("name of the study", name)
+        require_name("preset", preset)
         self.path = Path(path)
         self.name = name
         self.preset = preset
@@ -171,15 +171,13 @@ class Study:
         """
         allowed = "one that `dsjax study run` has made"
         data = read_json(Path(path) / "jobs.json", "study directory", allowed)
-        try:
+        with interpreted("study directory", Path(path), allowed):
             require(data["format"] == FORMAT, "study directory", str(path), f"format {FORMAT}")
             return cls(path, data["study"], data["preset"], [Job(**job) for job in data["jobs"]])
-        except (KeyError, TypeError) as error:
-            raise InputError("study directory", str(path), f"{allowed} ({error})") from error
 
     def folder(self, name: str) -> Path:
         """Folder of a job."""
-        return self.path / "jobs" / name
+        return inside(self.path / "jobs", name, "job name")
 
     def _mark(self, name: str) -> Path:
         return self.folder(name) / "running"
@@ -190,20 +188,22 @@ class Study:
         return RunDirectory(self.folder(name), "job", config)
 
     def _read(self, name: str, file: str, fields: Mapping[str, Any]) -> dict[str, Any]:
-        """A file that the engine wrote, or `fields` where it is not there or not whole."""
+        """A file that the engine wrote, or `fields` where it is not there or not whole: numbers are numbers."""
         try:
             data = read_json(self.folder(name) / file)
         except InputError:
             return dict(fields)
-        return data if isinstance(data, dict) and data.keys() >= fields.keys() else dict(fields)
+        whole = isinstance(data, dict) and data.keys() >= fields.keys()
+        numbers = [field for field, value in fields.items() if isinstance(value, float)]
+        return data if whole and all(is_finite(data[field]) for field in numbers) else dict(fields)
 
     def _progress(self, name: str) -> dict[str, float]:
         return self._read(name, "progress.json", {"fraction": 0.0, "seconds": 0.0})
 
     def done(self, name: str) -> bool:
         """Whether a job is complete: its result is there and whole."""
-        fields = {"result": None, "seconds": None, "provenance": None}
-        return self._read(name, "result.json", fields)["provenance"] is not None
+        fields = {"result": None, "seconds": 0.0, "provenance": None}
+        return isinstance(self._read(name, "result.json", fields)["provenance"], dict)
 
     def record(self, name: str) -> dict[str, Any]:
         """`{"result", "seconds", "provenance"}` of a complete job."""
@@ -255,7 +255,9 @@ class Study:
             result = function(dict(job.options), self._directory(name), needs, report)
             data = {"result": result, "seconds": seconds(), "provenance": provenance()}
             write_json(folder / "result.json", data)
-        except Exception as error:
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:  # a job that asks Python to exit has failed too
             self.fail(name, error, seconds())
             return FAILED
         finally:
@@ -263,10 +265,11 @@ class Study:
         (folder / "error.json").unlink(missing_ok=True)
         return DONE
 
-    def fail(self, name: str, error: Exception, seconds: float | None = None) -> None:
+    def fail(self, name: str, error: BaseException, seconds: float | None = None) -> None:
         """Note what ended a job, after how many seconds in all; None: as it last reported."""
         seconds = self._progress(name)["seconds"] if seconds is None else seconds
-        data = {"error": type(error).__name__, "message": str(error), "seconds": seconds}
+        kind, _, message = told(error).partition(": ")
+        data = {"error": kind, "message": message, "seconds": seconds}
         write_json(self.folder(name) / "error.json", {**data, "traceback": "".join(traceback.format_exception(error))})
 
     def status(self) -> list[Status]:
@@ -346,16 +349,19 @@ class Definition:
         data = read_json(file, "study", "a readable study.json, or a folder with one")
         require(isinstance(data, dict), "study", str(file), "a JSON object with named fields")
         require(isinstance(data.get("jobs"), str), f"jobs in {file}", data.get("jobs"), "a text")
-        _require_name(f"name in {file}", data.get("name"))
+        require_name(f"name in {file}", data.get("name"))
         presets = data.get("presets")
         ok = isinstance(presets, dict) and presets and all(isinstance(p, dict) for p in presets.values())
         require(bool(ok), f"presets in {file}", presets, "at least one preset: an object with named settings")
         for preset in presets:
-            _require_name(f"preset in {file}", preset)
-        hypotheses = tuple(data.get("hypotheses", ()))
+            require_name(f"preset in {file}", preset)
+        hypotheses, report = data.get("hypotheses", []), data.get("report")
+        objects = isinstance(hypotheses, list) and all(isinstance(h, dict) for h in hypotheses)
+        require(objects, f"hypotheses in {file}", hypotheses, "a list of objects with named fields")
+        require(report is None or isinstance(report, str), f"report in {file}", report, "module:function, or null")
         known = ("name", "jobs", "presets", "hypotheses", "report")
         settings = {name: value for name, value in data.items() if name not in known}
-        return cls(data["name"], data["jobs"], presets, settings, hypotheses, data.get("report"))
+        return cls(data["name"], data["jobs"], presets, settings, tuple(hypotheses), report)
 
     def settings_of(self, preset: str) -> dict[str, Any]:
         """The settings of all presets, with those of the preset in their place.
@@ -386,7 +392,10 @@ class Definition:
           InputError: for an unknown preset, or a list of jobs that `Study` refuses.
         """
         preset = next(iter(self.presets)) if preset is None else preset
-        jobs = import_function("jobs of the study", self.jobs)(self.settings_of(preset))
+        settings = self.settings_of(preset)
+        jobs = call("jobs of the study", self.jobs, import_function("jobs of the study", self.jobs), settings)
+        if self.report is not None:
+            import_function("report of the study", self.report)  # better now than after the jobs
         ok = isinstance(jobs, list | tuple) and all(isinstance(job, Job) for job in jobs)
         require(ok, "jobs of the study", self.jobs, "a function that returns a list of Job")
         return Study(Path("runs") / f"{self.name}-{preset}" if out is None else out, self.name, preset, jobs)

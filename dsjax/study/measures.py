@@ -12,6 +12,7 @@ import numpy as np
 from dsjax.evaluation import accounting, regret
 from dsjax.evaluation.components import component_statistics, rates, samples_that_count
 from dsjax.evaluation.deciders import Use, accuracy_at_rate, at_equal_cost, brier_score, rules
+from dsjax.io import interpreted, read_arrays
 from dsjax.statistics import (
     ANY,
     DIFFERENCE,
@@ -42,7 +43,8 @@ class Evaluated:
     @classmethod
     def read(cls, file: Path, models: Sequence[str]) -> Evaluated:
         """From the file of an evaluation."""
-        with np.load(file, allow_pickle=False) as data:
+        data = read_arrays(file, "evaluation")
+        with interpreted("evaluation", file, "arrays of an evaluation"):
             return cls(tuple(models), data["right"], data["answers"], data["own"], data["log_stop"])
 
     @property

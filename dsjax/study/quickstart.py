@@ -8,6 +8,7 @@ from typing import Any
 from dsjax.config import require_int
 from dsjax.errors import require
 from dsjax.evaluation.samples import evaluation_sets
+from dsjax.io import require_memory
 from dsjax.study.jobs import Definition
 from dsjax.study.settings import Settings
 from dsjax.training.config import BASE
@@ -32,8 +33,10 @@ def definition(
     """
     if instances is not None:
         require_int("instances", instances, 1)
+        require_memory("instances", instances, 48 * instances)  # a claim's and a control's errors stay
     found = Definition.read(file)
     preset = next(iter(found.presets))
+    Settings.read(found.settings_of(preset))
     changes: dict[str, Any] = {} if seed is None else {"first_seed": seed}
     if updates is not None:
         changes["arm"] = {"updates": updates}

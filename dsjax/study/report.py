@@ -14,6 +14,7 @@ import numpy as np
 from dsjax.config import from_dict
 from dsjax.errors import InputError, require
 from dsjax.evaluation.deciders import reliability
+from dsjax.io import inside
 from dsjax.statistics import ANY, PROBABILITY, Estimate, Resampled, roc_curve
 from dsjax.study.hypotheses import EXPECTED, decide, tested
 from dsjax.study.jobs import Definition
@@ -103,7 +104,7 @@ def _of_history(
     task = from_dict(TrainConfig, first["config"]).task_of
     splits = {}
     for split in first["splits"]:
-        seeds = [Evaluated.read(folder / p / "evaluation" / f"{split}.npz", models) for p in parents]
+        seeds = [Evaluated.read(inside(folder / p / "evaluation", f"{split}.npz"), models) for p in parents]
         measures = Measures(seeds, history, RESAMPLES)
         find[history, split] = measures.named
         splits[split] = _of_split(measures, models, pairs)

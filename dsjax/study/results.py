@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dsjax.config import from_dict, import_function
-from dsjax.errors import InputError, require
-from dsjax.io import read_json
-from dsjax.study.jobs import Definition, Study, merge
+from dsjax.config import from_dict
+from dsjax.errors import require
+from dsjax.io import interpreted, read_json
+from dsjax.own import call, import_function
+from dsjax.study.jobs import Definition, Study, merge, plain
 from dsjax.training.config import TrainConfig
 
 FORMAT = 2
@@ -33,8 +34,28 @@ def collect(study: Study, definition: Definition) -> dict[str, Any]:
     }
     if definition.report is not None:
         function = import_function("report of the study", definition.report)
-        results["report"] = function(merged, study.path, definition)
+        found = call("report of the study", definition.report, function, merged, study.path, definition)
+        results["report"] = _checked(definition.report, found)
     return results
+
+
+def _checked(name: str, found: Any) -> dict[str, Any]:
+    """What a report returned, as plain data.
+
+    Raises:
+      InputError: if it is no object of finite numbers, or has tables of another form.
+    """
+    what = f"what report {name} returns"
+    require(isinstance(found, Mapping), what, found, "a dictionary")
+    data = plain(what, dict(found))
+    tables, form = data.get("tables", []), 'a list of {"title", "columns", "rows"}, texts alone'
+    require(isinstance(tables, list), f"tables of {what}", tables, form)
+    for table in tables:
+        named = isinstance(table, dict) and isinstance(table.get("title"), str)
+        rows = [table.get("columns"), *table["rows"]] if named and isinstance(table.get("rows"), list) else [None]
+        texts = all(isinstance(row, list) and all(isinstance(cell, str) for cell in row) for row in rows)
+        require(texts and len({len(row) for row in rows}) == 1, f"tables of {what}", table, form)
+    return data
 
 
 def read_results(field: str, path: Path) -> tuple[Path, dict[str, Any]]:
@@ -51,11 +72,10 @@ def read_results(field: str, path: Path) -> tuple[Path, dict[str, Any]]:
     allowed = f"{WHAT}, format 1 or {FORMAT}"
     if found == 1 and {"lengths", "accounting"} <= data.keys():
         allowed += "; this is of `dsjax quickstart` 0.1.0, whose figures that version draws"
-    require(found in (1, FORMAT) and "jobs" in data, field, str(path), allowed)
-    try:
+    known = isinstance(found, int) and found in (1, FORMAT) and "jobs" in data
+    require(known, field, str(path), allowed)
+    with interpreted(field, path, allowed):
         return file, _from_1(data) if found == 1 else data
-    except (KeyError, TypeError) as error:
-        raise InputError(field, str(path), f"{allowed} ({error})") from error
 
 
 def report_of(results: Mapping[str, Any], field: str, path: Path) -> Mapping[str, Any]:

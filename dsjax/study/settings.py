@@ -6,11 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
-from dsjax.config import from_dict, require_int, require_positive
+from dsjax.config import from_dict, require_int, require_positive, require_range, require_seed
 from dsjax.errors import InputError, require
+from dsjax.io import require_memory
 from dsjax.policies.base import History
+from dsjax.tasks.base import MOST_EVALUATION_PROBLEMS
 from dsjax.training.arms import Family, arm_of
-from dsjax.training.config import BASE, TrainConfig
+from dsjax.training.config import ABSURD, BASE, TrainConfig
+
+MOST_JOBS = 100_000
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,10 @@ class Sweep:
             require(bool(getattr(self, name)), f"sweep.{name}", getattr(self, name), "at least one value")
         for rate in self.learning_rates:
             require_positive("sweep.learning_rates", rate)
-        require_int("sweep.problems", self.problems, 1)
+        require_range("sweep.problems", self.problems, 1, MOST_EVALUATION_PROBLEMS, "for the sake of memory")
+        require_seed("sweep.seed", self.seed)
+        for number in self.prompts:
+            require_int("sweep.prompts", number, 1)
 
 
 @dataclass(frozen=True)
@@ -124,7 +131,17 @@ class Settings:
         for name, number in self.seeds_of.items():
             require(name in self.histories, "seeds_of", name, self.histories)
             require_int(f"seeds_of.{name}", number, 1)
-        require_int("first_seed", self.first_seed, 0)
+        require_seed("first_seed", self.first_seed)
+        numbers = [self.seeds_of.get(history, self.seeds) for history in self.histories]
+        require_seed("first_seed + seeds - 1", self.first_seed + max(numbers) - 1)
+        jobs = sum(numbers) * (len(self.arms) + 2)
+        require(jobs <= MOST_JOBS, "seeds", max(numbers), f"a number that makes at most {MOST_JOBS} jobs, not {jobs}")
+        # Samples and their verdicts, of each model: what an evaluation holds and writes.
+        kept = 8 * self.attempts * self.evaluation_problems * (len(self.arms) + 1)
+        asked = self.attempts, self.evaluation_problems
+        require_memory("attempts and evaluation_problems", asked, kept, ABSURD)
+        most, why = MOST_EVALUATION_PROBLEMS, "for the sake of memory"
+        require_range("evaluation_problems", self.evaluation_problems, 1, most, why)
         if self.sweep is not None:
             allowed = f"seeds that do not include {self.sweep.seed}, which is the sweep's"
             apart = all(self.sweep.seed not in self.seeds_for(history) for history in self.histories)

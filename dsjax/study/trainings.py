@@ -19,7 +19,7 @@ import numpy as np
 from dsjax.config import from_dict, to_dict
 from dsjax.evaluation.components import measure
 from dsjax.evaluation.samples import draw_samples, evaluation_sets, judge
-from dsjax.io import read_rows, write_arrays
+from dsjax.io import inside, read_rows, write_arrays
 from dsjax.policies.base import Params
 from dsjax.study.jobs import Done, Job, Progress
 from dsjax.study.settings import Settings, Sweep, Theory
@@ -187,5 +187,5 @@ def evaluate(options: Mapping[str, Any], directory: RunDirectory, needs: Mapping
             arrays["log_stop"].append(np.stack([np.asarray(v) for v in verdicts]))
             done += 1
             progress(done, len(sets) * len(models))
-        write_arrays(directory.path / f"{split}.npz", {k: np.stack(v) for k, v in arrays.items()})
+        write_arrays(inside(directory.path, f"{split}.npz"), {k: np.stack(v) for k, v in arrays.items()})
     return {"config": to_dict(config), "models": list(models), "splits": list(sets)}

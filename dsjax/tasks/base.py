@@ -6,13 +6,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from dsjax.config import require_int, require_range
 from dsjax.errors import InputError, require
 
 OPERATOR, EQUALS = 10, 11
@@ -123,6 +124,7 @@ class Task(ABC):
           InputError: for a split that does not exist at this size.
         """
         require(split in self.splits, "split", split, self.splits)
+        require_int("problems", n, 0)
         like = jax.eval_shape(lambda k: self.draw(k, n, split), key)
 
         def rejected(state: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
@@ -146,7 +148,7 @@ class Task(ABC):
         Raises:
           InputError: if the split does not exist or has fewer held-out problems, or for more than a million.
         """
-        require(n >= 1, "evaluation problems", n, "at least 1")
+        require_int("evaluation problems", n, 1)
         require(split in self.splits, "split", split, self.splits)
         most, why = self.held_out(split), f"held out in split {split!r} of {self}"
         if most is None:
@@ -180,6 +182,18 @@ def hashed(question: jax.Array) -> jax.Array:
     return h ^ (h >> 13)
 
 
+def require_digits(task: Any, most: int) -> None:
+    """Check the `digits` and `width` of a task; a width of 0 becomes the digits.
+
+    Raises:
+      InputError: unless 1 <= digits <= width <= most.
+    """
+    require_range("digits", task.digits, 1, most)
+    if task.width == 0 and not isinstance(task.width, bool):
+        object.__setattr__(task, "width", task.digits)
+    require_range("width", task.width, task.digits, most, f"or 0 for {task.digits}")
+
+
 @dataclass(frozen=True)
 class TwoNumbers(Task):
     """A task about two numbers of W digits each, most significant first: prompt `a ? b =`, answer digits.
@@ -200,10 +214,7 @@ class TwoNumbers(Task):
     symbol: ClassVar[str]
 
     def __post_init__(self) -> None:
-        require(1 <= self.digits <= 64, "digits", self.digits, "1..64")
-        if self.width == 0:
-            object.__setattr__(self, "width", self.digits)
-        require(self.digits <= self.width <= 64, "width", self.width, f"{self.digits}..64, or 0 for {self.digits}")
+        require_digits(self, 64)
 
     @property
     def prompt_length(self) -> int:

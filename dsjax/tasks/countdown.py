@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dsjax.errors import require
+from dsjax.config import require_range
 from dsjax.tasks.base import HELD_OUT_ONE_IN, Problems, Task, hashed
 
 SYMBOLS = "0123456789+-x"
@@ -71,7 +71,7 @@ class Countdown(Task):
     vocabulary: ClassVar[int] = len(SYMBOLS)
 
     def __post_init__(self) -> None:
-        require(2 <= self.numbers <= 4, "numbers", self.numbers, "2..4, since all expressions are tried")
+        require_range("numbers", self.numbers, 2, 4, "since all expressions are tried")
 
     @property
     def length(self) -> int:

@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dsjax.errors import require
-from dsjax.tasks.base import Problems, Steps, Task
+from dsjax.config import require_range
+from dsjax.tasks.base import Problems, Steps, Task, require_digits
 
 SPLITS = {"in": "in distribution (d digits)", "longer": "out of distribution (longer sums)"}
 
@@ -42,11 +42,8 @@ class PrefixSums(Task):
     length: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        require(1 <= self.digits <= 256, "digits", self.digits, "1..256")
-        if self.width == 0:
-            object.__setattr__(self, "width", self.digits)
-        require(self.digits <= self.width <= 256, "width", self.width, f"{self.digits}..256, or 0 for {self.digits}")
-        require(2 <= self.modulus <= 100, "modulus", self.modulus, "2..100")
+        require_digits(self, 256)
+        require_range("modulus", self.modulus, 2, 100)
 
     @property
     def vocabulary(self) -> int:

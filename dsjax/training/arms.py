@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from dsjax.attribution import COMPONENTS
-from dsjax.config import import_name
 from dsjax.errors import require
 from dsjax.objectives import resolve
+from dsjax.own import import_name
 from dsjax.training.sources import SOURCES
 
 Family = Literal["sft", "reward"]

@@ -20,15 +20,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dsjax.config import require_int, require_types, to_dict
+from dsjax.config import require_int, require_range, require_types, to_dict
 from dsjax.errors import require
+from dsjax.io import require_memory
 from dsjax.objectives import resolve
 from dsjax.policies.base import History
 from dsjax.policies.rollout import sample
 from dsjax.policies.transformer import Dtype, TransformerPolicy
 from dsjax.tasks import Problems
 from dsjax.training.arms import Family
-from dsjax.training.cost import block_weights, row_tokens, step_cost
+from dsjax.training.cost import block_weights, least_bytes, row_tokens, step_cost
 from dsjax.training.run_directory import provenance
 from dsjax.training.sharding import Layout, ParameterSharding, data_mesh
 from dsjax.training.sources import SOURCES, Setting
@@ -45,6 +46,7 @@ SWEEPS: dict[str, tuple[int, ...]] = {
 }
 PEAK_SIZE = {"cpu": 1024}
 ACCELERATOR_PEAK_SIZE = 8192
+MOST_REPEATS = 10_000
 MEASURES = ("forward", "decode", "sft", "rl")
 
 
@@ -87,12 +89,18 @@ class BenchConfig:
     def __post_init__(self) -> None:
         require_types(self)
         require(self.preset in SIZES, "preset", self.preset, SIZES)
-        for name in ("batch", "prompt_length", "length", "rounds", "repeats", "steps"):
+        for name in ("batch", "prompt_length", "length", "rounds"):
             require_int(name, getattr(self, name), 1)
+        for name in ("repeats", "steps"):
+            require_range(name, getattr(self, name), 1, MOST_REPEATS, "which take hours")
         require_int("group", self.group, 2, "a leave-one-out baseline needs others")
         require_int("width", self.width, 0)
         require(self.width % SIZES[self.preset][2] == 0, "width", self.width, "a multiple of the preset's heads, or 0")
         require(self.batch % self.group == 0, "batch", self.batch, f"a multiple of group = {self.group}")
+        asked = {"network": ("preset and width", (self.preset, self.width))}
+        asked["batch"] = "batch, length and rounds", (self.batch, self.length, self.rounds)
+        for what, needed in least_bytes(self.policy(self.rounds), self.rounds, self.batch).items():
+            require_memory(*asked[what], needed)
 
     def policy(self, rounds: int) -> TransformerPolicy:
         """The network."""

@@ -34,7 +34,7 @@ import jax.numpy as jnp
 
 from dsjax.config import differences
 from dsjax.errors import InputError
-from dsjax.io import write_atomically
+from dsjax.io import read_json, write_atomically
 from dsjax.training.multihost import LostProcessError, all_max, barrier, lost_processes_named, on_process_0
 
 ARRAYS, FACTS, MANIFEST = "arrays", "facts.json", "manifest.json"
@@ -206,7 +206,10 @@ def _examine(folder: Path, kinds: dict[str, dict[str, str]], usable: Usable) -> 
     for name, tree in kinds.items():
         for leaf, old, new in differences(there.get(name, {}), tree):
             return {}, f"it holds another state than this configuration has: {name}.{leaf} {old} -> {new}"
-    facts = json.loads((folder / FACTS).read_text())
+    try:
+        facts = read_json(folder / FACTS)
+    except InputError as error:
+        return {}, f"{FACTS} cannot be read ({error.allowed})"
     return facts, usable(facts)
 
 

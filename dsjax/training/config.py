@@ -9,12 +9,16 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 
-from dsjax.config import import_function, require_int, require_positive, require_types
+from dsjax.config import require_int, require_positive, require_range, require_seed, require_types
 from dsjax.errors import InputError, require
+from dsjax.io import require_memory
 from dsjax.objectives import SumCount, resolve
 from dsjax.objectives.returns import is_own, sum_and_count
+from dsjax.own import call, guarded, import_function
 from dsjax.policies import History, Policy, TransformerPolicy, log_probs
 from dsjax.policies.rollout import require_temperature
 from dsjax.policies.transformer import Dtype
@@ -26,6 +30,8 @@ from dsjax.training.sources import SOURCES, Setting
 BASE = "base"
 TRANSFORMER = "transformer"
 Which = Literal["best", "last"]
+ABSURD = 2.0**46  # bytes of memory: no machine has them
+LAW_TOLERANCE = 0.05  # of a sum of probabilities whose logs were rounded to bfloat16
 
 # Everything else changes the numbers: the samples, the loss, the order of updates, or what is measured and chosen.
 SAME_NUMBERS = {
@@ -60,7 +66,7 @@ def own_policy(name: str, task: Task, rounds: int, history: History, critic: boo
         inspect.signature(function).bind(task, rounds)
     except (TypeError, ValueError) as error:
         raise InputError("network", name, f"a function of (task, rounds) ({error})") from error
-    policy = function(task, rounds)
+    policy = call("network", name, function, task, rounds)
     allowed = f"a function of (task, rounds) that returns a Policy, not {type(policy).__name__}"
     require(isinstance(policy, Policy), "network", name, allowed)
     for attribute, received, wanted in (
@@ -69,7 +75,33 @@ def own_policy(name: str, task: Task, rounds: int, history: History, critic: boo
         ("critic", policy.critic, policy.critic or critic),
     ):
         require(received == wanted, f"{attribute} of the policy {name}", received, str(wanted))
+    _require_laws(name, policy, task, rounds)
     return policy
+
+
+def _require_laws(name: str, policy: Policy, task: Task, rounds: int) -> None:
+    """Ask a user's own policy about two prompts, before any work.
+
+    Raises:
+      InputError: if it raises, or its distributions have another shape or do not sum to 1.
+    """
+    B, T, L = 2, rounds, task.length
+
+    def laws() -> tuple[jax.Array, jax.Array]:
+        prompt, answers = jnp.zeros((B, task.prompt_length), jnp.int32), jnp.zeros((B, T, L), jnp.int32)
+        return policy.log_dists(policy.init(jax.random.key(0)), prompt, answers)
+
+    with guarded("network", name, "a policy whose init and log_dists run, traced by JAX"):
+        found = jax.jit(laws)()
+        log_sample, log_decision = (np.asarray(x, np.float32) for x in found)
+    for what, x, shape in (
+        ("log pi_sample", log_sample, (B, T, L, task.vocabulary)),
+        ("log pi_d", log_decision, (B, T, 2)),
+    ):
+        require(x.shape == shape, f"{what} of the policy {name}", x.shape, f"{shape}, [B, T, L, V] or [B, T, 2]")
+        total = np.exp(x).sum(-1)
+        off = ~(abs(total - 1) <= LAW_TOLERANCE)
+        require(not off.any(), f"{what} of the policy {name}", f"a law that sums to {total[off][:1]}", "laws, in nats")
 
 
 @functools.cache
@@ -187,14 +219,14 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         require_types(self)
-        require_int("seed", self.seed, 0)
-        require(self.seed < 2**32, "seed", self.seed, "0..2^32-1")
+        require_seed("seed", self.seed)
         require_int("rounds", self.rounds, 2, "with one round there is nothing to decide")
         for name in (
             *("layers", "model_width", "heads", "updates", "chunk", "evaluate_every", "checkpoint_every"),
             *("prompts", "evaluation_problems"),
         ):
             require_int(name, getattr(self, name), 1)
+        require_range("updates", self.updates, 1, 2**31 - 1, "which a counter of 32 bits holds")
         require_int("keep", self.keep, 2, "the newest may turn out to be damaged")
         for name in ("learning_rate", "clip_norm"):
             require_positive(name, getattr(self, name))
@@ -224,6 +256,8 @@ class TrainConfig:
         possible = self.mixed_share == 0 or mixed in splits
         allowed = "0 <= mixed_share < 1" + ("" if possible else f"; 0 without the split {mixed} (there are {splits})")
         require(0 <= self.mixed_share < 1 and possible, "mixed_share", self.mixed_share, allowed)
+        for field, (value, needed) in self.least_bytes().items():
+            require_memory(field, value, needed, ABSURD)
         self.policy  # noqa: B018  a user's own is checked
         arm = self.objective_of
         if is_own(resolve(arm.objective)):
@@ -255,6 +289,23 @@ class TrainConfig:
         """Answer tokens that are sampled to make the data of the whole run."""
         answers = SOURCES[self.objective_of.source].answers(self.setting)
         return self.updates * self.prompts * answers * self.task_of.length
+
+    def least_bytes(self) -> dict[str, tuple[tuple[int, ...], int]]:
+        """{fields: (their values, bytes that they take at least)}, on all devices together."""
+        task, rows = self.task_of, self.prompts * self.group
+        row = task.prompt_length + self.rounds * (task.length + 1)
+        out = {
+            "prompts, group and rounds": ((self.prompts, self.group, self.rounds), 8 * rows * row),
+            "evaluation_problems and rounds": (
+                (self.evaluation_problems, self.rounds),
+                4 * self.evaluation_problems * self.rounds * task.length,
+            ),
+            "problem_set": ((self.problem_set,), 4 * self.problem_set * (task.prompt_length + task.length)),
+        }
+        if self.network == TRANSFORMER:
+            sizes = self.layers, self.model_width
+            out["layers and model_width"] = sizes, 16 * 12 * self.layers * self.model_width**2
+        return out
 
     @property
     def policy(self) -> Policy:

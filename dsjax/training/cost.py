@@ -56,6 +56,18 @@ def row_tokens(policy: TransformerPolicy, rounds: int) -> int:
     return policy.prompt_length + rounds * (policy.length + 1)
 
 
+def least_bytes(policy: TransformerPolicy, rounds: int, rows: int) -> dict[str, int]:
+    """What an update takes at least in memory, on all devices together, by the sizes that ask for it.
+
+    Parameters, gradient and two moments of the blocks, and an id and a log-prob of each token: all of them are there
+    at once, whatever the program.
+    """
+    return {
+        "network": 4 * FLOAT32 * block_weights(policy),
+        "batch": 2 * FLOAT32 * rows * row_tokens(policy, rounds),
+    }
+
+
 def _flops(policy: TransformerPolicy, rounds: int, rows: int, outputs: int) -> int:
     """Trunks on whole rows, and heads with `outputs` logits a round."""
     N, D = row_tokens(policy, rounds), policy.width

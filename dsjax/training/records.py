@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dsjax.errors import InputError
+from dsjax.io import parse_json
 from dsjax.training.checkpoints import StorageError
 
 Row = dict[str, Any]
@@ -45,8 +46,11 @@ class RowFile:
     def rows(self) -> Iterator[Row]:
         """Its rows, one at a time."""
         with self.path.open() as file:
-            for line in file:
-                yield json.loads(line)
+            for number, line in enumerate(file, 1):
+                try:
+                    yield parse_json(line)
+                except ValueError as error:
+                    raise InputError(self.path.name, f"line {number}", f"JSON ({error})") from error
 
     def close(self) -> None:
         """Close it."""

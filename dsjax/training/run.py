@@ -34,7 +34,7 @@ from dsjax.config import differences, to_dict
 from dsjax.errors import InputError, require
 from dsjax.evaluation.components import measure
 from dsjax.evaluation.samples import evaluation_sets
-from dsjax.io import read_json, write_json
+from dsjax.io import memory_of_machine, read_json, require_memory, write_json
 from dsjax.objectives import resolve
 from dsjax.policies.base import Params
 from dsjax.tasks import Problems
@@ -144,6 +144,7 @@ def run(
     if config.tensorboard:
         on_process_0(require_tensorboard)
     # All that can be refused is refused first: a directory belongs to the configuration that opened it.
+    _require_room(config)
     program = Program(config)
     sets = evaluation_sets(config.task_of, config.task_of.splits, config.evaluation_problems)
     start = Path(directory) / "start"
@@ -159,6 +160,18 @@ def run(
         raise error if isinstance(error, StorageError) else StorageError(f"{directory}: {error}") from error
     finally:
         run_directory.close()
+
+
+def _require_room(config: TrainConfig) -> None:
+    """Refuse what the machines that train together cannot hold.
+
+    Raises:
+      InputError: then.
+    """
+    stats = [device.memory_stats() or {} for device in jax.local_devices()]
+    here = sum(s["bytes_limit"] for s in stats) if all("bytes_limit" in s for s in stats) else memory_of_machine()
+    for field, (value, needed) in config.least_bytes().items():
+        require_memory(field, value, needed, here * jax.process_count())
 
 
 def _open(run_directory: RunDirectory) -> None:
@@ -229,6 +242,8 @@ class _Run:
     def _note_start(self, skipped: list[str]) -> None:
         file = self.path / "starts.json"
         starts = read_json(file, "starts.json") if file.exists() else []
+        whole = isinstance(starts, list) and all(isinstance(s, dict) and "provenance" in s for s in starts)
+        require(whole, "starts.json", str(file), "a list of the starts of this run")
         now = {"step": self.step, "time": time.time(), "skipped": skipped, "provenance": provenance()}
         if starts:
             changed = differences(starts[-1]["provenance"], now["provenance"])
@@ -365,7 +380,7 @@ class _Run:
         file = self.path / "result.json"
         if file.exists():
             stored = read_json(file, "result.json")
-            if stored["updates"] == self.step:
+            if isinstance(stored, dict) and stored.get("updates") == self.step:
                 return stored
         result = {"format": FORMAT, "provenance": provenance(), "config": to_dict(self.config), "updates": self.step}
         result |= {name: self.facts[name] for name in ("best", "evaluations")}

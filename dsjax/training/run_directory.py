@@ -29,7 +29,7 @@ import jax
 import dsjax
 from dsjax.config import differences
 from dsjax.errors import InputError, require
-from dsjax.io import read_json, read_rows, write_json
+from dsjax.io import inside, read_json, read_rows, write_json
 
 FORMAT = 1
 Row = dict[str, Any]
@@ -167,7 +167,7 @@ class RunDirectory:
 
     def stage_path(self, name: str) -> Path:
         """Folder of a stage."""
-        return self.path / "stages" / name
+        return inside(self.path / "stages", name)
 
     def done(self, name: str) -> bool:
         """Whether a stage is complete."""

@@ -85,7 +85,7 @@ def fails(error: BaseException):
     ],
 )
 def test_how_a_command_ends(error, status, words, capsys, monkeypatch):
-    monkeypatch.setattr("dsjax.cli.main._own_line", lambda error: None)  # this file is a user's own code
+    monkeypatch.setattr("dsjax.cli.main.own_line", lambda error: None)  # this file is a user's own code
     monkeypatch.setattr("dsjax.cli.main._parsed", lambda arguments: fails(error))
     assert main(["check"]) == status
     said = capsys.readouterr().err

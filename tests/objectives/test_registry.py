@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dsjax.config import import_function
 from dsjax.errors import InputError
 from dsjax.objectives import (
     OBJECTIVES,
@@ -25,6 +24,7 @@ from dsjax.objectives import (
 )
 from dsjax.objectives.registry import defaults
 from dsjax.objectives.surrogate import Named
+from dsjax.own import import_function
 from tests.objectives.reference import batch
 
 PAGE = (Path(__file__).parents[2] / "docs" / "objectives.md").read_text()
