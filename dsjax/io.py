@@ -80,7 +80,7 @@ def size_of(data: float) -> str:
     """Bytes for people, such as `7.5 TB`."""
     if data >= 1000**7:
         return "more than 1000 EB"
-    power = next((n for n in range(6, 1, -1) if data >= 1000**n), 1)
+    power = next((n for n in range(6, 0, -1) if data >= 1000**n), 0)
     return f"{data / 1000**power:.3g} {('', 'kB', 'MB', 'GB', 'TB', 'PB', 'EB')[power]}"
 
 

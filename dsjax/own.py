@@ -13,6 +13,7 @@ from typing import Any
 
 from dsjax.errors import InputError, require
 
+MOST_WORDS = 300  # characters of another library's message
 NAMED = "module:function with the module's full name"
 
 
@@ -45,7 +46,8 @@ def told(error: BaseException) -> str:
     words = error.msg if isinstance(error, SyntaxError) else str(error)
     if isinstance(error, SystemExit):
         words = f"it asked Python to exit with {error.code!r}"
-    return f"{type(error).__name__}: {' '.join(words.split())}"
+    words = " ".join(words.split())
+    return f"{type(error).__name__}: {words if len(words) <= MOST_WORDS else f'{words[:MOST_WORDS]} ..'}"
 
 
 @contextmanager

@@ -41,7 +41,8 @@ def draw(
     with styled():
         for suffix, source in sources.items():
             for name, (of, make) in sorted(FIGURES.items()):
+                stem = inside(directory, f"{name}{suffix}")
                 drawn = make(source) if (of == "theory") == (not suffix) else None
                 if drawn is not None:
-                    written += write(inside(directory, f"{name}{suffix}"), drawn.figure, drawn.rows)
+                    written += write(stem, drawn.figure, drawn.rows)
     return written

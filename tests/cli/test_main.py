@@ -110,8 +110,8 @@ def test_a_mistake_in_the_users_own_code(shown, tmp_path, capsys, monkeypatch):
     assert main(["check", "--process", "own_process:process", *["--traceback"] * shown]) == 2
     said = capsys.readouterr().err
     last = said.splitlines()[-1]
-    assert last.startswith("dsjax: AttributeError: 'list' object has no attribute 'nothing' (")
-    assert "own_process.py, line 2)" in last
+    assert last.startswith("dsjax: process own_process:process: received AttributeError: 'list' object has no")
+    assert "own_process.py, line 2); allowed: " in last
     assert ("Traceback" in said, "--traceback" in last) == (shown, not shown)
 
 

@@ -1,4 +1,4 @@
-"""The user's own code: whatever it does, status 2 with `module:function`, what it did, and the line of the user's file."""
+"""The user's own code: whatever it does, status 2 with `module:function`, what it did, and the line of its file."""
 
 from __future__ import annotations
 
@@ -57,7 +57,9 @@ def test_a_module_that_cannot_be_imported(name, field, here, capsys):
 
 
 @pytest.mark.parametrize("field", ASKED)
-@pytest.mark.parametrize("name", ["nowhere", "", ":", "a:", ":b", "../own:f", "a b:c", "/tmp/own:f", "os:", "os.:f", "os:1"])
+@pytest.mark.parametrize(
+    "name", ["nowhere", "", ":", "a:", ":b", "../own:f", "a b:c", "/tmp/own:f", "os:", "os.:f", "os:1"]
+)
 def test_names_that_are_none(name, field, here, capsys):
     if field in ("objective", "arm") and name == "nowhere":
         name = "nowhere:f"
@@ -65,7 +67,9 @@ def test_names_that_are_none(name, field, here, capsys):
     assert field in said, said
 
 
-@pytest.mark.parametrize("name", ["raises", "leaves", "returns_none", "returns_text", "returns_numpy", "yields", "number"])
+@pytest.mark.parametrize(
+    "name", ["raises", "leaves", "returns_none", "returns_text", "returns_numpy", "yields", "number"]
+)
 @pytest.mark.parametrize("field", ["process", "task", "network"])
 def test_a_function_that_returns_something_else(name, field, here, capsys):
     said = refused([*ASKED[field], f"{HERE}:{name}"], capsys)
@@ -194,7 +198,9 @@ def test_a_count_that_is_none_gives_nan_and_not_zero(name, sampled):
 STUDY = {"name": "s", "presets": {"a": {}}, "settings": {}}
 
 
-@pytest.mark.parametrize("name", ["raises", "leaves", "returns_none", "returns_text", "returns_numpy", "yields", "strings"])
+@pytest.mark.parametrize(
+    "name", ["raises", "leaves", "returns_none", "returns_text", "returns_numpy", "yields", "strings"]
+)
 def test_jobs_that_are_none(name, tmp_path):
     definition = Definition(jobs=f"{HERE}:{name}", **STUDY)
     with pytest.raises(InputError, match="jobs of the study") as found:
