@@ -81,7 +81,7 @@ def size_of(data: float) -> str:
     if data >= 1000**7:
         return "more than 1000 EB"
     power = next((n for n in range(6, 0, -1) if data >= 1000**n), 0)
-    return f"{data / 1000**power:.3g} {('', 'kB', 'MB', 'GB', 'TB', 'PB', 'EB')[power]}"
+    return f"{data / 1000**power:.3g} {('B', 'kB', 'MB', 'GB', 'TB', 'PB', 'EB')[power]}"
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -136,7 +136,7 @@ def compare(one: Positional[Path], other: Positional[Path], *, json: Path | None
         runs.append({field: results.get(field) for field in ("study", "preset", "provenance", "missing")})
         with interpreted(name, path, WHAT):
             runs[-1]["seconds"] = sum(results.get("seconds", {}).values())
-            estimates(reports[-1])
+            require(bool(estimates(reports[-1])), name, str(path), f"{WHAT}, with estimates")
     require_files(*files, json=json)
     with interpreted("one and other", files[1], f"{WHAT}, both of one study"):
         counted = agreement(*reports)

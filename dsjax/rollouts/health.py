@@ -57,10 +57,32 @@ def _spread(log_ratio: np.ndarray) -> dict[str, float] | None:
     }
 
 
+def _taken(data: Rollouts) -> str:
+    """How what can be read in two ways was read."""
+    given = set(data.given)
+    said = ["log-probs as natural logarithms"]
+    if "weight" not in given:
+        said.append("every trajectory with the same weight")
+    if "group" not in given:
+        said.append("every trajectory as a group of its own")
+    unused = int(((data.layout.place >= 0) & ~data.mask).sum())
+    if unused:
+        said.append(f"{unused} slots in no mask as prompt or padding")
+    if data.starts.any():
+        if "decision" not in given:
+            what = "that is not cut off " if "truncated" in given else ""
+            said.append(f"a decision that is the last token of a trajectory {what}as STOP, others as RESAMPLE")
+        choices = data.decision_choices
+        said.append(
+            f"decisions as drawn from {choices} choices" if choices else "decisions by stop_logp and score_norm"
+        )
+    return f"Read: {'; '.join(said)}."
+
+
 def notes(data: Rollouts, parts: dict[str, Any], advantage: str | None) -> list[str]:
     """Sentences; `parts` are the sections of `Diagnosis`, `advantage` what was done with the advantages of the file."""
     found = parts["health"]
-    out = [] if advantage is None else [advantage]
+    out = [*([] if advantage is None else [advantage]), _taken(data)]
     rows, given = data.layout.shape[0], set(data.given)
     N = len(data.weight)
     if "trajectory" in given or "segment_ids" in given:

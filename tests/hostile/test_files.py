@@ -202,7 +202,7 @@ ARCHIVES = {
     "empty": lambda file: file.write_bytes(b"") or file,
     "cut": lambda file: file.write_bytes(write(file, ("a.npy", GOOD)).read_bytes()[:-30]) and file,
     "flipped": lambda file: damaged(write(file, ("a.npy", GOOD)), 60),
-    "flipped in the directory": lambda file: damaged(write(file, ("a.npy", GOOD)), -60),
+    "another sum": lambda file: damaged(write(file, ("a.npy", GOOD)), file.read_bytes().rindex(b"PK\x01\x02") + 16),
     "twice": lambda file: write(file, ("a.npy", GOOD), ("a.npy", GOOD)),
     "twice, once without ending": lambda file: write(file, ("a.npy", GOOD), ("a", GOOD)),
 }
@@ -212,7 +212,7 @@ ARCHIVES = {
 def test_an_archive_that_is_none(name, tmp_path):
     file = ARCHIVES[name](tmp_path / "it.npz")
     for reader in (read_arrays, read_rollouts):
-        if reader is read_rollouts and "flipped" in name:
+        if reader is read_rollouts and name in ("flipped", "another sum"):
             continue  # the array is not one that it opens
         with pytest.raises(InputError, match=r"it\.npz"):
             reader(file)
