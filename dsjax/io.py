@@ -25,7 +25,7 @@ MOST_BYTES = 2**30  # of a JSON file, unpacked
 MOST_DEEP = 100  # objects and lists inside of each other
 MOST_PACKED = 1032  # times that deflate can make zeros smaller
 NAME = re.compile(r"[\w=+-][\w.=+-]{0,99}", re.ASCII)
-ALPHABET = "1 to 100 letters, digits and _.=+-, not starting with a dot"
+ALPHABET = "letters, digits and _.=+-, not starting with a dot, at most 100 of them"
 
 
 def require_name(field: str, value: Any) -> None:

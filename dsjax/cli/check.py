@@ -40,8 +40,10 @@ def check(
       json: Also write the results to this file (format: docs/results.md).
       report: Run everything and write an HTML page with its numbers to this directory.
     """
-    pages = () if report is None else (report / "index.html", report / "report.json")
-    require_files(*([] if instance_file is None else [instance_file]), *pages, json=json)
+    require_files(*([] if instance_file is None else [instance_file]), json=json)
+    if json is not None and report is not None:
+        apart = json.resolve() not in [(report / name).resolve() for name in ("index.html", "report.json")]
+        require(apart, "json", str(json), "another file than those of --report")
     require_directory("report", report)
     asked = [name for name, on in (("symbolic", symbolic), ("statistical", statistical), ("report", report)) if on]
     own = [name for name, given in (("process", process), ("instance_file", instance_file)) if given is not None]

@@ -130,7 +130,7 @@ def writing(field: str, path: Path, what: str = "a file") -> Iterator[None]:
 
 def require_files(*read: Path, **files: Path | None) -> None:
     """Refuse, before the work, files that cannot be written, two results in one file, and results in a file to read."""
-    taken = {path.resolve(): "one of this command's others" for path in read}
+    taken = {path.resolve(): "one that is read" for path in read}
     for field, path in files.items():
         if path is None:
             continue

@@ -57,7 +57,7 @@ def require_limits(objective: str, options: Mapping[str, Any]) -> None:
     for name, value in options.items():
         if value is not None and name in LIMITS and not hasattr(value, "__array__"):
             limits = LIMITS[name]
-            require(limits.hold(value), f"option {name} of objective {objective}", value, limits.words)
+            require(limits.hold(value), name, value, f"{limits.words}, for {objective}")
 
 
 def names(piece: Callable[..., Any]) -> list[str]:

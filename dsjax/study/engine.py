@@ -194,7 +194,7 @@ def _client(cluster: Any, resources: Mapping[str, float] | None) -> Iterator[Any
     else:
         file = str(cluster).endswith(".json")
         if file:  # Dask would wait for one that is not there for ever
-            words = "a scheduler file, as `dask scheduler --scheduler-file` writes it"
+            words = "a scheduler file that exists, as `dask scheduler --scheduler-file` writes it"
             data = read_json(Path(cluster), "address", words)
             ok = isinstance(data, dict) and isinstance(data.get("address"), str)
             require(ok, "address", str(cluster), words)

@@ -130,7 +130,7 @@ TABLES: dict[str, list[tuple[str, list[str]]]] = {
         ("step1.npz step2.npz --out new", ["rollouts file", "'step1.npz'", "No such file"]),
         ("", ["files", "none", "at least one .npz file"]),
         ("rollouts.npz --logp-tolerance -1 --objective sft", ["logp_tolerance", "-1.0", ">= 0"]),
-        ("rollouts.npz --objective reinforce --resamples 0", ["resamples", "0", "at least 1"]),
+        ("rollouts.npz --objective reinforce --resamples 0", ["resamples", "0", "an integer >= 1"]),
         ("rollouts.npz --objective reinforce --success nan", ["success", "nan", "a finite return"]),
     ],
     "bench": [
