@@ -268,8 +268,8 @@ class Study:
     def fail(self, name: str, error: BaseException, seconds: float | None = None) -> None:
         """Note what ended a job, after how many seconds in all; None: as it last reported."""
         seconds = self._progress(name)["seconds"] if seconds is None else seconds
-        kind, _, message = told(error).partition(": ")
-        data = {"error": kind, "message": message, "seconds": seconds}
+        message = told(error) if isinstance(error, SystemExit) else str(error)
+        data = {"error": type(error).__name__, "message": message, "seconds": seconds}
         write_json(self.folder(name) / "error.json", {**data, "traceback": "".join(traceback.format_exception(error))})
 
     def status(self) -> list[Status]:
