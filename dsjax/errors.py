@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-MOST_SHOWN = 400  # characters of a value
+MOST_SHOWN = 500  # characters of a value
 
 
 def shown(value: object) -> str:

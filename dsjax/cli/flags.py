@@ -116,7 +116,7 @@ def options(objective: str | None, items: Sequence[str]) -> dict[str, Any]:
         return found
     from dsjax.objectives import resolve
 
-    hints = _hints_of(resolve(objective, found)) if found else {}
+    hints = _hints_of(resolve(objective)) if found else {}
     for name, value in found.items():
         hint = hints.get(name)
         union = typing.get_origin(hint) in (typing.Union, types.UnionType)
@@ -124,6 +124,7 @@ def options(objective: str | None, items: Sequence[str]) -> dict[str, Any]:
         kinds = [kind for kind in _SCALARS if kind in told] or list(_SCALARS)
         allowed = " or ".join(_SCALARS[kind] for kind in kinds)
         require(any(_is(kind, value) for kind in kinds), f"option {name}", value, allowed)
+    resolve(objective, found)
     return found
 
 

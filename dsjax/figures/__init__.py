@@ -9,7 +9,7 @@ from typing import Any
 from dsjax.errors import require
 from dsjax.figures import atlas, gradients, study  # noqa: F401  importing registers their figures
 from dsjax.figures.style import FIGURES, Painter, Source, styled, write
-from dsjax.io import inside
+from dsjax.io import require_name
 from dsjax.training.config import BASE
 
 
@@ -41,8 +41,8 @@ def draw(
     with styled():
         for suffix, source in sources.items():
             for name, (of, make) in sorted(FIGURES.items()):
-                stem = inside(directory, f"{name}{suffix}")
+                require_name("name of a figure", f"{name}{suffix}")
                 drawn = make(source) if (of == "theory") == (not suffix) else None
                 if drawn is not None:
-                    written += write(stem, drawn.figure, drawn.rows)
+                    written += write(directory / f"{name}{suffix}", drawn.figure, drawn.rows)
     return written

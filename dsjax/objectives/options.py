@@ -26,7 +26,7 @@ class Limits(NamedTuple):
         kinds = (int, np.integer) if self.whole else (int, float, np.integer, np.floating)
         if isinstance(value, bool) or not isinstance(value, kinds) or not abs(value) < math.inf:
             return False
-        return (self.low < value if self.open else self.low <= value) and value <= self.high
+        return bool((self.low < value if self.open else self.low <= value) and value <= self.high)
 
 
 _FINITE = Limits("a finite number")

@@ -356,8 +356,7 @@ class Definition:
         for preset in presets:
             require_name(f"preset in {file}", preset)
         hypotheses, report = data.get("hypotheses", []), data.get("report")
-        objects = isinstance(hypotheses, list) and all(isinstance(h, dict) for h in hypotheses)
-        require(objects, f"hypotheses in {file}", hypotheses, "a list of objects with named fields")
+        require(isinstance(hypotheses, list), f"hypotheses in {file}", hypotheses, "a list")
         require(report is None or isinstance(report, str), f"report in {file}", report, "module:function, or null")
         known = ("name", "jobs", "presets", "hypotheses", "report")
         settings = {name: value for name, value in data.items() if name not in known}

@@ -52,7 +52,9 @@ def _checked(name: str, found: Any) -> dict[str, Any]:
     require(isinstance(tables, list), f"tables of {what}", tables, form)
     for table in tables:
         named = isinstance(table, dict) and isinstance(table.get("title"), str)
-        rows = [table.get("columns"), *table["rows"]] if named and isinstance(table.get("rows"), list) else [None]
+        rows: list[Any] = [None]
+        if named and isinstance(table.get("rows"), list):
+            rows = [table.get("columns"), *table["rows"]]
         texts = all(isinstance(row, list) and all(isinstance(cell, str) for cell in row) for row in rows)
         require(texts and len({len(row) for row in rows}) == 1, f"tables of {what}", table, form)
     return data

@@ -97,8 +97,10 @@ class BenchConfig:
         require_int("width", self.width, 0)
         require(self.width % SIZES[self.preset][2] == 0, "width", self.width, "a multiple of the preset's heads, or 0")
         require(self.batch % self.group == 0, "batch", self.batch, f"a multiple of group = {self.group}")
-        asked = {"network": ("preset and width", (self.preset, self.width))}
-        asked["batch"] = "batch, length and rounds", (self.batch, self.length, self.rounds)
+        asked: dict[str, tuple[str, object]] = {
+            "network": ("preset and width", (self.preset, self.width)),
+            "batch": ("batch, length and rounds", (self.batch, self.length, self.rounds)),
+        }
         for what, needed in least_bytes(self.policy(self.rounds), self.rounds, self.batch).items():
             require_memory(*asked[what], needed)
 

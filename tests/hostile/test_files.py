@@ -292,7 +292,7 @@ def test_a_file_of_the_engine_that_is_none_counts_as_not_there(name, data, tmp_p
 
 DEFINITION = {"name": "n", "jobs": "a:b", "presets": {"a": {}}}
 DEFINITIONS = {
-    "hypotheses": [5, "text", {"a": 1}, [1], None, ["h"], [[]]],
+    "hypotheses": [5, "text", {"a": 1}, None],
     "report": [5, [], {}, True],
     "jobs": [5, None, [], {}],
     "name": [5, None, "", "../x", []],
