@@ -31,7 +31,8 @@ class InputError(ValueError):
         self.field = field
         self.received = received
         self.allowed = allowed if isinstance(allowed, str) else ", ".join(allowed)
-        super().__init__(f"{field}: received {shown(received)}; allowed: {self.allowed}")
+        text = f"{field}: received {shown(received)}; allowed: {self.allowed}"
+        super().__init__(" ".join(text.splitlines()))  # one line, whatever the user's words are
 
     def __reduce__(self) -> tuple[type[InputError], tuple[object, ...]]:
         return type(self), (self.field, self.received, self.allowed)  # for pickle, between processes

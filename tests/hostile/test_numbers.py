@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import proofs_check
+from dsjax.cli.flags import pairs
 from dsjax.config import from_dict
 from dsjax.errors import InputError
 from dsjax.io import require_memory, size_of
@@ -192,6 +193,11 @@ def test_a_process_takes_integers_of_numpy_too():
     table = np.ones((1, 2))
     given = {"prompt_law": np.ones(1), "reward_table": table, "vocabulary": np.int64(2), "length": 1, "rounds": 2}
     assert DecisionSamplingProcess.create(**given).num_trajectories == 6
+
+
+def test_an_error_is_one_line_whatever_the_names_are():
+    said = rejected(lambda: pairs("set", ["a\nb=1", "a\nb=2"]), "set")
+    assert said == "set: received 'a\\nb=2'; allowed: each name once (also a b=1)"
 
 
 def test_memory_in_words():

@@ -668,7 +668,7 @@ BROKEN = {
     "pickle": (write_pickle, "logp: received 'an array of {path} that cannot be read'; allowed: plain numbers"),
     "cut off": (write_cut, "allowed: an .npz file, as numpy.savez writes it"),
     "damaged": (write_damaged, "allowed: a readable .npz file (Bad CRC"),
-    "text member": (write_text_member, "logp: received 'bytes'; allowed: an array"),
+    "text member": (write_text_member, "logp: received 'an array of {path} that cannot be read'; allowed: an array"),
     "unknown": (lambda path: np.savez(path, rewards=np.ones(2)), "logp: received 'no such array'"),
     "missing": (lambda path: np.savez(path, logp=LOGP), "sample_mask: received 'no such array'"),
 }
