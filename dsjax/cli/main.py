@@ -27,6 +27,7 @@ from dsjax.cli.attribute import attribute
 from dsjax.cli.bench import bench
 from dsjax.cli.check import check
 from dsjax.cli.decisions import decisions
+from dsjax.cli.explore import explore
 from dsjax.cli.figures import figures
 from dsjax.cli.flags import deferred, gathered
 from dsjax.cli.quickstart import quickstart
@@ -46,6 +47,7 @@ COMMANDS: dict[str, Any] = {  # a function, or more of them by name
     "study": {"run": study.run, "status": study.status, "report": study.report, "compare": study.compare},
     "bench": bench,
     "figures": figures,
+    "explore": explore,
 }
 
 
