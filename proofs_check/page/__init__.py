@@ -8,7 +8,9 @@ DIR/worst/T7.json       the instance with the largest error relative to its tole
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import dataclass, field
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,12 @@ from matplotlib import rc_context
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from dsjax import explorer
+from dsjax.figures.style import styled
 from dsjax.io import read_json, write_atomically, write_json
 from dsjax.training.run_directory import provenance
 from proofs_check.boundaries import BOUNDARIES
+from proofs_check.page.mathml import line, mathml
 from proofs_check.report import Report
 from proofs_check.results import TheoremResult
 from proofs_check.statement import TAGS
@@ -50,21 +55,39 @@ def _number(x: float | None, form: str = ".1e") -> str:
     return "" if x is None else format(x, form)
 
 
+# Words in code font that are no formulas: names of settings and files.
+_NAMES = re.compile(r"full|none|binary|graded|only if|mix|past|[\w/]+\.(py|md)|dsjax\.[\w.]+")
+
+
+def _inline(text: str) -> Markup:
+    """`code`, *emphasis* and [links](elsewhere) in a line; code is a formula, or the name of something."""
+    pieces, emphasised = [], False
+    for i, piece in enumerate(re.sub(r"\[([^]`]+)\]\([^)]+\)", r"\1", text).split("`")):
+        if i % 2:
+            pieces.append(Markup("<code>{}</code>").format(piece) if _NAMES.fullmatch(piece) else mathml(piece))
+            continue
+        for j, words in enumerate(piece.split("*")):
+            emphasised ^= j > 0
+            mark = ("<em>" if emphasised else "</em>") if j else ""
+            pieces.append(Markup(mark) + escape(words))
+    return Markup("").join(pieces)
+
+
 def _marked_up(markdown: str) -> Markup:
-    """The little Markdown that statements are written in: paragraphs, `code` and *emphasis*."""
-    paragraphs = []
-    for paragraph in markdown.split("\n\n"):
-        pieces, emphasised = [], False
-        for i, piece in enumerate(paragraph.split("`")):
-            if i % 2:
-                pieces.append(Markup("<code>{}</code>").format(piece))
-                continue
-            for j, words in enumerate(piece.split("*")):
-                emphasised ^= j > 0
-                mark = ("<em>" if emphasised else "</em>") if j else ""
-                pieces.append(Markup(mark) + escape(words))
-        paragraphs.append(Markup("<p>{}</p>").format(Markup("").join(pieces)))
-    return Markup("\n").join(paragraphs)
+    """The little Markdown that statements are written in: paragraphs, formulas on lines of their own, tables."""
+    blocks = []
+    for block in markdown.split("\n\n"):
+        lines = block.splitlines()
+        if all(x.startswith("    ") for x in lines):
+            blocks += [Markup("<p class=formula>{}</p>").format(mathml(x.strip())) for x in lines]
+        elif block.startswith("|"):
+            rows = [[_inline(cell.strip()) for cell in x.strip("|").split("|")] for x in lines if "---" not in x]
+            cells = [Markup("").join(Markup("<td>{}</td>").format(cell) for cell in row) for row in rows]
+            body = Markup("").join(Markup("<tr>{}</tr>").format(row) for row in cells)
+            blocks.append(Markup("<div class=wide><table>{}</table></div>").format(body))
+        else:
+            blocks.append(Markup("<p>{}</p>").format(_inline(block)))
+    return Markup("\n").join(blocks)
 
 
 def _svg(theorem: str, data: dict[str, Any]) -> Markup:
@@ -72,7 +95,7 @@ def _svg(theorem: str, data: dict[str, Any]) -> Markup:
     figure = Figure(figsize=(9, 5), layout="constrained")
     FigureCanvasSVG(figure)
     out = io.StringIO()
-    with rc_context({"svg.hashsalt": theorem, "svg.fonttype": "path"}):
+    with styled(), rc_context({"svg.hashsalt": theorem}):
         _boundary(theorem).draw(data, figure)
         figure.savefig(out, format="svg", metadata={"Date": None})
     text = out.getvalue()
@@ -92,13 +115,22 @@ def html(evidence: Evidence) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": _number, "marked_up": _marked_up}
+    environment.filters |= {"number": _number, "marked_up": _marked_up, "formulas": line}
 
     def rows(report: Report | None, theorem: str) -> list[Any]:
         return [row for row in report.rows if row.theorem == theorem] if report is not None else []
 
+    look = files(__package__).joinpath("page.css").read_text(encoding="utf-8")
     return environment.get_template("page.html.j2").render(
-        evidence=evidence, report=evidence.numeric, versions=provenance(), tags=TAGS, rows=rows, svg=_svg, map=_boundary
+        look=explorer.text("look.css"),
+        page_look=Markup(look),
+        evidence=evidence,
+        report=evidence.numeric,
+        versions=provenance(),
+        tags=TAGS,
+        rows=rows,
+        svg=_svg,
+        map=_boundary,
     )
 
 

@@ -20,6 +20,7 @@ from proofs_check.report import Report
 from proofs_check.runner import check, check_instance, worst_instance
 from proofs_check.symbolic import ProofResult
 from tests import processes
+from tests.browser import GOOD_MANNERS, MANNERS, ask, needs_browser
 
 
 @pytest.fixture(scope="module")
@@ -112,15 +113,20 @@ def test_own_process_runs_what_applies_and_says_why_not():
     assert skipped.to_json()["skipped"]["T10"][0] == "a binary verifier"
 
 
-def test_page_is_complete_and_self_contained(report, stored, tmp_path):
+@pytest.fixture(scope="module")
+def evidence(report, stored):
     boundary = next(b for b in BOUNDARIES if b.theorem == "T13")
     symbolic = proofs_check.run_symbolic(["T8"])
-    evidence = page.Evidence(report, symbolic, None, {"T13": boundary.measure()}, {"T8": stored})
+    return page.Evidence(report, symbolic, None, {"T13": boundary.measure()}, {"T8": stored})
+
+
+def test_page_is_complete_and_self_contained(evidence, tmp_path):
     assert evidence.ok
     path = page.write(tmp_path / "report", evidence)
     text = path.read_text()
-    for word in ("everything holds", 'id="T8"', "[N]", "Proof.", "rejected", "Symbolic", "Boundary", "<svg"):
-        assert word in text, word
+    words = ("everything holds", 'id="T8"', "[N]", "Proof.", "rejected", "Symbolic", "Where it stops", "<svg", "<math>")
+    assert [word for word in words if word not in text] == []
+    assert "default-src 'none'" in text
     # Names of XML dialects in the figure are no addresses to fetch.
     without_names = re.sub(r"xmlns(:\w+)?=\"[^\"]*\"|<(rdf|cc|dc):[^>]*>", "", text)
     assert not re.search(r"(src|href)=\"(https?:)?//|@import|url\(http", without_names)
@@ -139,5 +145,31 @@ def test_page_says_what_failed(report):
     text = page.html(broken)
     assert "something failed" in text
     assert "&lt;script&gt;a &amp; b&lt;/script&gt;" in text
-    assert "<script" not in text
+    assert text.count("<script") == 1  # its own
     assert text.count("<span class=bad>NOT REJECTED</span>") == 1
+
+
+@needs_browser
+def test_page_in_a_browser(evidence, tmp_path):
+    """It fits a phone; formulas are set; the contents name each statement; a worst instance is copied as a command."""
+    text = page.html(evidence)
+    script = """(frames) => {
+      const page = frames.wide.document, button = page.querySelector("button[data-copy]");
+      const manners = MANNERS;
+      button.click();
+      return {
+        manners: [manners(frames.wide), manners(frames.phone)],
+        copied: frames.wide.getSelection().toString(),
+        set: page.querySelector("math msub").getBoundingClientRect().height > 0,
+        contents: [...page.querySelectorAll("nav tbody tr")].map((x) => x.textContent.replace(/\\s+/g, " ")),
+        targets: [...page.querySelectorAll("a[href^='#']")].every((x) => page.querySelector(x.getAttribute("href"))),
+      };
+    }""".replace("MANNERS", f"({MANNERS})")
+    found = ask(tmp_path, {"wide": (text, 1100), "phone": (text, 390)}, script)
+    assert found["manners"] == [GOOD_MANNERS] * 2
+    assert found["copied"] == "dsjax check --theorem T8 --instance-file worst/T8.json"
+    assert found["set"]
+    assert found["targets"]
+    first, second = found["contents"]
+    assert all(word in first for word in ("T8", "holds", "3 instances", "proofs", "rejected", "assumptions"))
+    assert "mapped: " in second
