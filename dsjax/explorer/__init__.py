@@ -18,12 +18,12 @@ from markupsafe import Markup
 
 from dsjax.io import read_json, write_atomically
 
-SHARES = Path(str(files(__package__))) / "shares.json"
+SHARES = Path(str(files("dsjax.explorer"))) / "shares.json"
 
 
 def text(name: str) -> Markup:
     """A file of this folder, as it is."""
-    return Markup(files(__package__).joinpath(name).read_text(encoding="utf-8"))
+    return Markup(files("dsjax.explorer").joinpath(name).read_text(encoding="utf-8"))
 
 
 def html(functions: str | None = None) -> str:

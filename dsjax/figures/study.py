@@ -8,18 +8,23 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from dsjax.figures.gradients import curve_rows
 from dsjax.figures.style import (
+    TOGETHER,
     Drawn,
+    Row,
     Source,
+    arm_handles,
+    arm_style,
+    blocks,
     estimate,
     figure,
     footer,
-    line_style,
     new_figure,
     number,
     numbers,
@@ -32,6 +37,7 @@ from dsjax.training.config import BASE
 COMPONENTS = ("p", "a", "b", "youden", "auroc", "brier", "accuracy", "accuracy_at_base_rate", "gain", "rounds")
 WEIGHTED = ("sft-self", "sft-self-sqrt-l", "sft-self-l")  # F9: decision weights 1, sqrt(L), L
 LEVELS = (BASE, "rloo")  # F9: shown for comparison
+PARTS = {"sampler": "#0072B2", "decider": "#D55E00"}
 WIDEST = 22.0  # inches of panels side by side
 
 
@@ -45,33 +51,37 @@ def training_curves(source: Source) -> Drawn:
     }
     rows = curve_rows(source, "evaluation", (*labels,))
     shares = curve_rows(source, "gradient", ("share",))
-    fig = new_figure(11.0, 2.4 * (len(source.splits) + 1) + 0.8, "Training curves")
-    grid = fig.add_gridspec(len(source.splits) + 1, 3)
+    groups = blocks(source.arms)
+    high = len(source.splits) + 1
+    fig = new_figure(12.0, 2.5 * high * len(groups) + 0.8, "Training curves")
 
-    def lines(ax: Any, rows: Any, marks: int, **fields: Any) -> None:
-        for i, arm in enumerate(source.arms):
+    def lines(ax: Any, arms: Sequence[str], rows: Any, marks: int, **fields: Any) -> None:
+        for arm in sorted(source.arms, key=lambda arm: arm in arms):  # those of other parts stay as a background
             found = picked(rows, arm=arm, **fields)
             mean = [number(row["mean"]) for row in found]
-            ax.plot([row["step"] for row in found], mean, markevery=max(1, len(found) // marks), **line_style(i))
+            style = arm_style(arm) if arm in arms else {"color": "0.85", "linewidth": 1.0}
+            ax.plot([row["step"] for row in found], mean, markevery=max(1, len(found) // marks), **style)
         ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         ax.grid(True, color="0.92", linewidth=0.6)
 
-    for r, (split, name) in enumerate(source.splits.items()):
-        for c, (key, label) in enumerate(labels.items()):
-            ax = fig.add_subplot(grid[r, c])
-            lines(ax, rows, 10, split=split, measure=key)
-            if key == "auroc":
-                ax.axhline(0.5, color="0.6", linewidth=0.7, zorder=1)
-            ax.set(ylabel=label, xlabel="update")
-            if c == 1:
-                ax.set_title(name, fontweight="bold")
-    ax = fig.add_subplot(grid[len(source.splits), :])
-    lines(ax, shares, 15)
-    ax.set_title("decision share of the gradient", fontweight="bold")
-    ax.set(xlabel="update", ylabel="decision share (fraction)")
-    ax.set_ylim(bottom=0)
-    handles = [Line2D([], [], label=arm, **line_style(i)) for i, arm in enumerate(source.arms)]
-    fig.legend(handles=handles, loc="outside right upper", title="arm", handlelength=3.2)
+    parts: Any = fig.subfigures(len(groups), 1, squeeze=False)[:, 0]
+    for part, arms in zip(parts, groups, strict=True):
+        grid = part.add_gridspec(high, 3)
+        for r, (split, name) in enumerate(source.splits.items()):
+            for c, (key, label) in enumerate(labels.items()):
+                ax = part.add_subplot(grid[r, c])
+                lines(ax, arms, rows, 10, split=split, measure=key)
+                if key == "auroc":
+                    ax.axhline(0.5, color="0.6", linewidth=0.7, zorder=1)
+                ax.set(ylabel=label, xlabel="update")
+                if c == 1:
+                    ax.set_title(name, fontweight="bold")
+        ax = part.add_subplot(grid[len(source.splits), :])
+        lines(ax, arms, shares, 15)
+        ax.set_title("decision share of the gradient", fontweight="bold")
+        ax.set(xlabel="update", ylabel="decision share (fraction)")
+        ax.set_ylim(bottom=0)
+        part.legend(handles=arm_handles(arms), loc="outside right upper", title="arm", handlelength=3.2)
     several = f"means of {source.seeds} trainings, without intervals"
     footer(
         fig,
@@ -90,40 +100,42 @@ def components(source: Source) -> Drawn:
         for m in source.entry["models"]
         for key in COMPONENTS
     ]
-    models = source.models
-    width = max(4.6, 0.75 * len(models) + 1.2)
-    fig = new_figure(width + 5.4, 3.3 * len(source.splits) + 0.6, "The two components after training")
-    panels: Any = fig.subplots(len(source.splits), 2, squeeze=False, width_ratios=(width, 3.6))
+    models, groups = source.models, blocks(source.arms)
+    high = max(3.2, 0.42 * len(models) + 1.0)
+    fig = new_figure(6.0 + 3.4 * len(groups), high * len(source.splits) + 1.4, "The two components after training")
+    panels: Any = fig.subplots(
+        len(source.splits), 1 + len(groups), squeeze=False, width_ratios=(5.2, *[3.4] * len(groups))
+    )
     labels = {"p": "p = P(right)", "a": "a = P(STOP | right)", "b": "b = P(STOP | wrong)"}
     looks = (("o", "#000000", "#000000"), ("s", "#0072B2", "#0072B2"), ("^", "#D55E00", "white"))
-    for (left, right), (split, name) in zip(panels, source.splits.items(), strict=True):
+    for (left, *curves), (split, name) in zip(panels, source.splits.items(), strict=True):
         for j, (key, label) in enumerate(labels.items()):
             marker, colour, face = looks[j]
             look = {"linestyle": "none", "marker": marker, "color": colour, "markerfacecolor": face}
             left.plot([], [], label=label, **look)
             for i, model in enumerate(models):
                 (row,) = picked(rows, split=split, model=model, measure=key)
-                found, x = estimate(row), i + 0.22 * (j - 1)
+                found, y = estimate(row), i + 0.24 * (j - 1)
                 if found:
-                    left.plot([x, x], [found.low, found.high], color=colour, linewidth=1.2, marker="_", markersize=5)
-                    left.plot([x], [found.value], **look)
+                    left.plot([found.low, found.high], [y, y], color=colour, linewidth=1.3, marker="|", markersize=6)
+                    left.plot([found.value], [y], **look)
         for i in range(1, len(models)):
-            left.axvline(i - 0.5, color="0.88", linewidth=0.8, zorder=0)
-        turn = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if len(models) > 4 else {}
-        left.set_xticks(range(len(models)), models, **turn)
-        left.set(ylabel="probability", xlim=(-0.5, len(models) - 0.5), ylim=(-0.03, 1.03))
+            left.axhline(i - 0.5, color="0.88", linewidth=0.8, zorder=0)
+        left.set_yticks(range(len(models)), models)
+        left.set(xlabel="probability", ylim=(len(models) - 0.5, -0.5), xlim=(-0.03, 1.03))
         left.set_title(name, fontweight="bold")
-        for i, model in enumerate(models):
-            roc = source.entry["splits"][split]["roc"][model]
-            style = {"color": "black", "linestyle": "-", "linewidth": 2.2} if i == 0 else line_style(i - 1)
-            if roc:
-                right.plot(roc["wrong_accepted"], roc["right_accepted"], **{**style, "marker": "none"}, label=model)
-        right.plot([0, 1], [0, 1], color="0.6", linewidth=0.7, zorder=1)
-        right.set(xlabel="P(accepted | wrong)", ylabel="P(accepted | right)", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-        right.set_title("ROC of STOP")
-        right.set_box_aspect(1)
-    dots, lines = (ax.get_legend_handles_labels() for ax in panels[0])
-    fig.legend(dots[0] + lines[0], dots[1] + lines[1], loc="outside right center", handlelength=3.2)
+        for ax, arms in zip(curves, groups, strict=True):
+            for model in (BASE, *arms):
+                roc = source.entry["splits"][split]["roc"][model]
+                if roc:
+                    style = arm_style(model) | {"marker": "none"}
+                    ax.plot(roc["wrong_accepted"], roc["right_accepted"], **style, label=model)
+            ax.plot([0, 1], [0, 1], color="0.6", linewidth=0.7, zorder=1)
+            ax.set(xlabel="P(accepted | wrong)", ylabel="P(accepted | right)", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+            ax.set_title("ROC of STOP")
+            ax.set_box_aspect(1)
+            ax.legend(loc="lower right", fontsize=7.5, handlelength=2.4, labelspacing=0.2)
+    fig.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower right", ncols=3)
     footer(fig, f"bars: {source.intervals}; diagonal: a blind decider")
     return Drawn(rows, fig)
 
@@ -144,8 +156,9 @@ def cross_swap(source: Source) -> Drawn:
     finite = np.concatenate([table[np.isfinite(table)] for table in values.values()]).tolist()
     low, high = (min(finite), max(finite)) if finite else (0.0, 1.0)
     high = high if high > low else low + 1e-3
-    across = max(3.0, 0.8 * len(models) + 0.4) + 1.1
-    down = max(3.0, 0.62 * len(models) + 0.4) + 1.2
+    intervals = len(models) <= TOGETHER
+    across = max(3.0, (0.9 if intervals else 0.66) * len(models) + 0.4) + 1.1
+    down = max(3.0, (0.62 if intervals else 0.42) * len(models) + 0.4) + 1.2
     beside = across * len(swap) <= WIDEST
     shape = (1, len(swap)) if beside else (len(swap), 1)
     title = "Cross-swap: each sampler (rows) with each decider (columns)"
@@ -162,10 +175,11 @@ def cross_swap(source: Source) -> Drawn:
                     ax.text(c, r, "not\ndefined", ha="center", va="center", fontsize=6.5)
                     continue
                 ink = "white" if (cell.value - low) / (high - low) < 0.5 else "black"
-                ax.text(c, r - 0.13, f"{cell.value:.3f}", ha="center", va="center", color=ink, fontsize=8.5)
-                if math.isfinite(cell.low):
+                low_row = r - 0.13 * intervals
+                ax.text(c, low_row, f"{cell.value:.3f}", ha="center", va="center", color=ink, fontsize=9.5)
+                if intervals and math.isfinite(cell.low):
                     interval = f"{cell.low:.3f}–{cell.high:.3f}"
-                    ax.text(c, r + 0.21, interval, ha="center", va="center", color=ink, fontsize=5.8)
+                    ax.text(c, r + 0.21, interval, ha="center", va="center", color=ink, fontsize=6.5)
         ax.set_xticks(range(len(models)), models, rotation=35, ha="right", rotation_mode="anchor")
         ax.set_yticks(range(len(models)), models)
         ax.tick_params(length=0)
@@ -177,7 +191,8 @@ def cross_swap(source: Source) -> Drawn:
         ax.set_ylabel("sampler")
     label = f"final accuracy at T = {source.rounds}"
     fig.colorbar(image, ax=list(panels.flat), label=label, fraction=0.05, pad=0.02)
-    footer(fig, f"small type: {source.intervals}; one colour scale for all panels")
+    small = f"small type: {source.intervals}" if intervals else "intervals: in the CSV"
+    footer(fig, f"{small}; one colour scale for all panels")
     return Drawn(rows, fig)
 
 
@@ -193,6 +208,8 @@ def log_odds(source: Source) -> Drawn:
     ]
     columns = len(source.arms)
     title = f"Log-odds of final accuracy at T = {source.rounds}: from base to arm"
+    if columns > TOGETHER:
+        return Drawn(rows, _changes(source, rows, title))
     fig = new_figure(max(6.5, 1.95 * columns + 2.4), 2.75 * len(source.splits) + 1.1, title)
     panels: Any = fig.subplots(len(source.splits), columns, squeeze=False, sharey="row")
     for r, (split, name) in enumerate(source.splits.items()):
@@ -209,12 +226,43 @@ def log_odds(source: Source) -> Drawn:
         panels[r, 0].margins(y=0.15)
     handles = [
         Patch(facecolor="0.8", edgecolor="black", label="base, arm"),
-        Patch(facecolor="#9ecae1", edgecolor="black", hatch="////", label="sampler (Shapley)"),
-        Patch(facecolor="#fdbe85", edgecolor="black", hatch="....", label="decider (Shapley)"),
+        Patch(facecolor=PARTS["sampler"], alpha=0.55, edgecolor="black", hatch="////", label="sampler (Shapley)"),
+        Patch(facecolor=PARTS["decider"], alpha=0.55, edgecolor="black", hatch="....", label="decider (Shapley)"),
     ]
     fig.legend(handles=handles, loc="outside right upper")
     footer(fig, f"bars: {source.intervals}; percentages: the log-odds as probabilities")
     return Drawn(rows, fig)
+
+
+def _changes(source: Source, rows: Sequence[Row], title: str) -> Figure:
+    """F7 for many arms: a row each, one panel a split."""
+    arms = source.arms
+    fig = new_figure(3.6 * len(source.splits) + 2.4, 0.42 * len(arms) + 2.4, title)
+    panels: Any = fig.subplots(1, len(source.splits), squeeze=False, sharey=True)
+    looks: dict[str, dict[str, Any]] = {
+        "total": {"marker": "D", "color": "#000000", "markerfacecolor": "#000000"},
+        "sampler": {"marker": "s", "color": PARTS["sampler"], "markerfacecolor": PARTS["sampler"]},
+        "decider": {"marker": "^", "color": PARTS["decider"], "markerfacecolor": "white"},
+    }
+    for ax, (split, name) in zip(panels[0], source.splits.items(), strict=True):
+        for i, arm in enumerate(arms):
+            for j, (part, look) in enumerate(looks.items()):
+                fields = {"split": split, "difference": f"{arm} - {BASE}", "scale": "log_odds"}
+                found, y = [estimate(row) for row in picked(rows, part=part, **fields)], i + 0.24 * (j - 1)
+                if found and math.isfinite(found[0].value):
+                    low, high = found[0].low, found[0].high
+                    ax.plot([low, high], [y, y], color=look["color"], linewidth=1.3, marker="|", markersize=6)
+                    ax.plot([found[0].value], [y], linestyle="none", **look)
+        for i in range(1, len(arms)):
+            ax.axhline(i - 0.5, color="0.88", linewidth=0.8, zorder=0)
+        ax.axvline(0, color="0.4", linewidth=0.8, zorder=1)
+        ax.set_title(name.replace(" (", "\n("), fontweight="bold")
+        ax.set(xlabel="change of log-odds (nats)", ylim=(len(arms) - 0.5, -0.5))
+    panels[0, 0].set_yticks(range(len(arms)), arms)
+    handles = [Line2D([], [], label=part, linestyle="-", **look) for part, look in looks.items()]
+    fig.legend(handles=handles, loc="outside lower right", ncols=3)
+    footer(fig, f"bars: {source.intervals}; sampler and decider: Shapley")
+    return fig
 
 
 def _waterfall(ax: Any, ends: Sequence[float], steps: Sequence[Estimate]) -> None:
@@ -230,8 +278,8 @@ def _waterfall(ax: Any, ends: Sequence[float], steps: Sequence[Estimate]) -> Non
     middle = start + sampler.value
     look: dict[str, Any] = {"width": 0.72, "edgecolor": "black", "linewidth": 0.7, "zorder": 2}
     ax.bar([0, 3], [start, end], color="0.8", **look)
-    ax.bar(1, sampler.value, bottom=start, color="#9ecae1", hatch="////", **look)
-    ax.bar(2, decider.value, bottom=middle, color="#fdbe85", hatch="....", **look)
+    ax.bar(1, sampler.value, bottom=start, color=PARTS["sampler"], alpha=0.55, hatch="////", **look)
+    ax.bar(2, decider.value, bottom=middle, color=PARTS["decider"], alpha=0.55, hatch="....", **look)
     for x, level in enumerate((start, middle, middle + decider.value)):
         ax.plot([x + 0.36, x + 0.64], [level, level], color="black", linewidth=0.8, zorder=3)
     for x, origin, step in ((1, start, sampler), (2, middle, decider)):
@@ -277,15 +325,15 @@ def decision_weight(source: Source) -> Drawn | None:
                 [weight for weight, _ in weighted],
                 [e.value for _, e in weighted],
                 yerr=[[e.value - e.low for _, e in weighted], [e.high - e.value for _, e in weighted]],
-                color="black",
+                color=arm_style(WEIGHTED[0])["color"],
                 marker="o",
                 capsize=3,
                 label="SFT on the base's labelled answers",
             )
-            for i, model in enumerate(m for m in LEVELS if m in found):
+            for model in (m for m in LEVELS if m in found):
                 level = found[model][1]
                 if level:
-                    style = line_style(i)
+                    style = arm_style(model)
                     ax.axhline(level.value, color=style["color"], linestyle=style["linestyle"], label=model)
                     ax.axhspan(level.low, level.high, color=style["color"], alpha=0.12, linewidth=0)
             ax.set(xlabel="weight of the decision token w", ylabel=label)

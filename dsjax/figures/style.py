@@ -8,12 +8,14 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from dsjax.io import write_atomically
 from dsjax.statistics import Estimate
@@ -24,16 +26,18 @@ Painter = Callable[[dict[str, Any], Figure], None]
 
 STYLE = {
     "font.family": "DejaVu Sans",
-    "font.size": 9.0,
-    "axes.titlesize": 9.5,
-    "axes.labelsize": 9.0,
+    "font.size": 10.0,
+    "axes.titlesize": 10.5,
+    "axes.labelsize": 10.0,
+    "xtick.labelsize": 9.0,
+    "ytick.labelsize": 9.0,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": False,
-    "legend.fontsize": 8.0,
+    "legend.fontsize": 9.5,
     "legend.frameon": False,
-    "lines.linewidth": 1.5,
-    "lines.markersize": 4.5,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 5.5,
     "hatch.linewidth": 0.6,
     "svg.hashsalt": "dsjax",
     "svg.fonttype": "path",
@@ -41,6 +45,19 @@ STYLE = {
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F3C8D", "#8C8C00", "#666666")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.3)), (0, (6, 1.5, 1.2, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
+# Arms by what they learn from: one colour a group, one marker and dashes a member, the same in every figure.
+GROUPS: tuple[tuple[str, ...], ...] = (
+    ("sft-success", "sft-synthetic", "sft-mixture"),
+    ("rloo", "reinforce", "reinforce-plain", "ppo"),
+    ("sft-self", "sft-self-sqrt-l", "sft-self-l"),
+    ("grpo", "dr-grpo"),
+    ("rft", "rft-decider", "rft-sampler", "imitate-all"),
+    ("sft-online", "sft-labels"),
+    ("grpo-trajectory-kl", "grpo-token-kl"),
+    ("only-decider", "only-sampler"),
+    ("random-reward", "coin-reward"),
+)
+TOGETHER = 8  # arms in a panel; more become small multiples
 DPI = 150
 NUMBERS = ("value", "low", "high")
 
@@ -144,23 +161,50 @@ def new_figure(width: float, height: float, title: str) -> Figure:
     """An empty figure that belongs to no window and to no global state."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(title, fontsize=12, fontweight="bold")
+    figure.suptitle(title, fontsize=13, fontweight="bold")
     return figure
 
 
 def footer(figure: Figure, text: str) -> None:
     """Small print below the panels; the layout leaves room for it."""
-    figure.supxlabel(text, fontsize=7.5, color="0.3", x=0.01, ha="left")
+    figure.supxlabel(text, fontsize=8.5, color="0.3", x=0.01, ha="left")
 
 
 def line_style(i: int) -> dict[str, Any]:
-    """Line number i: told apart by marker and dashes where there is no colour."""
+    """Line number i of a figure without arms: told apart by marker and dashes where there is no colour."""
     return {
         "color": COLOURS[(i + 1) % len(COLOURS)],
         "marker": MARKERS[i % len(MARKERS)],
         "linestyle": DASHES[i % len(DASHES)],
         "markerfacecolor": "white" if i % 2 else COLOURS[(i + 1) % len(COLOURS)],
     }
+
+
+def arm_style(arm: str) -> dict[str, Any]:
+    """The look of a model's lines and bars, the same in every figure; a user's own arm has the look of its name."""
+    if arm == BASE:
+        return {"color": "#000000", "marker": "none", "linestyle": "-", "markerfacecolor": "#000000", "linewidth": 2.4}
+    place = next(((g, group.index(arm)) for g, group in enumerate(GROUPS) if arm in group), None)
+    group, member = (sum(arm.encode()) % len(GROUPS), 4) if place is None else place
+    colour = COLOURS[group + 1]
+    return {
+        "color": colour,
+        "marker": MARKERS[(group + 3 * member) % len(MARKERS)],
+        "linestyle": DASHES[(group + 2 * member) % len(DASHES)],
+        "markerfacecolor": "white" if member % 2 else colour,
+    }
+
+
+def blocks(arms: Sequence[str]) -> list[tuple[str, ...]]:
+    """The arms in their order, in as few and as even parts as have at most `TOGETHER` each."""
+    parts = max(1, -(-len(arms) // TOGETHER))
+    ends = [len(arms) * i // parts for i in range(parts + 1)]
+    return [tuple(arms[i:j]) for i, j in pairwise(ends)]
+
+
+def arm_handles(arms: Sequence[str]) -> list[Line2D]:
+    """For a legend of arms."""
+    return [Line2D([], [], label=arm, **arm_style(arm)) for arm in arms]
 
 
 def number(value: float | None) -> float:

@@ -120,7 +120,7 @@ def html(evidence: Evidence) -> str:
     def rows(report: Report | None, theorem: str) -> list[Any]:
         return [row for row in report.rows if row.theorem == theorem] if report is not None else []
 
-    look = files(__package__).joinpath("page.css").read_text(encoding="utf-8")
+    look = files("proofs_check.page").joinpath("page.css").read_text(encoding="utf-8")
     return environment.get_template("page.html.j2").render(
         look=explorer.text("look.css"),
         page_look=Markup(look),

@@ -13,10 +13,11 @@ import pytest
 from dsjax.config import from_dict
 from dsjax.errors import InputError
 from dsjax.figures import draw
-from dsjax.figures.style import FIGURES
+from dsjax.figures.style import FIGURES, GROUPS, Source, arm_style, blocks, styled
 from dsjax.study.measures import Evaluated, Measures
 from dsjax.study.report import _of_split, rounded
 from dsjax.tasks import TASKS
+from dsjax.training.arms import ARMS
 from dsjax.training.config import TrainConfig
 
 N, K, T = 60, 5, 3
@@ -25,9 +26,10 @@ N, K, T = 60, 5, 3
 def training(models: tuple[str, ...], seed: int) -> Evaluated:
     """Samplers of rising accuracy; deciders of rising skill."""
     rng = np.random.default_rng(seed)
-    right = np.stack([rng.random((N, K)) < 0.4 + 0.1 * i for i in range(len(models))])
+    step = min(0.1, 0.4 / len(models))
+    right = np.stack([rng.random((N, K)) < 0.4 + step * i for i in range(len(models))])
     log_stop = np.log(
-        np.stack([[np.where(r, 0.6 + 0.1 * d, 0.5 - 0.1 * d) for d in range(len(models))] for r in right])
+        np.stack([[np.where(r, 0.6 + step * d, 0.5 - step * d) for d in range(len(models))] for r in right])
     )
     own = np.stack([log_stop[i, i] for i in range(len(models))])
     return Evaluated(models, right, right[..., None].astype(np.int8), own, log_stop[..., :T])
@@ -129,21 +131,49 @@ def test_values_that_are_not_defined_are_named_and_do_not_fail(tmp_path):
     assert "not defined" in (tmp_path / "F7_log_odds_none.svg").read_text()
 
 
+def made(report, name) -> Any:
+    """A figure of the history, not drawn into files."""
+    entry = report["histories"]["none"]
+    (make,) = (make for key, (_, make) in FIGURES.items() if key.startswith(name))
+    with styled():
+        return make(Source({}, entry, tuple(entry["models"][1:])))
+
+
 @pytest.mark.parametrize("operation", ["addition", "multiplication"])
 @pytest.mark.parametrize("width", [0, 4])
-def test_weights_of_the_decision_are_those_that_the_arms_trained_with(operation, width, tmp_path):
+def test_weights_of_the_decision_are_those_that_the_arms_trained_with(operation, width):
     """The arm has weight L for answers of L tokens; a sum of 3 digits has 4 of them, a product 6."""
-    draw(results(("sft-self", "sft-self-l"), operation=operation, width=width), tmp_path)
-    with (tmp_path / "F9_decision_weight_none.csv").open() as file:
-        weights = {row["model"]: row["weight"] for row in csv.DictReader(file)}
+    drawn = made(results(("sft-self", "sft-self-l"), operation=operation, width=width), "F9")
+    weights = {row["model"]: row["weight"] for row in drawn.rows}
     length = TASKS[operation](3, width).length
     assert length == {("addition", 0): 4, ("addition", 4): 5, ("multiplication", 0): 6}.get((operation, width), 8)
-    assert weights == {"sft-self": "1.0", "sft-self-l": str(float(length)), "base": ""}
+    assert weights == {"sft-self": 1.0, "sft-self-l": float(length), "base": None}
 
 
 @pytest.mark.parametrize("arms", [("rft", "rloo"), ("sft-self", "rloo")])
-def test_a_figure_with_nothing_to_show_is_left_out(arms, tmp_path):
+def test_a_figure_with_nothing_to_show_is_left_out(arms):
     """Without arms of different weights there is nothing to compare."""
-    files = draw(results(arms), tmp_path)
-    assert {path.name[:2] for path in files} == {"F4", "F5", "F6", "F7", "F8"}
-    assert not [*tmp_path.glob("F9*")]
+    assert made(results(arms), "F9") is None
+
+
+def test_an_arm_looks_the_same_everywhere_and_unlike_others():
+    looks = {arm: arm_style(arm) for arm in ("base", *ARMS)}
+    seen = {(look["color"], look["marker"], str(look["linestyle"])) for look in looks.values()}
+    assert len(seen) == len(looks)  # in greyscale too: marker and dashes differ inside of a colour
+    assert {arm for group in GROUPS for arm in group} == set(ARMS)
+    assert arm_style("mine:loss") == arm_style("mine:loss")
+
+
+def test_many_arms_become_small_multiples():
+    """At most eight in a panel; what had a column an arm has a row an arm."""
+    assert [len(block) for block in blocks([*"abcdefgh"])] == [8]
+    assert blocks([*"abcdefghi"]) == [tuple("abcd"), tuple("efghi")]
+    arms = tuple(ARMS)[:9]
+    report = results(arms, seeds=(0,))
+    figures = {name: made(report, name) for name in ("F4", "F5", "F7")}
+    lines = [len(ax.get_legend().get_texts()) for ax in figures["F5"].figure.axes if ax.get_legend()]
+    assert lines == [5, 6]  # ROC curves, the base in both
+    (panel,) = figures["F7"].figure.axes
+    assert [label.get_text() for label in panel.get_yticklabels()] == list(arms)
+    coloured = [[x for x in ax.lines if x.get_color() != "0.85"] for ax in figures["F4"].figure.axes]
+    assert max(map(len, coloured)) <= 8
