@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from proofs_check.report import Column, Line, Report, Row
 from proofs_check.runner import Progress
+from proofs_check.statement import STATEMENTS
 from proofs_check.symbolic.proof import SymbolicProof, is_refuted, is_zero
 from proofs_check.symbolic.registry import select
 
@@ -38,8 +39,8 @@ class ProofResult(Row):
     TITLE: ClassVar = "Symbolic proofs, exact"
     COLUMNS: ClassVar = (
         Column("id"),
-        Column("identity", share=3),
-        Column("shape", share=2),
+        Column("statement", share=1),
+        Column("proofs", number=True),
         Column("iden-\ntities", number=True),
         Column("control\nrejected"),
         Column("sec-\nonds", number=True),
@@ -66,19 +67,19 @@ class ProofResult(Row):
 
     @classmethod
     def lines(cls, rows: Sequence[ProofResult]) -> Iterable[Line]:
-        """One claim a line, with all shapes that it is proved for."""
-        for (theorem, claim), group in groupby(rows, key=lambda p: (p.theorem, p.claim)):
+        """One theorem a line, in plain words: the identities and the shapes they are proved for are in the page."""
+        for theorem, group in groupby(rows, key=lambda p: p.theorem):
             proofs = list(group)
             ok, rejected = all(p.ok for p in proofs), all(p.control_rejected for p in proofs)
             cells = (
-                theorem if ok else f"{theorem} FAILED",
-                claim,
-                "\n".join(dict.fromkeys(p.shape for p in proofs)),
+                theorem,
+                STATEMENTS[theorem].plain if ok else f"FAILED: {STATEMENTS[theorem].plain}",
+                str(len(proofs)),
                 str(sum(p.identities for p in proofs)),
                 "yes" if rejected else "NO",
                 f"{sum(p.seconds for p in proofs):.1f}",
             )
-            yield Line(cells, (0,) * (not ok) + (4,) * (not rejected))
+            yield Line(cells, (0, 1) * (not ok) + (4,) * (not rejected))
 
     def failures(self) -> list[str]:
         """Identities that do not hold, and a control that passed."""

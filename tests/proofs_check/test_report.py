@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -68,4 +69,14 @@ def test_what_is_not_finite_is_null(x):
 
 
 def test_brackets_are_text():
-    assert "[x + y]^2" in printed(Report(ProofResult, (PROOF,), 0.0))
+    assert "[x + y]^2" in printed(Report(ProofResult, (replace(PROOF, failed=1),), 0.0))
+
+
+def test_a_row_of_a_table_is_plain_words_on_two_lines_at_most():
+    """The formula is for the page."""
+    for about in STATEMENTS.values():
+        rows = printed(Report(ProofResult, (replace(PROOF, theorem=about.id),), 0.0)).splitlines()
+        cells = rows[rows.index(next(x for x in rows if x.strip().startswith("──"))) + 1 : -1]
+        assert len([x for x in cells if x.strip()]) <= 2
+        assert max(map(len, rows)) <= 80
+        assert PROOF.claim not in "".join(rows)
