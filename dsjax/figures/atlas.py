@@ -51,7 +51,7 @@ def share_against_length(source: Source) -> Drawn | None:
             ax.plot([row["length"] for row in some], [row[key] for row in some], label=label, **line_style(i))
         ax.plot(lengths, [1 / x for x in lengths], color="0.45", linewidth=0.7, label="1/L", zorder=1)
         ax.set(xscale="log", yscale="log", xlabel="answer length L (tokens)", title=title)
-        ax.xaxis.set_major_locator(FixedLocator(lengths[:: max(1, len(lengths) // 6)]))
+        ax.xaxis.set_major_locator(FixedLocator(lengths[:: -(-len(lengths) // 6)]))
         ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
         ax.xaxis.set_minor_locator(NullLocator())
         ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
@@ -81,13 +81,13 @@ def heat_map(source: Source) -> Drawn | None:
     for r, objective in enumerate(objectives):
         for c, share in enumerate(table[r]):
             if not math.isfinite(share):
-                ax.text(c, r, "-", ha="center", va="center", fontsize=7)
+                ax.text(c, r, "-", ha="center", va="center", fontsize=8)
                 continue
             ink = "white" if norm(share) < 0.5 else "black"
             text = f"{share:.2f}" if share >= 0.01 else f"{share:.0e}"
-            ax.text(c, r, text, ha="center", va="center", color=ink, fontsize=6.5)
+            ax.text(c, r, text, ha="center", va="center", color=ink, fontsize=7.5)
         slope = objective["slope"]["tail"]
-        ax.text(len(lengths) - 0.35, r, "-" if slope is None else f"{slope:+.2f}", va="center", fontsize=7.5)
+        ax.text(len(lengths) - 0.35, r, "-" if slope is None else f"{slope:+.2f}", va="center", fontsize=8)
     ax.text(len(lengths) - 0.35, -0.75, "slope at the end", va="bottom", fontsize=7.5)
     ax.set_xticks(range(len(lengths)), [str(n) for n in lengths])
     ax.set_yticks(range(len(objectives)), [objective["name"] for objective in objectives])

@@ -102,7 +102,7 @@ def components(source: Source) -> Drawn:
     ]
     models, groups = source.models, blocks(source.arms)
     high = max(3.2, 0.42 * len(models) + 1.0)
-    fig = new_figure(6.0 + 3.4 * len(groups), high * len(source.splits) + 1.4, "The two components after training")
+    fig = new_figure(7.8 + 3.4 * len(groups), high * len(source.splits) + 1.4, "The two components after training")
     panels: Any = fig.subplots(
         len(source.splits), 1 + len(groups), squeeze=False, width_ratios=(5.2, *[3.4] * len(groups))
     )
@@ -135,7 +135,7 @@ def components(source: Source) -> Drawn:
             ax.set_title("ROC of STOP")
             ax.set_box_aspect(1)
             ax.legend(loc="lower right", fontsize=7.5, handlelength=2.4, labelspacing=0.2)
-    fig.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower right", ncols=3)
+    fig.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside right center")
     footer(fig, f"bars: {source.intervals}; diagonal: a blind decider")
     return Drawn(rows, fig)
 
@@ -229,7 +229,7 @@ def log_odds(source: Source) -> Drawn:
         Patch(facecolor=PARTS["sampler"], alpha=0.55, edgecolor="black", hatch="////", label="sampler (Shapley)"),
         Patch(facecolor=PARTS["decider"], alpha=0.55, edgecolor="black", hatch="....", label="decider (Shapley)"),
     ]
-    fig.legend(handles=handles, loc="outside right upper")
+    fig.legend(handles=handles, loc="outside right center")
     footer(fig, f"bars: {source.intervals}; percentages: the log-odds as probabilities")
     return Drawn(rows, fig)
 
@@ -237,7 +237,7 @@ def log_odds(source: Source) -> Drawn:
 def _changes(source: Source, rows: Sequence[Row], title: str) -> Figure:
     """F7 for many arms: a row each, one panel a split."""
     arms = source.arms
-    fig = new_figure(3.6 * len(source.splits) + 2.4, 0.42 * len(arms) + 2.4, title)
+    fig = new_figure(3.6 * len(source.splits) + 3.4, 0.42 * len(arms) + 2.4, title)
     panels: Any = fig.subplots(1, len(source.splits), squeeze=False, sharey=True)
     looks: dict[str, dict[str, Any]] = {
         "total": {"marker": "D", "color": "#000000", "markerfacecolor": "#000000"},
@@ -260,7 +260,7 @@ def _changes(source: Source, rows: Sequence[Row], title: str) -> Figure:
         ax.set(xlabel="change of log-odds (nats)", ylim=(len(arms) - 0.5, -0.5))
     panels[0, 0].set_yticks(range(len(arms)), arms)
     handles = [Line2D([], [], label=part, linestyle="-", **look) for part, look in looks.items()]
-    fig.legend(handles=handles, loc="outside lower right", ncols=3)
+    fig.legend(handles=handles, loc="outside right center")
     footer(fig, f"bars: {source.intervals}; sampler and decider: Shapley")
     return fig
 
