@@ -1,4 +1,4 @@
-"""`dsjax study run`, `status`, `report` and `compare`: a study's jobs, how far they are, and their merged results."""
+"""`dsjax study ..`: a study's jobs, how far they are, their merged results; predictions and power before they run."""
 
 from __future__ import annotations
 
@@ -114,6 +114,78 @@ def report(path: Positional[Path], *, preset: str | None = None, out: Path | Non
     for name in results["missing"]:
         console.print(Text(f"missing: {name}"))
     return 1 if results["missing"] else 0
+
+
+def predict(path: Positional[Path], *, preset: str | None = None, out: Path | None = None) -> int:
+    """Train the bases that are left, and predict from them alone: predictions.json in the study's directory.
+
+    Run it before `dsjax study run`: each arm notes the hash of the file that it finds, and the report says of how many
+    arms the predictions are older.
+
+    Args:
+      path: Folder with a study.json.
+      preset: One of its presets; the first by default.
+      out: Directory of the study; runs/NAME-PRESET by default.
+    """
+    from dsjax.cli.devices import keep_compiled_programs
+    from dsjax.study import jobs
+    from dsjax.study import predict as predictions
+
+    study = jobs.Definition.read(path).study(preset, out)
+    keep_compiled_programs()
+    study.start()
+    console = terminal()
+    with told(study, console) as notice:
+        found = predictions.predict(study, notice)
+    print_tables(predictions.tables(found), console)
+    console.print(Text(f"{study.path / predictions.PREDICTIONS}"), soft_wrap=True)
+    if found["seen"]:
+        console.print(Text(f"{len(found['seen'])} arms were done before: of them these are no predictions"))
+    return 0
+
+
+def power(
+    path: Positional[Path], *, pilot: Path, predictions: Path, preset: str | None = None, json: Path | None = None
+) -> int:
+    """What the preset's seeds can see in each of its cells, from a pilot, beside what its bases say there can be.
+
+    A cell whose ceiling is below the smallest effect cannot be told. In a file power.json beside the study.json that is
+    known before a run: arms that are only in such cells are not trained, and the report says so.
+
+    Args:
+      path: Folder with a study.json.
+      pilot: results.json of a pilot with cells of the same names, or the directory that it is in.
+      predictions: The predictions.json of the design or of the pilot.
+      preset: The design; the first preset by default.
+      json: Write it to this file, next to what it has of other presets.
+    """
+    from dsjax.io import read_json, write_json
+    from dsjax.study import jobs
+    from dsjax.study import power as planning
+    from dsjax.study.results import read_results, report_of
+    from dsjax.study.settings import Settings
+    from dsjax.study.tables import rounded
+
+    definition = jobs.Definition.read(path)
+    name = next(iter(definition.presets)) if preset is None else preset
+    asked = Settings.read({k: v for k, v in definition.settings_of(name).items() if k != "power"})
+    file, results = read_results("pilot", pilot)
+    report = report_of(results, "pilot", pilot)
+    known = read_json(predictions, "predictions", "a predictions.json of `dsjax study predict`")
+    require(
+        isinstance(known, dict) and "histories" in known, "predictions", str(predictions), "of `dsjax study predict`"
+    )
+    families = [h.get("family") for h in definition.hypotheses]
+    tests = max([families.count(family) for family in families], default=1)
+    cells = rounded(planning.plan(report, known, asked.cells, asked.seeds, tests))
+    if json is not None:
+        require_files(file, predictions, json=json)
+        before = read_json(json, "json") if json.exists() and json.stat().st_size else {}
+        design = {"seeds": asked.seeds, "tests": tests, "pilot": f"{results['study']}-{results['preset']}"}
+        with writing("json", json):
+            write_json(json, {**before, name: {**design, "cells": cells}})
+    print_tables(planning.tables(cells), terminal())
+    return 0
 
 
 def compare(one: Positional[Path], other: Positional[Path], *, json: Path | None = None) -> int:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dsjax.evaluation.deciders import BINS, bins_of
@@ -38,6 +40,35 @@ def from_table(q: Array, V: Array, visits: Array) -> Array:
       visits: f[.., N] visits of the bin per episode, by the imitator.
     """
     return (visits * of_imitation(q, V)).sum(-1)
+
+
+def keeps(stop_nxG: Array, right_nxG: Array, rounds: int, cost: float = 0.0, bins: int = BINS) -> Array:
+    """bool[n, G]: STOP iff q >= V, the label of value that closes the gap of imitation; JAX arrays.
+
+    q: fraction right of all answers in the bin of P(STOP). V: what going on brings the problems of those that come to
+    the bin, less the cost, if every later round keeps by the same rule: from the other answers of each problem.
+
+    Args:
+      stop_nxG: P(STOP) of G >= 2 answers to each of n problems.
+      right_nxG: 1 where right, else 0.
+      rounds: T >= 2.
+      cost: of going on.
+      bins: of P(STOP), equally wide.
+    """
+    index = jnp.minimum((stop_nxG * bins).astype(jnp.int32), bins - 1)
+    into = jax.nn.one_hot(index, bins, dtype=right_nxG.dtype)
+    count = into.sum((0, 1))
+
+    def of_bin(x_nxG: Array) -> Array:
+        return divide((into * x_nxG[..., None]).sum((0, 1)), count)[index]
+
+    def of_others(x_nxG: Array) -> Array:
+        return (x_nxG.sum(1, keepdims=True) - x_nxG) / (x_nxG.shape[1] - 1) - cost
+
+    q, going = of_bin(right_nxG), of_others(right_nxG)
+    for _ in range(rounds - 2):
+        going = of_others(jnp.where(q >= of_bin(going), right_nxG, going))
+    return q >= of_bin(going)
 
 
 def of_samples(stop_NxT: np.ndarray, right_NxT: np.ndarray, bins: int = BINS) -> Statistic:

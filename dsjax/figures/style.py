@@ -71,12 +71,14 @@ class Source:
       entry: of the report: one history; empty for figures about theory.
       arms: to show, in this order.
       kl_tax: puts the numbers of F3 on an empty figure.
+      regimes: whole reports by name, for figures about several studies; of one study, its own.
     """
 
     theory: Mapping[str, Any]
     entry: Mapping[str, Any] = field(default_factory=dict)
     arms: tuple[str, ...] = ()
     kl_tax: Painter | None = None
+    regimes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def models(self) -> list[str]:
@@ -113,16 +115,19 @@ class Drawn(NamedTuple):
 
 
 Make = Callable[[Source], Drawn | None]
+Of = Literal["theory", "history", "regimes"]
 FIGURES: dict[str, tuple[str, Make]] = {}
 
 
-def figure(number: str, name: str, *, of: Literal["theory", "history"] = "history") -> Callable[[Make], Make]:
+def figure(
+    number: str, name: str, *, of: Literal["theory", "history", "regimes"] = "history"
+) -> Callable[[Make], Make]:
     """Register a function that makes the rows of a figure and draws them, or returns None: nothing to show.
 
     Args:
       number: such as F5; figures are drawn in this order.
       name: of its files, after the number.
-      of: `theory`, drawn once, or `history`, once for each.
+      of: `theory` or `regimes`, drawn once, or `history`, once for each.
     """
 
     def register(make: Make) -> Make:

@@ -66,6 +66,16 @@ class Policy:
         require(False, "critic", False, "a policy with critic=True")
         raise AssertionError
 
+    def decider_parts(self, params: Params) -> frozenset[str]:
+        """Names of the parts of the parameters that `pi_d` alone reads: what may learn while the sampler stays.
+
+        Raises:
+          InputError: for a policy that does not say; here none does.
+        """
+        del params
+        require(False, "network", type(self).__name__, "a policy that says which parameters its decider alone reads")
+        raise AssertionError
+
     def log_probs_vjp(self, params: Params, traj: Trajectories) -> tuple[jax.Array, Pull]:
         """(`log_probs`, pull): pull takes cotangents c_BxS, returns the log-probs again and sum c grad logp for each.
 
@@ -138,6 +148,10 @@ class WrappedPolicy(Policy):
     def init(self, key: jax.Array) -> Params:
         """Random parameters of the other policy."""
         return self.base.init(key)
+
+    def decider_parts(self, params: Params) -> frozenset[str]:
+        """Those of the other policy."""
+        return self.base.decider_parts(params)
 
 
 def select(log_dist: jax.Array, index: jax.Array) -> jax.Array:

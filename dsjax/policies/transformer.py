@@ -230,6 +230,10 @@ class TransformerPolicy(Policy):
         """Names of the trunks: of `pi_sample` and of `pi_d`, or of the one for both."""
         return ("sample", "decide") if self.separate_trunks else ("shared",)
 
+    def decider_parts(self, params: Params) -> frozenset[str]:
+        """The decider's head, and its trunk if that is its own."""
+        return frozenset({"decide_head", "trunks_decide"} & {*params})
+
     @property
     def network(self) -> Network:
         """The Flax module."""

@@ -33,14 +33,20 @@ def _beyond(values: np.ndarray, margin: float, sign: int) -> float:
 
 
 def decide(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The same rows {"expect", "margin", "estimate": Estimate, "p"} with "p_holm", over all of them, and "verdict".
+    """The same rows {"expect", "margin", "estimate": Estimate, "p"} with "p_holm" and "verdict".
+
+    Holm's correction is over all of them, or where they have a "family" over each family.
 
     A hypothesis that expects `positive` or `negative` is supported if Holm's p is at most 5 % and the sign is that one,
     contradicted if the sign is the other one, else open. One that expects `equivalent` is supported if Holm's p is at
     most 5 %, contradicted if Student's 95 % interval lies outside of the margin, else open.
     """
-    adjusted = holm([float("nan") if row["p"] is None else row["p"] for row in rows])
-    out = [{**row, "p_holm": p if np.isfinite(p) else None} for row, p in zip(rows, adjusted, strict=True)]
+    corrected: dict[int, float] = {}
+    for family in dict.fromkeys(row.get("family") for row in rows):
+        of = [i for i, row in enumerate(rows) if row.get("family") == family]
+        values = [float("nan") if rows[i]["p"] is None else rows[i]["p"] for i in of]
+        corrected |= dict(zip(of, holm(values), strict=True))
+    out = [{**row, "p_holm": corrected[i] if np.isfinite(corrected[i]) else None} for i, row in enumerate(rows)]
     return [{**row, "verdict": _verdict(row)} for row in out]
 
 

@@ -33,6 +33,7 @@ from dsjax.own import call, import_function, told
 from dsjax.training.run_directory import RunDirectory, in_use, opened, provenance
 
 FORMAT = 1
+POWER = "power.json"
 DONE, RUNNING, FAILED, WAITING, TODO = "done", "running", "failed", "waiting", "todo"
 _SECONDS_BETWEEN_WRITES = 1.0
 
@@ -326,6 +327,8 @@ class Definition:
         some, inside of objects too: `{"extends": "cpu", "first_seed": 5, "train": {"model_width": 128}}`.
       settings: every other field of the file: settings of all presets, each of which may change them.
       hypotheses: what the study tests, written down before it runs.
+      power: by preset, what can be told before it runs: the file `power.json` beside study.json, if there is one
+        (`dsjax study power` writes it); settings `power` of the preset.
       report: None, or `module:function` called as `function(merged, directory, definition)` with `merge`'s
         dictionary, the study's directory and this definition; what it returns, a dictionary, is stored as `report` in
         `results.json`, and its `tables` ([{"title", "columns", "rows"}], of texts) are printed.
@@ -337,6 +340,7 @@ class Definition:
     settings: Mapping[str, Any]
     hypotheses: tuple[Any, ...] = ()
     report: str | None = None
+    power: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: str | Path) -> Definition:
@@ -360,7 +364,10 @@ class Definition:
         require(report is None or isinstance(report, str), f"report in {file}", report, "module:function, or null")
         known = ("name", "jobs", "presets", "hypotheses", "report")
         settings = {name: value for name, value in data.items() if name not in known}
-        return cls(data["name"], data["jobs"], presets, settings, tuple(hypotheses), report)
+        beside = file.with_name(POWER)
+        power = read_json(beside, "power") if file.name == "study.json" and beside.exists() else {}
+        require(isinstance(power, dict), "power", str(beside), "an object with named presets")
+        return cls(data["name"], data["jobs"], presets, settings, tuple(hypotheses), report, power)
 
     def settings_of(self, preset: str) -> dict[str, Any]:
         """The settings of all presets, with those of the preset in their place.
@@ -378,7 +385,8 @@ class Definition:
         changed: dict[str, Any] = {}
         for name in reversed(chain):
             changed = _changed(changed, {k: v for k, v in self.presets[name].items() if k != "extends"})
-        return {**self.settings, **changed}
+        known = {"power": self.power[preset]["cells"]} if preset in self.power else {}
+        return {**self.settings, **known, **changed}
 
     def changed(self, preset: str, changes: Mapping[str, Any]) -> Definition:
         """The same with only this preset, and these changes to its settings, inside of objects too."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -14,18 +15,21 @@ import numpy as np
 from dsjax.config import from_dict
 from dsjax.errors import InputError, require
 from dsjax.evaluation.deciders import reliability
-from dsjax.io import inside
-from dsjax.statistics import ANY, PROBABILITY, Estimate, Resampled, roc_curve
+from dsjax.io import inside, read_json
+from dsjax.statistics import ANY, DIFFERENCE, PROBABILITY, Resampled, roc_curve
+from dsjax.study import cells
+from dsjax.study.frontier import Curves, at_equal, curves_of
 from dsjax.study.hypotheses import EXPECTED, decide, tested
 from dsjax.study.jobs import Definition
 from dsjax.study.measures import TERMS, Evaluated, Measures
-from dsjax.study.tables import tables
-from dsjax.study.trainings import CHOICE, RUN, arm_job, rows_of
+from dsjax.study.predict import tables as predicted_tables
+from dsjax.study.settings import Cell
+from dsjax.study.tables import Table, rounded, tables
+from dsjax.study.trainings import CHOICE, PREDICTIONS, RUN, arm_job, rows_of
 from dsjax.training.arms import arm_of
 from dsjax.training.config import BASE, TrainConfig
 
 RESAMPLES = 1000
-DIGITS = 6
 MEASURES = ("p", "a", "b", "youden", "auroc", "auroc_on_base", "brier", "accuracy", "accuracy_at_base_rate")
 MEASURES += ("gain", "rounds")
 RULES = ("majority", "best", "random", "oracle")
@@ -49,37 +53,69 @@ def report(merged: Mapping[str, Any], directory: Path, definition: Definition) -
       definition: with the hypotheses and the comparisons that were written down before the runs.
     """
     done = merged["jobs"]
-    pairs = [(arm, against) for arm, against in definition.settings.get("comparisons", [])]
+    known = merged.get("preset") in definition.presets
+    settings = definition.settings_of(merged["preset"]) if known else definition.settings
+    asked = Asked.of(settings, _predictions(done, directory))
     evaluations: dict[str, list[str]] = {}
     for name in [*done, *merged["missing"]]:
         if name.endswith("/evaluation"):
             evaluations.setdefault(name.split("/")[0], []).append(name.rsplit("/", 1)[0])
     out: dict[str, Any] = {
-        "shown": list(definition.settings.get("shown", ())),
+        "shown": list(settings.get("shown", ())),
         "sweep": done[CHOICE]["result"] if CHOICE in done else None,
         "theory": {n.split("/")[1]: done[n]["result"] for n in done if n.startswith("theory/")},
         "histories": {},
+        **({"predictions": asked.predictions} if asked.predictions else {}),
     }
     find: dict[tuple[str, str], Find] = {}
     for history, parents in evaluations.items():
         if all(f"{parent}/evaluation" in done for parent in parents):
             parents.sort(key=_seed)
-            out["histories"][history] = _of_history(history, parents, done, directory / "jobs", pairs, find)
+            out["histories"][history] = _of_history(history, parents, done, directory / "jobs", asked, find)
     models = {history: set(entry["models"]) for history, entry in out["histories"].items()}
-    out["hypotheses"] = judged(definition.hypotheses, find, models)
+    out["hypotheses"] = judged(definition.hypotheses, find, models, settings.get("variants", ()))
     out = rounded(out)
-    return {**out, "tables": tables(out)}
+    return {**out, "tables": [*tables(out), *_more_tables(out)]}
 
 
-def rounded(data: Any) -> Any:
-    """As plain data with `DIGITS` significant digits: more would be rounding, and make the file twice as long."""
-    if isinstance(data, Estimate):
-        data = data.to_json()
-    if isinstance(data, float):
-        return float(f"{data:.{DIGITS}g}")
-    if isinstance(data, Mapping):
-        return {name: rounded(value) for name, value in data.items()}
-    return [rounded(value) for value in data] if isinstance(data, list | tuple) else data
+@dataclass(frozen=True)
+class Asked:
+    """What a report is asked for beyond its models: pairs to compare, cells, what was known before the run."""
+
+    pairs: Sequence[tuple[str, str]]
+    cells: Sequence[Cell] = ()
+    power: Mapping[str, Any] = field(default_factory=dict)
+    predictions: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any], predictions: Mapping[str, Any]) -> Asked:
+        """From the settings of a preset."""
+        cells = [from_dict(Cell, cell) for cell in settings.get("cells", ())]
+        pairs = [(arm, against) for arm, against in settings.get("comparisons", [])]
+        pairs += [pair for cell in cells if (pair := (cell.arm, cell.against)) not in pairs]
+        return cls(pairs, cells, settings.get("power", {}), predictions)
+
+
+def _predictions(done: Mapping[str, Any], directory: Path) -> dict[str, Any]:
+    """The predictions, with their hash and of how many of the arms that are done they are older; {} without any."""
+    file = directory / PREDICTIONS
+    if not file.exists():
+        return {}
+    own = hashlib.sha256(file.read_bytes()).hexdigest()
+    arms = [job["result"].get("predictions") for name, job in done.items() if "/arms/" in name]
+    return {**read_json(file, "predictions"), "sha256": own, "older_than": arms.count(own), "arms": len(arms)}
+
+
+def _more_tables(found: Mapping[str, Any]) -> list[Table]:
+    """Of predictions and cells, where there are any."""
+    out = []
+    if "predictions" in found:
+        data = found["predictions"]
+        age = f"written before {data['older_than']} of {data['arms']} arms began"
+        out += [{**table, "title": f"{table['title']}; {age}"} for table in predicted_tables(data)]
+    for history, entry in found["histories"].items():
+        out += cells.tables(history, entry.get("cells", ()))
+    return out
 
 
 def _seed(parent: str) -> int:
@@ -91,23 +127,26 @@ def _of_history(
     parents: Sequence[str],
     done: Mapping[str, Any],
     folder: Path,
-    pairs: Sequence[tuple[str, str]],
+    asked: Asked,
     find: dict[tuple[str, str], Find],
 ) -> dict[str, Any]:
     """All numbers of one history; `find` gets what hypotheses about it are looked up with."""
     first = done[f"{parents[0]}/evaluation"]["result"]
-    models = first["models"]
-    jobs = {m: [f"{p}/{BASE}" if m == BASE else arm_job(p, m) for p in parents] for m in models}
+    models, early = first["models"], first.get("early", {})
+    jobs = {m: [f"{p}/{BASE}" if m == BASE else arm_job(p, early.get(m, m)) for p in parents] for m in models}
     rows = {m: [rows_of(folder / name / RUN) for name in jobs[m]] for m in models}
     gradients = partial(_of_gradients, {m: [_gradients(r) for r in rows[m]] for m in models})
     find[history, TRAINING] = gradients
     task = from_dict(TrainConfig, first["config"]).task_of
-    splits = {}
+    frontier = {m: curves_of(rows[m]) for m in models if m not in (BASE, *early)}
+    splits, measured = {}, {}
     for split in first["splits"]:
         seeds = [Evaluated.read(inside(folder / p / "evaluation", f"{split}.npz"), models) for p in parents]
-        measures = Measures(seeds, history, RESAMPLES)
-        find[history, split] = measures.named
-        splits[split] = _of_split(measures, models, pairs)
+        measured[split] = measures = Measures(seeds, history, RESAMPLES)
+        find[history, split] = partial(_named, measures, frontier, split)
+        splits[split] = _of_split(measures, models, asked.pairs)
+    predicted = asked.predictions.get("histories", {}).get(history, {}).get("splits", {})
+    found = cells.cells_of(measured, frontier, asked.cells, predicted, asked.power)
     return {
         "config": first["config"],
         "length": task.length,
@@ -119,8 +158,18 @@ def _of_history(
         "gradients": {
             m: {k: gradients({"measure": k, "arm": m}).estimate() for k in GRADIENTS} for m in models if m != BASE
         },
+        "frontier": frontier,
         "splits": splits,
+        **({"cells": found} if found else {}),
     }
+
+
+def _named(measures: Measures, frontier: Mapping[str, Curves], split: str, data: Mapping[str, Any]) -> Resampled:
+    """`Measures.named`, or with the measure `accuracy_at_equal` that of `frontier.at_equal`, of seeds alone."""
+    if data["measure"] != "accuracy_at_equal":
+        return measures.named(data)
+    gaps, _ = at_equal(frontier[data["arm"]], frontier[data["against"]], split)
+    return Resampled.of_seeds(gaps, DIFFERENCE, RESAMPLES)
 
 
 def _gradients(rows: Rows) -> dict[str, float]:
@@ -203,7 +252,10 @@ def _curves(seeds: Sequence[Rows]) -> dict[str, Rows]:
 
 
 def judged(
-    hypotheses: Iterable[Any], find: Mapping[tuple[str, str], Find], models: Mapping[str, Collection[str]]
+    hypotheses: Iterable[Any],
+    find: Mapping[tuple[str, str], Find],
+    models: Mapping[str, Collection[str]],
+    variants: Collection[str] = (),
 ) -> list[dict[str, Any]]:
     """Each predeclared hypothesis with its estimate, its p-value of Student's t test over seeds, and Holm's.
 
@@ -213,6 +265,7 @@ def judged(
       hypotheses: as the study has them.
       find: by history and split, a function from a hypothesis to what it is about.
       models: by history; hypotheses about other ones are left out.
+      variants: names of arms of this study alone.
 
     Raises:
       InputError: for a hypothesis that cannot be read.
@@ -225,7 +278,7 @@ def judged(
         expect = data["expect"]
         require(expect in EXPECTED, f"expect of {data['id']}", expect, EXPECTED)
         names = {data[name] for name in ("arm", "against") if name in data}
-        for name in names - {BASE}:
+        for name in names - {BASE, *variants}:
             arm_of(name)
         key = data["history"], data["split"]
         if key not in find or not names <= set(models[data["history"]]):

@@ -80,6 +80,14 @@ def read_results(field: str, path: Path) -> tuple[Path, dict[str, Any]]:
         return file, _from_1(data) if found == 1 else data
 
 
+def stored_below(path: Path) -> dict[str, Path]:
+    """{name: folder} of the stored results in the folders of one that has none itself; a name is the way to it."""
+    if not path.is_dir() or any((path / name).exists() for name in (NAME, PACKED)):
+        return {}
+    found = {file.parent for name in (NAME, PACKED) for file in path.rglob(name)}
+    return {"-".join(folder.relative_to(path).parts): folder for folder in sorted(found) if "jobs" not in folder.parts}
+
+
 def report_of(results: Mapping[str, Any], field: str, path: Path) -> Mapping[str, Any]:
     """The report in the results of a study of trainings.
 

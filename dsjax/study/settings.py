@@ -1,4 +1,4 @@
-"""Settings of a preset of the arithmetic study, as its study.json gives them."""
+"""Settings of a preset of a study of trainings, as its study.json gives them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from dsjax.errors import InputError, require
 from dsjax.io import require_memory
 from dsjax.policies.base import History
 from dsjax.tasks.base import MOST_EVALUATION_PROBLEMS
-from dsjax.training.arms import Family, arm_of
+from dsjax.training.arms import Arm, Family, arm_of
 from dsjax.training.config import ABSURD, BASE, TrainConfig
 
 MOST_JOBS = 100_000
+
+RUN, CANNOT_TELL = "run", "cannot tell"  # verdicts on a cell before it is run
 
 
 @dataclass(frozen=True)
@@ -76,11 +78,59 @@ class Theory:
 
 
 @dataclass(frozen=True)
+class Variant:
+    """An arm of a study that is another one with something changed, or another one looked at earlier.
+
+    Attributes:
+      arm: what trains: a name of `dsjax.training.arms.ARMS`, or a user's own.
+      train: fields of `TrainConfig` in place of those of all arms: another step size, set of problems, strength of KL.
+      early: instead of `arm`: an arm of the study, at the checkpoint with its best final accuracy in distribution on
+        the problems of its curves. It is trained once.
+    """
+
+    arm: str = ""
+    train: dict[str, Any] = field(default_factory=dict)
+    early: str = ""
+
+    def __post_init__(self) -> None:
+        require(bool(self.arm) != bool(self.early), "variants", self.arm or self.early, "either `arm` or `early`")
+        require(not (self.early and self.train), "variants", self.train, "nothing for an arm that is stopped early")
+
+
+CEILINGS = ("regret", "headroom", "room")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A comparison that the study is about, on every split: an arm (of reward) with another one (of imitation).
+
+    Attributes:
+      id: its name.
+      arm: of reward.
+      against: of imitation.
+      ceiling: what bounds the gap in accuracy before any arm is trained, of the base: `regret` of imitation (T16),
+        `headroom` of judgement, or `room`, all that its accuracy lacks to 1.
+    """
+
+    id: str
+    arm: str
+    against: str
+    ceiling: str = "room"
+
+    def __post_init__(self) -> None:
+        require(self.ceiling in CEILINGS, f"ceiling of cell {self.id}", self.ceiling, CEILINGS)
+
+
+@dataclass(frozen=True)
 class Settings:
     """One preset.
 
     Attributes:
-      arms: names of `dsjax.training.arms.ARMS`.
+      arms: names of `dsjax.training.arms.ARMS`, of a user's own, or of `variants`.
+      variants: arms of this study alone, by name; see `Variant`.
+      cells: the comparisons that it is about; see `Cell`.
+      power: of `dsjax study power`, by cell and split: what is known before the run; an arm that is only in cells that
+        cannot be told anywhere is not trained.
       histories: what later rounds see of earlier ones.
       seeds: trainings of everything, numbered from `first_seed`.
       seeds_of: another number of them for a history, by its name.
@@ -110,17 +160,28 @@ class Settings:
     theory: dict[str, Any] = field(default_factory=dict)
     comparisons: tuple[tuple[str, ...], ...] = ()
     shown: tuple[str, ...] = ()
+    variants: dict[str, Any] = field(default_factory=dict)
+    cells: tuple[Cell, ...] = ()
+    power: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         require(bool(self.arms) and len(set(self.arms)) == len(self.arms), "arms", self.arms, "each arm once")
         for name in self.arms:
-            require(arm_of(name).value_weight == 0, "arms", name, "arms without a critic")
+            require(self.arm_of(name).value_weight == 0, "arms", name, "arms without a critic")
+            early = self.variant(name).early
+            allowed = f"{early}, at which it looks, among the arms, and no such arm itself"
+            require(not early or (early in self.arms and not self.variant(early).early), "arms", name, allowed)
         for pair in self.comparisons:
             require(len(pair) == 2, "comparisons", pair, "pairs of arms")
             for name in pair:
-                arm_of(name)
+                self.arm_of(name)
+        for cell in self.cells:
+            for name in (cell.arm, cell.against):
+                self.arm_of(name)
+        ids = [cell.id for cell in self.cells]
+        require(len({*ids}) == len(ids), "cells", ids, "each name once")
         for name in self.shown:
-            arm_of(name)
+            self.arm_of(name)
         known = get_args(History)
         ok = (
             bool(self.histories) and len(set(self.histories)) == len(self.histories) and set(self.histories) <= {*known}
@@ -148,10 +209,42 @@ class Settings:
             require(apart, "first_seed", self.first_seed, allowed)
         for name, entry in self.theory.items():
             Theory.read(name, entry)
-        for name, arm in ((BASE, BASE), *((arm, arm) for arm in self.arms)):
-            self.config(arm, self.histories[0], self.first_seed, f"settings of {name}")
+        for name in (BASE, *(name for name in self.arms if not self.variant(name).early)):
+            self.config(name, self.histories[0], self.first_seed, f"settings of {name}")
         rounds = self.config(BASE, self.histories[0], 0).rounds
         require(self.attempts >= rounds, "attempts", self.attempts, f"at least rounds = {rounds}")
+
+    def variant(self, name: str) -> Variant:
+        """What an arm of the study is; one that is no variant is itself.
+
+        Raises:
+          InputError: for a variant that cannot be read.
+        """
+        if name not in self.variants:
+            return Variant(name)
+        return from_dict(Variant, self.variants[name], f"variants.{name}")
+
+    def arm_of(self, name: str) -> Arm:
+        """The arm that trains under this name.
+
+        Raises:
+          InputError: for a name that is neither an arm's nor a variant's.
+        """
+        variant = self.variant(name)
+        return arm_of(variant.arm) if variant.arm else self.arm_of(variant.early)
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """The arms to train: without those that are only in cells of which the power says that they cannot tell."""
+
+        def told(cell: Cell) -> bool:
+            splits = self.power.get(cell.id, {}).values()
+            return not splits or any(split["verdict"] == RUN for split in splits)
+
+        in_some = {name for cell in self.cells for name in (cell.arm, cell.against)}
+        needed = {name for cell in self.cells if told(cell) for name in (cell.arm, cell.against)}
+        needed |= {self.variant(name).early for name in needed}
+        return tuple(name for name in self.arms if name in needed or name not in in_some)
 
     def seeds_for(self, history: str) -> range:
         """The seeds of a history."""
@@ -163,11 +256,12 @@ class Settings:
         Raises:
           InputError: for an unknown field or an impossible value.
         """
-        own = self.base if arm == BASE else self.arm
+        own, variant = self.base if arm == BASE else self.arm, self.variant(arm)
         for name in ("arm", "history", "seed", "init_from", "init_checkpoint"):
-            for given in (self.train, own):
+            for given in (self.train, own, variant.train):
                 require(name not in given, f"{where}.{name}", given.get(name), "nothing: the study sets it")
-        data: Mapping[str, Any] = {**self.train, **own, "arm": arm, "history": history, "seed": seed, **fields}
+        data: Mapping[str, Any] = {**self.train, **own, **variant.train}
+        data = {**data, "arm": variant.arm, "history": history, "seed": seed, **fields}
         try:
             return from_dict(TrainConfig, data)
         except InputError as error:

@@ -13,6 +13,18 @@ DECIDING = {"regret": "regret of imitation", "headroom": "headroom of judgement"
 COLUMNS = ("p", "a", "b", "auroc", "auroc_on_base", "accuracy", "rounds")
 
 Table = dict[str, Any]  # {"title", "columns": [text], "rows": [[text]]}
+DIGITS = 6
+
+
+def rounded(data: Any) -> Any:
+    """As plain data with `DIGITS` significant digits: more would be rounding, and make the file twice as long."""
+    if isinstance(data, Estimate):
+        data = data.to_json()
+    if isinstance(data, float):
+        return float(f"{data:.{DIGITS}g}")
+    if isinstance(data, Mapping):
+        return {name: rounded(value) for name, value in data.items()}
+    return [rounded(value) for value in data] if isinstance(data, list | tuple) else data
 
 
 def by_student(e: Estimate) -> str:

@@ -10,6 +10,7 @@ HISTORY/seed-S/evaluation     samples of all of these models, and what each deci
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -24,14 +25,15 @@ from dsjax.policies.base import Params
 from dsjax.study.jobs import Done, Job, Progress
 from dsjax.study.settings import Settings, Sweep, Theory
 from dsjax.training.arms import Family, arm_of
-from dsjax.training.config import BASE, TrainConfig
+from dsjax.training.config import BASE, TrainConfig, Which
 from dsjax.training.run import run
-from dsjax.training.run_directory import RunDirectory
+from dsjax.training.run_directory import RunDirectory, StageWriter
 from dsjax.training.start import read_params
 
 HERE = "dsjax.study.trainings"
 CHOICE = "sweep/choice"
 SWEEP_HISTORY = "none"
+PREDICTIONS = "predictions.json"  # of the study's directory; see `dsjax.study.predict`
 RUN = "run"  # of a job that trains: the directory of `dsjax.training.run` in its own
 
 
@@ -52,14 +54,17 @@ def jobs(settings: Mapping[str, Any]) -> list[Job]:
         for seed in asked.seeds_for(history):
             folder = f"{history}/seed-{seed}"
             base = _training(f"{folder}/{BASE}", asked.config(BASE, history, seed), ())
-            arms = [
-                _training(arm_job(folder, arm), asked.config(arm, history, seed), (base.name, *chosen))
-                for arm in asked.arms
-            ]
-            options = {
+            early = {arm: asked.variant(arm).early for arm in asked.trained if asked.variant(arm).early}
+            arms = []
+            for arm in (arm for arm in asked.trained if arm not in early):
+                own = "learning_rate" in asked.variant(arm).train  # then there is nothing to choose
+                config = asked.config(arm, history, seed)
+                arms.append(_training(arm_job(folder, arm), config, (base.name, *(() if own else chosen))))
+            options: dict[str, Any] = {
                 "problems": asked.evaluation_problems,
                 "attempts": asked.attempts if history == "none" else None,
-                "models": [BASE, *asked.arms],
+                "models": [BASE, *asked.trained],
+                **({"early": early} if early else {}),
             }
             names = tuple(job.name for job in (base, *arms))
             out += [base, *arms, Job(f"{folder}/evaluation", f"{HERE}:evaluate", options, names, _work(base) / 8)]
@@ -104,9 +109,24 @@ def train(options: Mapping[str, Any], directory: RunDirectory, needs: Mapping[st
             fields |= {"init_from": str(need.folder / RUN), "init_checkpoint": "last"}
             start = f"jobs/{name}/{RUN}"  # results are read elsewhere: relative to the study's directory
     config = from_dict(TrainConfig, fields)
+    found = {} if start is None else _predictions(directory, needs)
     result = run(config, directory.path / RUN, advance=lambda step, row: progress(step, config.updates))
     stored = {**to_dict(config), "init_from": start}
-    return {"config": stored, "updates": result["updates"], **_tokens(config, directory.path / RUN)}
+    return {"config": stored, "updates": result["updates"], **_tokens(config, directory.path / RUN), **found}
+
+
+def _predictions(directory: RunDirectory, needs: Mapping[str, Done]) -> dict[str, str]:
+    """{"predictions": SHA-256 of the study's predictions as they are when an arm begins}, or {} if there are none.
+
+    A result that has the hash of a file cannot be older than that file, whatever the clocks say.
+    """
+    name, need = next((name, need) for name, need in needs.items() if name != CHOICE)
+    file = need.folder.parents[len(Path(name).parts)] / PREDICTIONS
+
+    def begin(_: StageWriter) -> dict[str, Any]:
+        return {"predictions": hashlib.sha256(file.read_bytes()).hexdigest()} if file.exists() else {}
+
+    return {k: v for k, v in directory.run_stage("begin", begin).items() if k == "predictions"}
 
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:
@@ -120,8 +140,9 @@ def _tokens(config: TrainConfig, folder: Path) -> dict[str, int]:
     return {"tokens_trained": round(trained), "tokens_sampled": config.tokens_sampled}
 
 
-def _params(config: TrainConfig, need: Done) -> Params:
-    fields = {**to_dict(config), "init_from": str(need.folder / RUN), "init_checkpoint": "last"}
+def params_of(config: TrainConfig, need: Done, checkpoint: Which = "last") -> Params:
+    """The parameters that a training has left."""
+    fields = {**to_dict(config), "init_from": str(need.folder / RUN), "init_checkpoint": checkpoint}
     return read_params(from_dict(TrainConfig, fields))
 
 
@@ -137,7 +158,7 @@ def choose(options: Mapping[str, Any], directory: RunDirectory, needs: Mapping[s
         config = from_dict(TrainConfig, need.result["config"])
         problems = config.task_of.training_problems(config.key("validation"), options["problems"])
         key = config.key("validation attempts")
-        found = measure(config.policy, _params(config, need), config.task_of, problems, key, config.rounds)
+        found = measure(config.policy, params_of(config, need), config.task_of, problems, key, config.rounds)
         measures = {name: e.to_json()["value"] for name, e in found.items()}
         row = {"family": config.objective_of.family, "arm": config.arm, "learning_rate": config.learning_rate}
         table.append({**row, "prompts": config.prompts, **measures})
@@ -166,11 +187,15 @@ def evaluate(options: Mapping[str, Any], directory: RunDirectory, needs: Mapping
     `right` bool[M, N, K] and `answers` i8[M, N, K, L] of the samplers; `own` f32[M, N, K] log pi_d(STOP) of each model
     on its own samples; `log_stop` f32[M, M, N, T] of (sampler, decider) on the first T. N problems, K samples each.
     """
-    models = dict(zip(options["models"], needs.values(), strict=True))
-    config = from_dict(TrainConfig, next(iter(models.values())).result["config"])
+    early = options.get("early", {})
+    trained = dict(zip((name for name in options["models"] if name not in early), needs.values(), strict=True))
+    models = options["models"]
+    config = from_dict(TrainConfig, trained[BASE].result["config"])
     policy, task, key = config.policy, config.task_of, config.key("evaluation")
     attempts = options["attempts"] or config.rounds
-    params = {name: _params(config, need) for name, need in models.items()}
+    params = {
+        name: params_of(config, trained[early.get(name, name)], "best" if name in early else "last") for name in models
+    }
     sets = evaluation_sets(task, task.splits, options["problems"])
     done = 0
     for split, problems in sets.items():
@@ -188,4 +213,9 @@ def evaluate(options: Mapping[str, Any], directory: RunDirectory, needs: Mapping
             done += 1
             progress(done, len(sets) * len(models))
         write_arrays(inside(directory.path, f"{split}.npz"), {k: np.stack(v) for k, v in arrays.items()})
-    return {"config": to_dict(config), "models": list(models), "splits": list(sets)}
+    return {
+        "config": to_dict(config),
+        "models": list(models),
+        "splits": list(sets),
+        **({"early": early} if early else {}),
+    }

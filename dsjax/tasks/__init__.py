@@ -28,7 +28,15 @@ TASKS: dict[str, Callable[..., Task]] = {
 
 
 @functools.cache
-def make_task(name: str, digits: int, width: int, modulus: int = 2, numbers: int = 3) -> Task:
+def make_task(
+    name: str,
+    digits: int,
+    width: int,
+    modulus: int = 2,
+    numbers: int = 3,
+    canonical: bool = True,
+    target: int = 99,
+) -> Task:
     """The task of that name, or what a user's own `module:function` returns.
 
     Args:
@@ -37,6 +45,8 @@ def make_task(name: str, digits: int, width: int, modulus: int = 2, numbers: int
       width: digits that there is room for.
       modulus: of sums.
       numbers: given in a problem.
+      canonical: whether demonstrations show the first right answer, or any one.
+      target: largest target in distribution.
 
     Raises:
       InputError: for an unknown name, a function with other arguments, or one that returns no `Task`.
@@ -47,6 +57,7 @@ def make_task(name: str, digits: int, width: int, modulus: int = 2, numbers: int
         require(name in TASKS, "task", name, [*TASKS, "module:function"])
         function = TASKS[name]
     sizes = {"digits": digits, "width": width, "modulus": modulus, "numbers": numbers}
+    sizes |= {"canonical": canonical, "target": target}
     try:
         signature = inspect.signature(function)
         given = {size: value for size, value in sizes.items() if size in signature.parameters}

@@ -60,6 +60,11 @@ class Task(ABC):
     vocabulary: int
     length: int
 
+    @property
+    def mixed_splits(self) -> tuple[str, ...]:
+        """The splits of which training may mix in a share, in equal parts: here `mixed_split`, if there is one."""
+        return () if self.mixed_split is None else (self.mixed_split,)
+
     @abstractmethod
     def draw(self, key: jax.Array, n: int, split: str) -> jax.Array:
         """Questions i32[n, ..]: rejecting those that do not belong leaves the law of the split; traceable."""

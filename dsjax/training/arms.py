@@ -26,6 +26,7 @@ class Arm:
       options: of the objective.
       component: `both`, or the only component that learns.
       value_weight: of the critic's loss next to the objective's; above 0 the arm needs a policy with a critic.
+      frozen: whether the sampler stays as it is: of the parameters only those learn that `pi_d` alone reads.
       length_power: the weight of the decision token in an SFT loss is L^length_power (times `decision_weight`, if
         `options` has it) for answers of L tokens: 1 gives the decision as much weight as the whole answer.
     """
@@ -37,6 +38,7 @@ class Arm:
     component: str = "both"
     value_weight: float = 0.0
     length_power: float = 0.0
+    frozen: bool = False
 
     def __post_init__(self) -> None:
         require(self.source in SOURCES, "source", self.source, SOURCES)
@@ -47,6 +49,8 @@ class Arm:
         require(valued, "source", self.source, "on-policy, whose trajectories carry values, for a critic")
         weighted = self.length_power == 0 or self.family == "sft"
         require(weighted, "length_power", self.length_power, "0, unless the family is sft")
+        alone = not self.frozen or self.component == "decision"
+        require(alone, "component", self.component, "decision, where the sampler is frozen")
         resolve(self.objective, self.options_at(1))
 
     def options_at(self, length: int) -> dict[str, Any]:
@@ -70,10 +74,13 @@ ARMS: dict[str, Arm] = {
     "sft-synthetic": Arm("synthetic", "sft", "sft"),
     "sft-mixture": Arm("chains-and-guesses", "sft", "sft"),
     "sft-self": Arm("base-answers", "sft", "sft"),
+    "sft-self-once": Arm("base-answers-once", "sft", "sft"),
     "sft-self-sqrt-l": Arm("base-answers", "sft", "sft", length_power=0.5),
     "sft-self-l": Arm("base-answers", "sft", "sft", length_power=1.0),
     "sft-online": Arm("own-answers", "sft", "sft"),
     "sft-labels": Arm("own-answers", "sft", "sft", component="decision"),
+    "sft-value": Arm("value-labels", "sft", "sft"),
+    "sft-frozen": Arm("own-answers", "sft", "sft", component="decision", frozen=True),
     "rft": Arm("on-policy", "rft", "sft"),
     "rft-decider": Arm("on-policy", "rft", "sft", component="decision"),
     "rft-sampler": Arm("on-policy", "rft", "sft", component="sample"),
@@ -89,6 +96,7 @@ ARMS: dict[str, Arm] = {
     "random-reward": Arm("on-policy-shuffled", "rloo", "reward"),
     "coin-reward": Arm("on-policy-coin", "reinforce", "reward", {"baseline": "none"}),
     "only-decider": Arm("on-policy", "rloo", "reward", component="decision"),
+    "rloo-frozen": Arm("on-policy", "rloo", "reward", component="decision", frozen=True),
     "only-sampler": Arm("on-policy", "rloo", "reward", component="sample"),
 }
 

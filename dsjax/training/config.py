@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -133,6 +133,8 @@ class TrainConfig:
       width: digits written per operand, if it has operands; 0 means D.
       modulus: of the task, if it has one.
       numbers: given in a problem of the task, if it says so.
+      canonical: whether demonstrations of a task with several right answers show the first of them, or any one.
+      target: largest target in distribution, if the task has targets.
       network: `transformer`, or `module:function` of a user's own: (task, rounds) to a policy.
       rounds: T.
       layers: of the transformer.
@@ -142,6 +144,7 @@ class TrainConfig:
       separate_trunks: one trunk per component instead of a shared one.
       arm: what to train: a name of `dsjax.training.arms.ARMS`; `module:name` of a user's own arm or objective (see
         `arm_of`); or `base`: demonstrations of `base_source`.
+      objective_options: options of the arm's objective, in place of its own, such as another strength of KL.
       base_source: a key of `training.sources.SOURCES`; None: `synthetic`, whose demonstrations have an error in one
         token, or `synthetic-half` with history `full`.
       chain_share: part of the rows of `chains-and-guesses` that are chains, p of T17.
@@ -182,6 +185,8 @@ class TrainConfig:
     width: int = 0
     modulus: int = 2
     numbers: int = 3
+    canonical: bool = True
+    target: int = 99
     network: str = TRANSFORMER
     rounds: int = 3
     layers: int = 2
@@ -190,6 +195,7 @@ class TrainConfig:
     history: History = "none"
     separate_trunks: bool = False
     arm: str = "rloo"
+    objective_options: dict[str, Any] = field(default_factory=dict)
     base_source: str | None = None
     chain_share: float = 0.25
     init_from: str | None = None
@@ -252,12 +258,12 @@ class TrainConfig:
             require_int("devices", self.devices, 1)
         if self.microbatch is not None:
             require_int("microbatch", self.microbatch, 0, "0 is the whole batch")
-        mixed, splits = self.task_of.mixed_split, self.task_of.splits
-        possible = self.mixed_share == 0 or mixed in splits
-        allowed = "0 <= mixed_share < 1" + ("" if possible else f"; 0 without the split {mixed} (there are {splits})")
+        mixed, splits = self.task_of.mixed_splits, self.task_of.splits
+        possible = self.mixed_share == 0 or (bool(mixed) and {*mixed} <= {*splits})
+        allowed = "0 <= mixed_share < 1" + ("" if possible else f"; 0 without the splits {mixed} (there are {splits})")
         require(0 <= self.mixed_share < 1 and possible, "mixed_share", self.mixed_share, allowed)
-        for field, (value, needed) in self.least_bytes().items():
-            require_memory(field, value, needed, ABSURD)
+        for name, (value, needed) in self.least_bytes().items():
+            require_memory(name, value, needed, ABSURD)
         self.policy  # noqa: B018  a user's own is checked
         arm = self.objective_of
         if is_own(resolve(arm.objective)):
@@ -270,7 +276,8 @@ class TrainConfig:
         if self.arm == BASE:
             usual = "synthetic" if self.history == "none" else "synthetic-half"
             return Arm(self.base_source or usual, "sft", "sft", {"decision_weight": self.decision_weight})
-        return arm_of(self.arm)
+        arm = arm_of(self.arm)
+        return replace(arm, options={**arm.options, **self.objective_options}) if self.objective_options else arm
 
     @property
     def step_size(self) -> optax.ScalarOrSchedule:
@@ -282,7 +289,8 @@ class TrainConfig:
     @property
     def task_of(self) -> Task:
         """The task."""
-        return make_task(self.task, self.digits, self.width, self.modulus, self.numbers)
+        sizes = (self.digits, self.width, self.modulus, self.numbers, self.canonical, self.target)
+        return make_task(self.task, *sizes)
 
     @property
     def tokens_sampled(self) -> int:

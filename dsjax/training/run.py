@@ -79,7 +79,7 @@ class Program:
         arm, config = self.config.objective_of, self.config
         parts = (config.setting, config.policy, self.source, self.objective, self.optimizer, updates, arm.component)
         critic: dict[str, Any] = {"value_weight": arm.value_weight, "value_options": arm.value_options}
-        return make_train_steps(*parts, layout=self.layout, **critic)
+        return make_train_steps(*parts, layout=self.layout, frozen=arm.frozen, **critic)
 
     def state(self, params: Params) -> TrainState:
         """The state before the first update; arms with one seed share the stream of problems."""

@@ -10,11 +10,13 @@ import jax
 import jax.numpy as jnp
 
 from dsjax.errors import require
+from dsjax.evaluation import regret
 from dsjax.policies.base import Params, Policy, log_probs
 from dsjax.policies.rollout import sample, to_trajectories
 from dsjax.tasks import Problems, Task
+from dsjax.tasks.base import hashed
 from dsjax.training.critic import token_values
-from dsjax.trajectories import Trajectories
+from dsjax.trajectories import STOP, Trajectories
 
 
 class Setting(NamedTuple):
@@ -27,7 +29,7 @@ class Setting(NamedTuple):
     temperature: float = 1.0
     cost: float = 0.0
     imitate_errors: bool = False  # whether demonstrations ask to copy the wrong answers they show
-    mixed_share: float = 0.0  # of the problems, from the split that the task mixes in
+    mixed_share: float = 0.0  # of the problems, from the splits that the task mixes in
     chain_share: float = 0.25  # of the demonstrations of `chains-and-guesses`
     problem_set: int = 0  # problems that there are to train on, a split; 0: fresh ones for every update
 
@@ -36,13 +38,14 @@ class Setting(NamedTuple):
 
         Problems that are held out of training are in no set.
         """
-        others = round(self.mixed_share * self.prompts)
-        problems = self._drawn(key, set_key, self.prompts - others, "in")
-        if others == 0 or self.task.mixed_split is None:
-            return problems
-        keys = (jax.random.fold_in(key, 1), jax.random.fold_in(set_key, 1))
-        more = self._drawn(*keys, others, self.task.mixed_split)
-        return jax.tree.map(lambda x, y: jnp.concatenate([x, y]), problems, more)
+        others, splits = round(self.mixed_share * self.prompts), self.task.mixed_splits
+        parts = [self._drawn(key, set_key, self.prompts - others, "in")]
+        for i, split in enumerate(splits):
+            part = others // len(splits) + (i < others % len(splits))
+            if part:
+                keys = (jax.random.fold_in(key, i + 1), jax.random.fold_in(set_key, i + 1))
+                parts.append(self._drawn(*keys, part, split))
+        return jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
 
     def _drawn(self, key: jax.Array, set_key: jax.Array, n: int, split: str) -> Problems:
         if self.problem_set == 0:
@@ -118,18 +121,24 @@ def _groups(given: Given, size: int) -> tuple[Problems, jax.Array]:
 
 
 def _demonstrations(
-    setting: Setting, problems: Problems, group: jax.Array, first: jax.Array | None, first_right: jax.Array | None
+    setting: Setting,
+    problems: Problems,
+    group: jax.Array,
+    first: jax.Array | None,
+    first_right: jax.Array | None,
+    keeps: jax.Array | None = None,
 ) -> Trajectories:
-    """Either [gold, STOP], or [first, RESAMPLE, gold, STOP] where the first answer is wrong."""
+    """Either [gold, STOP], or [first, RESAMPLE, gold, STOP] where the first answer is wrong, or `keeps` says no."""
     n = problems.prompt.shape[0]
     if first is None or first_right is None:
         answers, stop = problems.answer[:, None, :], jnp.zeros((n,), jnp.int32)
-        imitated = jnp.ones((n, 1), bool)
+        imitated, right = jnp.ones((n, 1), bool), jnp.ones((n,), bool)
     else:
         answers = jnp.stack([first, problems.answer], axis=1)
-        stop = jnp.where(first_right, 0, 1).astype(jnp.int32)
+        stop = jnp.where(first_right if keeps is None else keeps, 0, 1).astype(jnp.int32)
         imitated = jnp.stack([first_right | setting.imitate_errors, jnp.ones((n,), bool)], axis=1)
-    reward = 1.0 - setting.cost * stop.astype(jnp.float32)
+        right = first_right | (stop > 0)
+    reward = right.astype(jnp.float32) - setting.cost * stop.astype(jnp.float32)
     return Trajectories.from_rounds(
         prompt=problems.prompt,
         answers=answers,
@@ -217,6 +226,43 @@ def own_answers(given: Given) -> Trajectories:
 def base_answers(given: Given) -> Trajectories:
     """As `own_answers`, from the frozen base model: a static data set of its errors."""
     return own_answers(given._replace(params=given.base_params))
+
+
+@source("base-answers-once", _an_answer_a_row)
+def base_answers_once(given: Given) -> Trajectories:
+    """As `base_answers`, but what the base answers to a problem is drawn once: G answers that never change.
+
+    With a finite set of problems that is a finite data set; each answer's key is a hash of its problem and its number.
+    """
+    problems, group = _groups(given, given.setting.group)
+    setting = given.setting
+    number = jnp.tile(jnp.arange(setting.group, dtype=jnp.uint32), group.shape[0] // setting.group)
+    of_problem = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), hashed(problems.prompt))
+    keys = jax.vmap(jax.random.fold_in)(of_problem, number)
+
+    def answer(prompt: jax.Array, key: jax.Array) -> jax.Array:
+        options = {"rounds": 1, "temperature": setting.temperature}
+        return sample(given.policy, given.base_params, prompt[None], key, **options).answers[0, 0]
+
+    first = jax.vmap(answer)(problems.prompt, keys)
+    return _demonstrations(setting, problems, group, first, setting.task.score(first[:, None], problems)[:, 0] > 0.5)
+
+
+@source("value-labels", _an_answer_a_row)
+def value_labels(given: Given) -> Trajectories:
+    """As `own_answers`, but labelled by value: STOP iff `regret.keeps`, what the decider can see being worth it (T16).
+
+    Raises:
+      InputError: for a group of one, which has no other answers to tell the value of going on from.
+    """
+    problems, group = _groups(given, given.setting.group)
+    setting = given.setting
+    require(setting.group >= 2, "group", setting.group, "an integer >= 2 (other answers say what going on is worth)")
+    drawn = sample(given.policy, given.params, problems.prompt, given.key, rounds=1, temperature=setting.temperature)
+    right = setting.task.score(drawn.answers, problems)[:, 0]
+    seen = (x.reshape(-1, setting.group) for x in (jnp.exp(drawn.log_decision[:, 0, STOP]), right))
+    keeps = regret.keeps(*seen, setting.rounds, setting.cost)
+    return _demonstrations(setting, problems, group, drawn.answers[:, 0], right > 0.5, keeps.reshape(-1))
 
 
 @source("on-policy", _episodes)

@@ -80,6 +80,7 @@ def make_train_steps(
     layout: Layout = ONE_DEVICE,
     value_weight: float = 0.0,
     value_options: Mapping[str, Any] | None = None,
+    frozen: bool = False,
 ) -> Callable[[TrainState, Params], tuple[TrainState, dict[str, jax.Array]]]:
     """A compiled function that makes `steps` updates and returns the state and each metric as f[steps].
 
@@ -96,6 +97,7 @@ def make_train_steps(
       layout: devices, and how much of the batch is in flight.
       value_weight: of the critic's loss next to the objective's; above 0 for a policy with a critic and on-policy data.
       value_options: of the critic's loss; discount, gae_lambda and reward_kl are those of the objective.
+      frozen: whether only the parameters learn that `pi_d` alone reads, so that the sampler stays as it is.
     """
     in_parts = computed(setting, policy, layout)
 
@@ -107,6 +109,9 @@ def make_train_steps(
         if value_weight > 0:
             value_gradient = jax.grad(lambda p: mean_of(critic_loss(in_parts, p, traj, **(value_options or {}))))(whole)
             gradient = jax.tree.map(lambda g, v: g + value_weight * v, gradient, value_gradient)
+        if frozen:  # Adam makes no step where the gradient has always been 0
+            parts = policy.decider_parts(whole)
+            gradient = {k: v if k in parts else jax.tree.map(jnp.zeros_like, v) for k, v in gradient.items()}
         gradient = layout.constrain(gradient)
         # Optax raises a float to an integer step count, which strict dtype promotion would refuse.
         with jax.numpy_dtype_promotion("standard"):

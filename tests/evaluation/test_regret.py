@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -68,3 +69,27 @@ def test_who_knows_everything_or_nothing_or_has_one_round_has_no_regret():
     # One kind of problem: going on is worth what stopping is, and a blind decider has nothing to regret.
     alike = np.array([[True, False], [True, True], [False, True], [False, False]])
     assert of_all(regret.of_samples(blind[:4, :2], alike), 4) == pytest.approx(0, abs=EXACT)
+
+
+@pytest.mark.parametrize("rounds", [2, 3])
+def test_labels_of_value_keep_what_is_worth_more_than_the_other_answers(rounds):
+    """Against loops: V of a bin is what the other answers bring, kept by the same rule, less the cost."""
+    rng = np.random.default_rng(rounds)
+    n, G, cost = 40, 4, 0.05
+    right = (rng.random((n, G)) < rng.random((n, 1))).astype(np.float32)
+    stop = (0.2 * right + 0.8 * rng.random((n, G))).astype(np.float32)
+    bins = bins_of(stop)
+
+    def mean_of_bin(x):
+        return np.array([[x[bins == bins[i, j]].mean() for j in range(G)] for i in range(n)])
+
+    def others(x):
+        return np.array([[np.delete(x[i], j).mean() for j in range(G)] for i in range(n)]) - cost
+
+    q, going = mean_of_bin(right), others(right)
+    for _ in range(rounds - 2):
+        going = others(np.where(q >= mean_of_bin(going), right, going))
+    expected = q >= mean_of_bin(going)
+    found = np.asarray(regret.keeps(jnp.asarray(stop), jnp.asarray(right), rounds, cost))
+    np.testing.assert_array_equal(found, expected)
+    assert 0 < (expected != right).mean() < 1  # they are no labels of correctness

@@ -55,7 +55,7 @@ OWN = f"{__name__}:Parity"
 
 @pytest.mark.parametrize(
     "task",
-    [Addition(3, 4), Multiplication(2, 3), Countdown(), PrefixSums(16, 20, 3), Parity()],
+    [Addition(3, 4), Multiplication(2, 3), Countdown(2, width=3, target=9), PrefixSums(16, 20, 3), Parity()],
     ids=lambda t: type(t).__name__,
 )
 def test_what_every_task_provides(task):
@@ -79,7 +79,7 @@ def test_what_every_task_provides(task):
         assert task.text(some.prompt[0], some.answer[0]).startswith(task.text(some.prompt[0]))
     assert task.splits[0] == "in"
     assert set(task.splits) <= set(task.split_names)
-    assert task.mixed_split in (None, *task.splits)
+    assert {*task.mixed_splits} <= {*task.splits}
     with pytest.raises(InputError, match="evaluation problems: received 0"):
         task.evaluation_problems("in", 0)
     for draw in (task.evaluation_problems, lambda split, n: task.training_problems(jax.random.key(0), n, split)):
@@ -143,7 +143,10 @@ def test_tasks_by_name():
         ("tests.tasks.nowhere:f", "can be imported"),
         (f"{__name__}:nowhere", "can be imported"),
         (f"{__name__}:OWN", "names a callable"),
-        (f"{__name__}:wrong", "a function of some of digits, width, modulus, numbers, or of nothing"),
+        (
+            f"{__name__}:wrong",
+            "a function of some of digits, width, modulus, numbers, canonical, target, or of nothing",
+        ),
         (f"{__name__}:nothing", "returns a Task, not int"),
     ],
 )

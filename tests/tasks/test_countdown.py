@@ -83,6 +83,40 @@ def test_splits_by_what_reaches_the_target(split):
         assert right(numbers, target)
 
 
+WIDE = Countdown(2, width=3, target=9)
+
+
+@pytest.mark.parametrize("split", WIDE.splits)
+def test_splits_with_more_numbers_and_larger_targets(split):
+    """With room for a third number: what Python says of each problem, and which answers the verifier takes."""
+    problems = WIDE.training_problems(jax.random.key(4), 20, split)
+    blank = len(SYMBOLS) - 1
+    for i in range(20):
+        *numbers, tens, ones, _ = np.asarray(problems.prompt[i]).tolist()
+        numbers, target = tuple(x for x in numbers if x != 11), 10 * tens + ones
+        easy = right(numbers, target, "+-")
+        assert len(numbers) == (3 if split == "more" else 2)
+        assert bool(easy) == (split != "times")
+        assert right(numbers, target)
+        assert split == "times" or (target > 9) == (split == "larger")
+        shown = "".join(SYMBOLS[int(t)] for t in problems.answer[i]).rstrip("_")
+        assert shown in (easy or right(numbers, target))
+        good = tokens(shown) + [blank] * (WIDE.length - len(shown))
+        # A number without a place, an operation without one, a blank in the middle, one answer too long.
+        bad = [[*good[:-1], 1], [*good[:-2], 10, blank], [good[0], blank, *good[2:]], [*good[:3], 11, 1]]
+        some = jnp.asarray([[good, *(row for row in bad if row != good)]], jnp.int32)
+        one = Problems(problems.prompt[i : i + 1], problems.answer[i : i + 1])
+        score = np.asarray(WIDE.score(some, one))[0]
+        expected = [right_or_not("".join(SYMBOLS[t] for t in row), numbers, target) for row in some[0].tolist()]
+        assert score.tolist() == expected
+        assert expected[0] == 1.0
+
+
+def right_or_not(text: str, numbers: tuple[int, ...], target: int) -> float:
+    used = 2 * len(numbers) - 1
+    return float(set(text[used:]) <= {"_"} and text[:used] in right(numbers, target))
+
+
 def test_demonstrations_are_the_first_right_answer_or_a_fair_one():
     canonical = TASK.training_problems(jax.random.key(2), 300)
     fair = Countdown(canonical=False).training_problems(jax.random.key(2), 300)

@@ -52,7 +52,7 @@ def drawn(setting: Setting, name: str, seed: int = 0, params=PARAMS, base=BASE) 
     return SOURCES[name](setting, POLICY, params, base, problems, jax.random.key(seed)), problems.answer
 
 
-DEMONSTRATED = ("success", "synthetic", "synthetic-half", "base-answers", "own-answers")
+DEMONSTRATED = ("success", "synthetic", "synthetic-half", "base-answers", "base-answers-once", "own-answers")
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +107,39 @@ def test_coins_are_fair_and_nothing_else_changes(batches):
     many = np.asarray(drawn(SETTING._replace(prompts=256), "on-policy-coin")[0].reward)
     assert {*many.tolist()} == {-1.0, 1.0}
     assert 448 <= (many == 1).sum() <= 576
+
+
+def test_answers_collected_once_are_those_of_the_problem_whatever_the_update(batches):
+    once, again = batches["base-answers-once"][0], drawn(SETTING, "base-answers-once", seed=1)[0]
+    chex.assert_trees_all_equal(once, again)
+    fresh = [np.asarray(drawn(SETTING, "base-answers", seed=seed)[0].tokens) for seed in (0, 1)]
+    assert (fresh[0] != fresh[1]).any()
+    first = np.asarray(once.tokens)[:, :L].reshape(PROMPTS, GROUP, L)
+    assert (first[:, :1] != first).any()  # the answers of a group are not copies
+
+
+def test_value_labels_differ_from_those_of_correctness(batches):
+    """Many answers, since V and q are of bins: some wrong answers are kept, or right ones are not."""
+    traj, gold = drawn(SETTING._replace(prompts=64), "value-labels")
+    tokens = np.asarray(traj.blocks(traj.tokens, L))
+    right = (tokens[:, 0, :L] == np.repeat(np.asarray(gold), GROUP, axis=0)).all(-1)
+    assert ((tokens[:, 0, L] == STOP) != right).any()
+
+
+def test_a_frozen_sampler_is_left_as_it_is_by_a_shared_trunk():
+    policy = TransformerPolicy.for_task(TASK, T, layers=1, width=8, heads=2, mlp_ratio=1)
+    params = policy.init(jax.random.key(0))
+    optimizer = adam(1e-2, 1.0)
+    options = {"steps": 2, "component": "decision", "frozen": True}
+    steps = make_train_steps(SETTING, policy, SOURCES["synthetic"], resolve("sft"), optimizer, **options)
+    keys = jax.random.key(0), jax.random.key(1)
+    state, _ = steps(TrainState.create(jax.tree.map(jnp.copy, params), optimizer, *keys), params)
+    same = {k: all(map(np.array_equal, *map(jax.tree.leaves, (state.params[k], params[k])))) for k in params}
+    assert same == {"trunks_shared": True, "sample_head": True, "decide_head": False}
+    with pytest.raises(InputError, match="component: received 'both'"):
+        Arm("on-policy", "rloo", "reward", frozen=True)
+    with pytest.raises(InputError, match="its decider alone reads"):
+        PositionwisePolicy(prompts=2, rounds=2, length=1, vocabulary=2).decider_parts({})
 
 
 def test_half_of_the_rows_begin_right():
