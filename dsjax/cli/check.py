@@ -37,7 +37,7 @@ def check(
       statistical: Test sampled estimators against exact expectations instead.
       process: Check on a process of your own: module:function that returns a DecisionSamplingProcess.
       instance_file: Check one stored instance, as a report writes them.
-      json: Also write the results to this file (format: docs/results.md).
+      json: Also write the results to this file (format: docs/files.md).
       report: Run everything and write an HTML page with its numbers to this directory.
     """
     require_files(*([] if instance_file is None else [instance_file]), json=json)

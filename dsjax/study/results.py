@@ -1,4 +1,4 @@
-"""`results.json` of a study (docs/results.md): format 2 is written from the files of its jobs, 1 and 2 are read."""
+"""`results.json` of a study (docs/files.md): format 2 is written from the files of its jobs, 1 and 2 are read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers in docs/experiments.md, and its figures, come from the stored run of the study."""
+"""Numbers in docs/experiments.md, and its figures, come from the stored runs; the pages of results are those."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from dsjax.study.agreement import estimates_in, tables
 from dsjax.study.results import read_results
 from dsjax.study.tables import p_value, with_student
 from dsjax.training.config import BASE
+from experiments import pages
 
 ROOT = Path(__file__).parents[2]
 STORED = ROOT / "experiments" / "arithmetic" / "cpu"
@@ -81,24 +82,41 @@ def test_every_estimate_is_a_stored_one(report, rerun, settled, settled_rerun, n
     assert set(stated) <= known
 
 
-def test_the_table_of_hypotheses_is_the_stored_one(report):
-    table = report["tables"][0]
-    for row in table["rows"]:
-        assert line(row) in PAGE
-    published = PAGE.split("<!-- a rerun of the cpu preset -->")[0]
-    assert len(re.findall(r"^\| H\d+ \|", published, re.MULTILINE)) == len(table["rows"])
+def test_the_pages_of_results_are_those_of_the_stored_files():
+    """All their tables, the six answers and the plan: `python -m experiments.pages` writes them again."""
+    written = pages.pages()
+    assert len(written) == 7
+    for file, text in written.items():
+        assert file.read_text() == text, file
 
 
-def test_the_part_about_settled_bases_is_of_that_run(settled, report):
-    part = PAGE.split("<!-- the settled bases -->")[1].split("<!-- end of the settled bases -->")[0]
-    hypotheses, *models = settled["tables"]
-    for row in hypotheses["rows"]:
-        assert line(row) in part
-    lines = {line(row) for table in models for row in table["rows"]}
-    shown = [line for line in part.splitlines() if re.match(r"\| [a-z-]+ \|", line)]
-    assert len(shown) > 20
-    assert {*shown} <= lines
-    assert len({*lines} & {line(row) for table in report["tables"][1:] for row in table["rows"]}) == 0
+def test_each_part_of_the_study_of_causes_takes_at_most_three_core_hours():
+    hours = [float(row[4]) for row in pages.parts()]
+    assert len(hours) > 10
+    assert max(hours) <= 3.0
+
+
+def test_the_six_answers_follow_from_the_cells():
+    def cell(gap, verdict, against="sft-online", **more):
+        estimates = {"gap": {"value": gap, "t_low": gap - 0.1, "t_high": gap + 0.1}, "smallest": {"value": 0.25}}
+        terms = {t: {"value": 1.0, "t_low": 0.5, "t_high": 1.5} for t in ("sampler", "mix", "decider")}
+        named = {"regime": "r", "arm": "rloo", "against": against, "split": "out"}
+        return {**named, **estimates, "terms": terms, "verdict": verdict, **more}
+
+    where, how, value, _, on_policy, _ = (a for _, a in pages.answers([]))
+    assert {where, how, value, on_policy} == {pages.NOT_RUN}
+    unsure = cell(0.05, "cannot tell (could have seen 0.250)")
+    where, how, value, _, on_policy, _ = (
+        a for _, a in pages.answers([unsure, cell(0.5, "reward is better", split="in")])
+    )
+    assert where.startswith("Nowhere that was run: of 1 comparisons out of distribution reward is better in none")
+    assert "gaps of 0.250 to 0.250" in where
+    assert how == "There is no gap to split."
+    assert "rloo - sft-online (r, out): +0.050 [-0.050, +0.150], could have seen 0.250" in on_policy
+    where, how, *_ = (a for _, a in pages.answers([unsure, cell(0.5, "reward is better", "sft-value")]))
+    assert where.startswith("In 1 of 2 comparisons out of distribution")
+    assert where.endswith("rloo - sft-value (r, out): +0.500 [+0.400, +0.600].")
+    assert how.startswith("In nats: rloo - sft-value (r, out): decider +1.000 [+0.500, +1.500]")
 
 
 def test_the_part_about_noise_is_of_those_runs(noise):
@@ -130,18 +148,9 @@ def test_all_hypotheses_of_the_study_were_judged(report, settled):
     assert {h["id"]: h["text"] for h in settled["hypotheses"]} == stated
 
 
-@pytest.mark.parametrize(
-    ("of", "first", "last"),
-    [
-        ("rerun", "a rerun of the cpu preset", "end of the rerun"),
-        ("settled_rerun", "a rerun of the settled preset", "end of the settled rerun"),
-    ],
-)
-def test_the_rerun_is_the_stored_one(request, of, first, last):
-    part = PAGE.split(f"<!-- {first} -->")[1].split(f"<!-- {last} -->")[0]
-    counts, hypotheses, *_ = tables(request.getfixturevalue(of))
-    for row in (*counts["rows"], *hypotheses["rows"]):
-        assert line(row) in part
+def test_counts_of_the_settled_rerun_are_the_stored_ones(settled_rerun):
+    totals = tables(settled_rerun)[0]["rows"][-1]
+    assert f"in all {totals[3]} bootstrap intervals, and {totals[4]} of Student's" in PAGE
 
 
 def test_the_second_run_of_the_settled_preset_is_whole_and_agrees(settled_rerun):

@@ -1,0 +1,352 @@
+"""The pages of results, docs/results.md and docs/results/*.md, from the stored files alone.
+
+    python -m experiments.pages
+
+writes them; a test writes them again and compares. No number on these pages is copied by hand.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dsjax.statistics import Estimate
+from dsjax.study import agreement
+from dsjax.study.jobs import Definition, Job
+from dsjax.study.results import read_results, stored_below
+from dsjax.study.tables import Table, with_student
+from dsjax.training.arms import arm_of
+from dsjax.training.config import BASE
+
+ROOT = Path(__file__).parents[1]
+HERE = ROOT / "experiments"
+DOCS = ROOT / "docs"
+CAUSES = HERE / "causes"
+INSIDE = "in"
+
+EARLIER = {  # a page each; stored results, or how a second run agrees with the first
+    "arithmetic-cpu": "The arithmetic study: first run, unsettled bases",
+    "arithmetic-cpu-again": "The arithmetic study: first run again, other seeds",
+    "arithmetic-cpu-settled": "The arithmetic study: settled bases",
+    "arithmetic-cpu-settled-again": "The arithmetic study: settled bases again, other seeds",
+    "noise-cpu": "Why imitation of successes ends in resampling",
+    "noise-cpu-large-steps": "Why imitation of successes ends in resampling: larger steps",
+}
+TEN = {  # lines of the summary: predeclared hypotheses, in few words
+    "H1": "rloo less sft-self on carry chains, log-odds of accuracy: the gap of C6",
+    "H2": "of that, the decider's part less the sampler's",
+    "H3": "reward on the decider alone less on the sampler alone, accuracy on carry chains",
+    "H4": "decision weighted by L in SFT: AUROC",
+    "H5": "the same against rloo: accuracy",
+    "H6": "rloo: AUROC on the base's answers",
+    "H11": "rewards dealt out at random: accuracy",
+    "H12": "resampling less majority vote at equal cost: accuracy",
+    "H13": "rloo less imitation of own successes: accuracy",
+    "H14": "rloo less own labelled answers on carry chains: accuracy",
+}
+
+
+def folder_of(page: str) -> Path:
+    """Where a page's results are stored."""
+    study, preset = page.split("-", 1)
+    return HERE / study / preset
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table."""
+    return ["| {} |".format(" | ".join(row)) for row in (columns, ["---"] * len(columns), *rows)]
+
+
+def tables(found: Sequence[Table]) -> Iterator[str]:
+    """Lines of the tables of a report."""
+    for one in found:
+        yield from ("", f"{one['title']}:", "", *table(one["columns"], one["rows"]))
+
+
+def where(results: Mapping[str, Any]) -> str:
+    """How many jobs, how long, with what."""
+    kinds = results["provenance"]
+    commits = ", ".join(f"`{c}`" for c in dict.fromkeys(str(kind["commit"])[:12] for kind in kinds))
+    first = kinds[0]
+    python = f"Python {first['python']}, jax {first['packages']['jax']}"
+    hours = f"{sum(results['seconds'].values()) / 3600:.1f} hours of work"
+    return f"{len(results['jobs'])} jobs, {hours}, {first['device']['platform']}, {python}, commit {commits}."
+
+
+# The six questions ---------------------------------------------------------------------------------------------------
+
+
+def causes() -> dict[str, dict[str, Any]]:
+    """{name: report} of the stored studies of causes that have cells."""
+    out = {}
+    for name, folder in stored_below(CAUSES).items():
+        report = read_results("run", folder)[1].get("report") or {}
+        if any(entry.get("cells") for entry in report.get("histories", {}).values()):
+            out[name] = report
+    return out
+
+
+def cells(reports: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """All cells, each with the name of its study."""
+    return [
+        {"regime": name, **cell}
+        for name, report in reports.items()
+        for entry in report["histories"].values()
+        for cell in entry.get("cells", ())
+    ]
+
+
+def e(data: Any) -> Estimate:
+    """A stored estimate."""
+    return Estimate.from_json(data)
+
+
+def named(cell: Mapping[str, Any]) -> str:
+    """Which comparison, where."""
+    return f"{cell['arm']} - {cell['against']} ({cell['regime']}, {cell['split']})"
+
+
+def listed(found: Sequence[Mapping[str, Any]]) -> str:
+    """Gaps in accuracy with Student's intervals, and what those that cannot be told could have seen."""
+    parts = []
+    for cell in found:
+        seen = e(cell.get("smallest"))
+        could = f", could have seen {seen.value:.3f}" if cell["verdict"].startswith("cannot") and seen else ""
+        gap = e(cell.get("gap"))
+        parts.append(f"{named(cell)}: {with_student(gap) if gap else cell['verdict']}{could}")
+    return "; ".join(parts)
+
+
+NOT_RUN = "Not run yet."
+
+
+def answers(found: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """[question, answer] of the six questions, by fixed rules."""
+    out = [cell for cell in found if cell["split"] != INSIDE and "gap" in cell]
+    better, worse = ([c for c in out if c["verdict"] == v] for v in ("reward is better", "imitation is better"))
+    size = f"of {len(out)} comparisons out of distribution"
+    if not out:
+        where_ = NOT_RUN
+    elif better:
+        where_ = f"In {len(better)} {size}, gap in accuracy: {listed(better)}."
+    else:
+        seen = sorted(e(c["smallest"]).value for c in out if e(c.get("smallest")))
+        could = f"; the others cannot tell, and could have seen gaps of {seen[0]:.3f} to {seen[-1]:.3f}" if seen else ""
+        where_ = f"Nowhere that was run: {size} reward is better in none, imitation in {len(worse)}{could}."
+    split = [
+        f"{named(c)}: " + ", ".join(f"{t} {with_student(e(c['terms'][t]))}" for t in ("decider", "mix", "sampler"))
+        for c in better
+    ]
+    how = f"In nats: {'; '.join(split)}." if split else ("There is no gap to split." if out else NOT_RUN)
+    value = [c for c in out if c["against"].startswith("sft-value")]
+    on_policy = [c for c in out if c["against"].startswith(("sft-online", "rft"))]
+    settled = read_results("run", folder_of("arithmetic-cpu-settled"))[1]["report"]["histories"]["none"]["splits"]
+    weighted = e(settled["carry"]["accounting"]["rloo - sft-self-l"]["accuracy"]["total"])
+    plain = e(settled["carry"]["accounting"]["rloo - sft-self"]["accuracy"]["total"])
+    return [
+        ["Where does reward beat imitation out of distribution at matched data and budget?", where_],
+        ["How much of it is decider, mix, sampler?", how],
+        [
+            "Do value labels close it?",
+            f"Reward less imitation of value labels: {listed(value)}." if value else NOT_RUN,
+        ],
+        [
+            "Does weighting the decision token?",
+            "There was no gap where it was tried: on carry chains, settled bases, rloo less sft-self is "
+            f"{with_student(plain)} in accuracy, and with the decision weighted by L {with_student(weighted)}.",
+        ],
+        [
+            "Does on-policy imitation?",
+            f"Reward less on-policy imitation: {listed(on_policy)}." if on_policy else NOT_RUN,
+        ],
+        [
+            "Which published gap does each regime resemble?",
+            "Cannot tell: no regime was run at the size that was planned for it.",
+        ],
+    ]
+
+
+def power_table(found: Sequence[dict[str, Any]]) -> list[str]:
+    """Every cell: gap, at equal accuracy, predicted, carried by, verdict."""
+    rows = []
+    for cell in found:
+        gap, ceiling = e(cell.get("gap")), e(cell["predicted"].get(cell["ceiling"]))
+        terms = cell.get("terms", {})
+        rows.append(
+            [
+                cell["regime"],
+                f"{cell['arm']} - {cell['against']}",
+                cell["split"],
+                with_student(gap),
+                with_student(e(cell.get("equal", {}).get("gap"))),
+                f"{ceiling:.3f} ({cell['ceiling']})" if ceiling else "-",
+                *(f"{e(terms.get(t)):+.2f}".split(" ")[0] for t in ("sampler", "mix", "decider")),
+                cell["verdict"],
+            ]
+        )
+    columns = ["study", "gap", "split", "in accuracy [Student]", "at equal accuracy inside", "predicted at most"]
+    return table([*columns, "sampler", "mix", "decider", "verdict"], rows)
+
+
+# What is planned -----------------------------------------------------------------------------------------------------
+
+
+def seconds_measured() -> dict[str, float]:
+    """Seconds an update of each kind of training, and of an evaluation, in the first run of the arithmetic study."""
+    results = read_results("run", folder_of("arithmetic-cpu"))[1]
+
+    def of(name: str) -> float:
+        values = sorted(v for k, v in results["seconds"].items() if k.startswith("none/") and k.endswith(f"/{name}"))
+        return values[len(values) // 2]
+
+    updates = {m: results["jobs"][f"none/seed-0/{m}"]["options"]["config"]["updates"] for m in (BASE, "arms/rloo")}
+    arms = {arm: of(arm) / updates["arms/rloo"] for arm in ("rloo", "sft-online", "sft-success")}
+    models = len(results["jobs"]["none/seed-0/evaluation"]["options"]["models"])
+    return {**arms, BASE: of(BASE) / updates[BASE], "evaluation": of("evaluation") / (models**2 * 1000 * 3)}
+
+
+def hours_of(jobs: Mapping[str, Job], measured: Mapping[str, float]) -> float:
+    """Core hours of a part: measured seconds an update, by kind of training and length of its rows."""
+    total = 0.0
+    for name, job in jobs.items():
+        if name.endswith("/evaluation"):
+            models, problems = len(job.options["models"]), job.options["problems"]
+            total += measured["evaluation"] * models**2 * problems * 3
+            continue
+        config = job.options["config"]
+        numbers = max(config["numbers"], config["width"])
+        prompt, answer = (numbers + 3, 2 * numbers - 1) if config["task"] == "countdown" else (10, 5)
+        longer = (prompt + config["rounds"] * (answer + 1)) / 28  # tokens of a row, against those that were measured
+        if config["arm"] == BASE:
+            total += measured[BASE] * longer * config["updates"] * config["prompts"] / 256
+        else:
+            arm = arm_of(config["arm"])
+            kind = {"success": "sft-success", "on-policy": "rloo"}.get(arm.source, "sft-online")
+            total += measured[kind] * longer * config["updates"] * config["prompts"] * config["group"] / 256
+    return total / 3600
+
+
+def parts() -> list[list[str]]:
+    """[study, preset, seeds, trainings, core hours, whether it has been run] of every part for CPUs."""
+    measured, rows = seconds_measured(), []
+    for file in sorted(CAUSES.glob("*/study.json")):
+        definition = Definition.read(file.parent)
+        if definition.jobs != "dsjax.study.trainings:jobs":
+            continue
+        for preset in (p for p in definition.presets if p.startswith("cpu")):
+            jobs = definition.study(preset).jobs
+            trained, seeds = sum("/arms/" in n for n in jobs), sum(n.endswith(f"/{BASE}") for n in jobs)
+            stored = (file.parent / preset / "results.json.gz").exists()
+            hours = f"{hours_of(jobs, measured):.1f}"
+            rows.append([file.parent.name, preset, str(seeds), str(trained), hours, "yes" if stored else "not yet"])
+    return rows
+
+
+# The earlier runs ----------------------------------------------------------------------------------------------------
+
+
+def summary() -> list[str]:
+    """The four runs of the arithmetic study in ten lines."""
+    columns: dict[str, dict[str, Any]] = {}
+    for page in ("arithmetic-cpu", "arithmetic-cpu-settled"):
+        report = read_results("run", folder_of(page))[1]["report"]
+        columns[page] = {h["id"]: h for h in report["hypotheses"]}
+        found = json.loads((folder_of(f"{page}-again") / "agreement.json").read_text())
+        columns[f"{page}-again"] = {h["id"]: h["other"] for h in found["hypotheses"]}
+    rows = [
+        [f"{key}: {words}", *(f"{e(of[key]['estimate']):+.3f} {of[key]['verdict']}" for of in columns.values())]
+        for key, words in TEN.items()
+    ]
+    heads = [f"[{name.removeprefix('arithmetic-')}](results/{name}.md)" for name in columns]
+    return table(["estimate [bootstrap], verdict", *heads], rows)
+
+
+def page(name: str) -> str:
+    """One earlier run."""
+    folder, title = folder_of(name), EARLIER[name]
+    back = "[Results](../results.md), [the study](../experiments.md)."
+    if (folder / "agreement.json").exists():
+        found = json.loads((folder / "agreement.json").read_text())
+        seconds = found["runs"][1]["seconds"] / 3600
+        missing = len(found["runs"][1]["missing"])
+        text = f"{seconds:.1f} hours of work; {missing} jobs missing. Which intervals of the two runs overlap:"
+        lines = [f"# {title}", "", back, "", text, *tables(agreement.tables(found))]
+    else:
+        results = read_results("run", folder)[1]
+        lines = [f"# {title}", "", back, "", where(results), *tables(results["report"]["tables"])]
+    return "\n".join(lines) + "\n"
+
+
+def results_page() -> str:
+    """docs/results.md."""
+    found = cells(causes())
+    lines = [
+        "# Results",
+        "",
+        "Written by `python -m experiments.pages` from the stored files, whose format is in [files.md](files.md):"
+        " no number is copied by hand.",
+        "",
+        "## Six questions",
+        "",
+        "Intervals are Student's, 95 %, over seeds. What cannot be told comes with the gap in accuracy that the run"
+        " would have found four times in five.",
+        "",
+        *table(["question", "answer"], answers(found)),
+        "",
+    ]
+    if found:
+        for figure, words in (
+            ("C3_regime_map", "The regime map"),
+            ("C4_frontier", "The frontier"),
+            ("C2_predicted_regret", "Predicted regret and measured gaps"),
+        ):
+            if (CAUSES / f"{figure}.png").exists():
+                lines += [f"![{words}](../experiments/causes/{figure}.png)", ""]
+    lines += ["## Every comparison", ""]
+    if found:
+        ran = {name: report.get("predictions", {}) for name, report in causes().items()}
+        for name, data in ran.items():
+            if data:
+                age = f"predictions written before {data['older_than']} of {data['arms']} arms began"
+                age += f" (by their hash, `{data['sha256'][:12]}`)"
+                lines += [f"- `{name}`: {age}."]
+        lines += [
+            "",
+            *power_table(found),
+            "",
+            "sampler, mix, decider: the terms of T22, in nats of the log-odds after many rounds.",
+            "",
+        ]
+    else:
+        lines += [NOT_RUN, ""]
+    lines += [
+        "## Parts of the study of causes",
+        "",
+        "Hours of one core, from the seconds an update that the first run below took, by kind of training and length of"
+        " its rows.",
+        "",
+        *table(["study", "preset", "seeds", "arms trained", "core hours", "run"], parts()),
+        "",
+        "## Earlier runs",
+        "",
+        "The arithmetic study, four times ([what it asked and what it says](experiments.md)); details a page each, and"
+        " of the study of noise, at [the smaller](results/noise-cpu.md) and"
+        " [the larger](results/noise-cpu-large-steps.md) step.",
+        "",
+        *summary(),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def pages() -> dict[Path, str]:
+    """{file: text} of all pages."""
+    return {DOCS / "results.md": results_page(), **{DOCS / "results" / f"{name}.md": page(name) for name in EARLIER}}
+
+
+if __name__ == "__main__":
+    for file, text in pages().items():
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text)
+        print(file.relative_to(ROOT))
