@@ -88,7 +88,7 @@ def predicted_regret(source: Source) -> Drawn | None:
         for i, (regime, cell) in enumerate(cells[:MOST_IN_LEGEND])
     ]
     handles.append(Line2D([], [], label="gap = predicted regret", color="0.4", linewidth=0.9, linestyle=(0, (4, 2))))
-    fig.legend(handles=handles, loc="outside right upper")
+    fig.legend(handles=handles, loc="outside right center")
     footer(
         fig,
         "full: in distribution, open: out; 95 % intervals: Student's over seeds; regret: bases, problems",
@@ -107,7 +107,8 @@ def regime_map(source: Source) -> Drawn | None:
     for i, row in enumerate(rows):
         value, low, high = _ends(row, "gap")
         if math.isnan(value):
-            ax.text(0, i, row["verdict"], fontsize=7.5, color="0.3", ha="center", va="center")
+            box = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
+            ax.text(0, i, row["verdict"], fontsize=7.5, color="0.3", ha="center", va="center", bbox=box)
             continue
         colour, marker = CARRIERS[row["carrier"]]
         ax.plot([low, high], [i, i], color=colour, linewidth=1.6)
@@ -138,7 +139,10 @@ def regime_map(source: Source) -> Drawn | None:
 
 @figure("C4", "frontier", of="regimes")
 def frontier(source: Source) -> Drawn | None:
-    """C4: accuracy in against out of distribution along training, each arm and seed, a panel a regime and split."""
+    """C4: accuracy in against out of distribution along training, each arm and seed, a panel a regime and split.
+
+    Drawn are the arms that a study says should be shown, or all; the rows have all.
+    """
     rows: list[Row] = []
     for regime, report in source.regimes.items():
         for history, entry in report["histories"].items():
@@ -151,7 +155,8 @@ def frontier(source: Source) -> Drawn | None:
     if not rows:
         return None
     panels = list(dict.fromkeys((r["regime"], r["history"], r["split"]) for r in rows))
-    arms = list(dict.fromkeys(r["arm"] for r in rows))
+    shown = {name: report.get("shown", ()) for name, report in source.regimes.items()}
+    arms = list(dict.fromkeys(r["arm"] for r in rows if r["arm"] in (shown[r["regime"]] or [r["arm"]])))
     columns = min(3, len(panels))
     lines = math.ceil(len(panels) / columns)
     fig = new_figure(

@@ -10,6 +10,7 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 
+from dsjax.cli.figures import figures
 from dsjax.config import from_dict
 from dsjax.errors import InputError
 from dsjax.figures import draw
@@ -78,7 +79,50 @@ def atlas():
 def whole():
     """A report that every figure has something to show of."""
     theory = {"atlas": atlas(), "kl_tax": {"lattice": [{"beta": 0.1, "tax": 2.0}]}}
-    return results(("sft-self", "sft-self-l", "rloo"), theory=theory)
+    report = results(("sft-self", "sft-self-l", "rloo"), theory=theory)
+    report["histories"]["none"] |= {"cells": cells(), "frontier": frontier()}
+    return report
+
+
+def cells():
+    """One that was run, in and out of distribution, and one that was not."""
+
+    def e(value, half):
+        return {
+            "value": value,
+            "low": value - half,
+            "high": value + half,
+            "t_low": value - 2 * half,
+            "t_high": value + 2 * half,
+        }
+
+    row = {
+        "id": "labels",
+        "arm": "rloo",
+        "against": "sft-self",
+        "ceiling": "regret",
+        "predicted": {"regret": e(0.01, 0.002)},
+    }
+    row |= {
+        "gap": e(0.05, 0.01),
+        "equal": {"gap": e(0.02, 0.01)},
+        "terms": {"sampler": e(0.3, 0.1), "decider": e(0.1, 0.2)},
+    }
+    row |= {"carrier": "sampler", "verdict": "reward is better"}
+    other = {
+        "id": "self",
+        "arm": "grpo",
+        "against": "sft-self",
+        "ceiling": "room",
+        "predicted": {},
+        "verdict": "not run",
+    }
+    return [{**row, "split": "in"}, {**row, "split": "carry"}, {**other, "split": "carry"}]
+
+
+def frontier():
+    """Two seeds, three looks; one number that does not exist."""
+    return {"rloo": {"step": [0, 5, 10], "in": [[0.2, 0.3, 0.4]] * 2, "carry": [[0.1, 0.2, None], [0.1, 0.1, 0.2]]}}
 
 
 def tax(data, figure):
@@ -92,7 +136,7 @@ def drawn(whole, tmp_path_factory):
 
 def test_every_figure_comes_as_png_as_svg_and_with_its_numbers(drawn, whole):
     names = [f"{name}{'_none' if of == 'history' else ''}" for name, (of, _) in FIGURES.items()]
-    assert len({name[:2] for name in names}) == len(names) == 9
+    assert len({name[:2] for name in names}) == len(names) >= 12
     assert {p.name for p in drawn} == {f"{name}.{suffix}" for name in names for suffix in ("png", "svg", "csv")}
     heads = {".png": b"\x89PNG\r\n\x1a\n", ".svg": b"<?xml"}
     assert all(p.read_bytes().startswith(heads[p.suffix]) for p in drawn if p.suffix in heads)
@@ -101,6 +145,39 @@ def test_every_figure_comes_as_png_as_svg_and_with_its_numbers(drawn, whole):
         row = next(r for r in csv.DictReader(rows) if (r["model"], r["measure"]) == ("rloo", "auroc"))
     found = whole["histories"]["none"]["splits"]["in"]["measures"]["rloo"]["auroc"]
     assert [float(row[name]) for name in ("value", "low", "high")] == [found[n] for n in ("value", "low", "high")]
+
+
+def test_figures_about_regimes_hold_every_cell_and_seed(drawn):
+    def rows_of(name):
+        (file,) = (p for p in drawn if p.name == f"{name}.csv")
+        with file.open() as rows:
+            return list(csv.DictReader(rows))
+
+    (inside, outside) = rows_of("C2_predicted_regret")  # the cell that was not run has no point
+    assert (inside["split"], outside["split"]) == ("in", "carry")
+    # Student's intervals, which are twice as wide here.
+    assert [float(inside[k]) for k in ("regret", "regret_low", "gap", "gap_high")] == pytest.approx(
+        [0.01, 0.006, 0.05, 0.07]
+    )
+    ran, waiting = rows_of("C3_regime_map")  # out of distribution alone
+    assert [ran[k] for k in ("regime", "arm", "carrier", "at_equal")] == ["study", "rloo", "sampler", "0.02"]
+    assert (waiting["gap"], waiting["verdict"]) == ("", "not run")
+    path = [(r["seed"], r["step"], r["inside"], r["outside"]) for r in rows_of("C4_frontier")]
+    assert path[:3] == [("0", "0", "0.2", "0.1"), ("0", "5", "0.3", "0.2"), ("0", "10", "0.4", "")]
+    assert len(path) == 6
+
+
+def test_studies_in_a_folder_are_drawn_together(whole, tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / "all" / name / "pilot").mkdir(parents=True)
+        data = {"format": 2, "jobs": {}, "report": whole}
+        (tmp_path / "all" / name / "pilot" / "results.json").write_text(json.dumps(data))
+    assert figures(tmp_path / "all", out=tmp_path) == 0
+    assert {p.name[:2] for p in tmp_path.glob("*.png")} >= {"C2", "C3", "C4"}
+    with (tmp_path / "C3_regime_map.csv").open() as rows:
+        assert [row["regime"] for row in csv.DictReader(rows)] == ["one-pilot"] * 2 + ["two-pilot"] * 2
+    with pytest.raises(InputError, match="arms"):
+        figures(tmp_path / "all", arms=("rloo",))
 
 
 def test_bytes_repeat_whatever_the_users_settings(drawn, whole, tmp_path):

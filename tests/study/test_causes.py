@@ -90,7 +90,7 @@ def test_predictions_are_of_the_bases_alone_and_dated_by_their_hash(run):
 def test_a_cell_sets_the_gap_beside_its_prediction(run):
     _, found, results = run
     entry = results["report"]["histories"]["none"]
-    assert entry["models"] == ["base", "sft-success", "rloo", "rloo-early"]
+    assert entry["models"] == ["base", "sft-success", "rloo", "sft-success-early"]
     assert {*entry["frontier"]} == {"sft-success", "rloo"}
     rows = {(row["id"], row["split"]): row for row in entry["cells"]}
     assert [*rows] == [(c, s) for s in ("in", "longer") for c in ("gold", "value", "early")]
@@ -104,13 +104,13 @@ def test_a_cell_sets_the_gap_beside_its_prediction(run):
 def test_an_early_arm_is_the_best_checkpoint_of_its_training(run):
     study, _, _ = run
     for seed in (0, 1):
-        best = read_json(study.folder(f"none/seed-{seed}/arms/rloo") / "run" / "result.json")["best"]["step"]
+        best = read_json(study.folder(f"none/seed-{seed}/arms/sft-success") / "run" / "result.json")["best"]["step"]
         with np.load(study.folder(f"none/seed-{seed}/evaluation") / "in.npz") as arrays:
-            base, _, last, early = arrays["own"]
+            base, last, _, early = arrays["own"]
         assert best < 4  # of these seeds; else the two arms would be the same
         assert (early == base).all() == (best == 0)
         assert (early != last).any()
-    assert not study.folder("none/seed-0/arms/rloo-early").exists()
+    assert not study.folder("none/seed-0/arms/sft-success-early").exists()
 
 
 def test_arms_are_compared_where_they_are_equally_good_inside():
@@ -140,7 +140,7 @@ def test_what_cannot_be_told_is_not_trained_and_reported(tmp_path):
     settings = STUDIES["finite"].settings_of("smoke")
     cells = {"gold": {s: {"verdict": CANNOT_TELL, "smallest": {"value": 0.3}} for s in ("in", "longer")}}
     cells["early"] = {"in": {"verdict": CANNOT_TELL}, "longer": {"verdict": RUN}}
-    assert Settings.read({**settings, "power": cells}).trained == ("sft-success", "rloo", "rloo-early")
+    assert Settings.read({**settings, "power": cells}).trained == ("sft-success", "rloo", "sft-success-early")
     del cells["early"]
     alone = {**settings, "power": cells, "cells": settings["cells"][:2], "arms": ["sft-success", "rloo", "rft"]}
     assert Settings.read(alone).trained == ("rloo", "rft")  # rloo is in the cell `value` too, which nobody ruled out
