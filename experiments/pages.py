@@ -236,10 +236,11 @@ def parts() -> list[list[str]]:
         if definition.jobs != "dsjax.study.trainings:jobs":
             continue
         for preset in (p for p in definition.presets if p.startswith("cpu")):
-            jobs = definition.study(preset).jobs
-            trained, seeds = sum("/arms/" in n for n in jobs), sum(n.endswith(f"/{BASE}") for n in jobs)
+            one = definition.changed(preset, {"seeds": 1}).study(preset).jobs  # all seeds have the same jobs
+            seeds = definition.settings_of(preset)["seeds"]
+            trained = seeds * sum("/arms/" in name for name in one)
             stored = (file.parent / preset / "results.json.gz").exists()
-            hours = f"{hours_of(jobs, measured):.1f}"
+            hours = f"{seeds * hours_of(one, measured):.1f}"
             rows.append([file.parent.name, preset, str(seeds), str(trained), hours, "yes" if stored else "not yet"])
     return rows
 

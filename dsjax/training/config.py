@@ -264,11 +264,12 @@ class TrainConfig:
         require(0 <= self.mixed_share < 1 and possible, "mixed_share", self.mixed_share, allowed)
         for name, (value, needed) in self.least_bytes().items():
             require_memory(name, value, needed, ABSURD)
-        self.policy  # noqa: B018  a user's own is checked
-        arm = self.objective_of
+        policy, arm = self.policy, self.objective_of  # a user's own is checked
+        if arm.frozen:
+            policy.decider_parts({})  # or it is refused
         if is_own(resolve(arm.objective)):
             options = tuple(sorted(arm.options_at(self.task_of.length).items()))
-            require_runs(self.setting, self.policy, arm.source, arm.objective, options)
+            require_runs(self.setting, policy, arm.source, arm.objective, options)
 
     @property
     def objective_of(self) -> Arm:

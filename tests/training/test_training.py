@@ -16,7 +16,7 @@ import dsjax.training
 from dsjax.errors import InputError
 from dsjax.io import write_atomically
 from dsjax.objectives import resolve
-from dsjax.policies import FunctionPolicy, PositionwisePolicy, TransformerPolicy, log_probs, sample
+from dsjax.policies import FunctionPolicy, Policy, PositionwisePolicy, TransformerPolicy, log_probs, sample
 from dsjax.study.settings import Settings
 from dsjax.study.trainings import jobs
 from dsjax.tasks import Addition
@@ -139,7 +139,7 @@ def test_a_frozen_sampler_is_left_as_it_is_by_a_shared_trunk():
     with pytest.raises(InputError, match="component: received 'both'"):
         Arm("on-policy", "rloo", "reward", frozen=True)
     with pytest.raises(InputError, match="its decider alone reads"):
-        PositionwisePolicy(prompts=2, rounds=2, length=1, vocabulary=2).decider_parts({})
+        Policy.decider_parts(POLICY, PARAMS)  # of a policy that does not say
 
 
 def test_half_of_the_rows_begin_right():
