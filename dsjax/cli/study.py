@@ -117,10 +117,7 @@ def report(path: Positional[Path], *, preset: str | None = None, out: Path | Non
 
 
 def predict(path: Positional[Path], *, preset: str | None = None, out: Path | None = None) -> int:
-    """Train the bases that are left, and predict from them alone: predictions.json in the study's directory.
-
-    Run it before `dsjax study run`: each arm notes the hash of the file that it finds, and the report says of how many
-    arms the predictions are older.
+    """Train the bases that are left and predict from them alone, before any arm.
 
     Args:
       path: Folder with a study.json.
@@ -145,19 +142,21 @@ def predict(path: Positional[Path], *, preset: str | None = None, out: Path | No
 
 
 def power(
-    path: Positional[Path], *, pilot: Path, predictions: Path, preset: str | None = None, json: Path | None = None
+    path: Positional[Path],
+    pilot: Positional[Path],
+    predictions: Positional[Path],
+    *,
+    preset: str | None = None,
+    json: Path | None = None,
 ) -> int:
-    """What the preset's seeds can see in each of its cells, from a pilot, beside what its bases say there can be.
-
-    A cell whose ceiling is below the smallest effect cannot be told. In a file power.json beside the study.json that is
-    known before a run: arms that are only in such cells are not trained, and the report says so.
+    """What a preset's seeds can see in each cell, and what its bases promise.
 
     Args:
       path: Folder with a study.json.
       pilot: results.json of a pilot with cells of the same names, or the directory that it is in.
       predictions: The predictions.json of the design or of the pilot.
       preset: The design; the first preset by default.
-      json: Write it to this file, next to what it has of other presets.
+      json: Write it to this file (docs/jobs.md), next to what it has of other presets.
     """
     from dsjax.io import read_json, write_json
     from dsjax.study import jobs

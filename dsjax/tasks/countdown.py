@@ -60,7 +60,7 @@ def _forms(counts: tuple[int, ...], width: int) -> tuple[np.ndarray, np.ndarray,
             for order in itertools.permutations(range(k))
         ]
     order, operations, used, without = zip(*rows, strict=True)
-    return *(np.array(x, np.int32) for x in (order, operations, used)), np.array(without)
+    return np.array(order, np.int32), np.array(operations, np.int32), np.array(used, np.int32), np.array(without)
 
 
 @dataclass(frozen=True)

@@ -245,6 +245,7 @@ class TrainConfig:
             require(value % of == 0, name, value, f"a multiple of {factor} = {of}")
         for name in ("modulus", "numbers"):
             require_int(name, getattr(self, name), 2)
+        require_int("target", self.target, 0)
         require_int("problem_set", self.problem_set, 0, "0: fresh problems for every update")
         require(0 <= self.chain_share <= 1, "chain_share", self.chain_share, "0..1")
         require_int("decay_updates", self.decay_updates, 0)

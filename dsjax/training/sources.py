@@ -260,8 +260,8 @@ def value_labels(given: Given) -> Trajectories:
     require(setting.group >= 2, "group", setting.group, "an integer >= 2 (other answers say what going on is worth)")
     drawn = sample(given.policy, given.params, problems.prompt, given.key, rounds=1, temperature=setting.temperature)
     right = setting.task.score(drawn.answers, problems)[:, 0]
-    seen = (x.reshape(-1, setting.group) for x in (jnp.exp(drawn.log_decision[:, 0, STOP]), right))
-    keeps = regret.keeps(*seen, setting.rounds, setting.cost)
+    stop, correct = (x.reshape(-1, setting.group) for x in (jnp.exp(drawn.log_decision[:, 0, STOP]), right))
+    keeps = regret.keeps(stop, correct, setting.rounds, setting.cost)
     return _demonstrations(setting, problems, group, drawn.answers[:, 0], right > 0.5, keeps.reshape(-1))
 
 
