@@ -55,7 +55,7 @@ def plan(
     out: dict[str, Any] = {}
     for history, entry in pilot["histories"].items():
         known = predictions["histories"].get(history, {"splits": {}})["splits"]
-        found = {(c["id"], c["split"]): Estimate.from_json(c["gap"]) for c in entry.get("cells", [])}
+        found = {(c["id"], c["split"]): Estimate.from_json(c.get("gap")) for c in entry.get("cells", [])}
         for cell in cells:
             for split, of in known.items():
                 smallest = smallest_effect(found.get((cell.id, split), Estimate(math.nan)).seeds, seeds, tests)

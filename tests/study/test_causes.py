@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import dsjax.training.run
+from dsjax.cli.study import power
 from dsjax.errors import InputError
 from dsjax.evaluation import accounting, transfer
 from dsjax.io import read_json, write_json
@@ -152,6 +153,26 @@ def test_what_cannot_be_told_is_not_trained_and_reported(tmp_path):
     definition = Definition.read(tmp_path)
     assert definition.settings_of("smoke")["power"] == cells
     assert "power" not in definition.settings_of("pilot")
+
+
+def test_the_command_of_power_writes_what_a_preset_reads(run, tmp_path):
+    study, found, results = run
+    write_json(tmp_path / "results.json", results)
+    (tmp_path / "study.json").write_text((CAUSES / "finite" / "study.json").read_text())
+    (tmp_path / "power.json").write_text('{"cpu-64": {"cells": {}}}')
+    files = tmp_path / "results.json", study.path / "predictions.json"
+    assert power(tmp_path, *files, preset="smoke", json=tmp_path / "power.json") == 0
+    written = read_json(tmp_path / "power.json")
+    assert [*written] == ["cpu-64", "smoke"]
+    assert (written["smoke"]["seeds"], written["smoke"]["tests"]) == (2, 6)
+    row = Definition.read(tmp_path).settings_of("smoke")["power"]["gold"]["longer"]
+    assert row["ceiling"] == found["histories"]["none"]["splits"]["longer"]["room"]
+    gaps = next(
+        c for c in results["report"]["histories"]["none"]["cells"] if (c["id"], c["split"]) == ("gold", "longer")
+    )
+    expected = smallest_effect(gaps["gap"]["seeds"], 2, 6).value
+    assert row["smallest"]["value"] == pytest.approx(expected, rel=1e-5)
+    assert row["verdict"] in (RUN, CANNOT_TELL)
 
 
 def test_verdicts_and_carriers_need_intervals_without_zero():
