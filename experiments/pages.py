@@ -267,7 +267,7 @@ def summary() -> list[str]:
 def page(name: str) -> str:
     """One earlier run."""
     folder, title = folder_of(name), EARLIER[name]
-    back = "[Results](../results.md), [the study](../experiments.md)."
+    back = "You get: the numbers of this run. [Results](../results.md), [the study](../experiments.md)."
     if (folder / "agreement.json").exists():
         found = json.loads((folder / "agreement.json").read_text())
         seconds = found["runs"][1]["seconds"] / 3600
@@ -286,8 +286,8 @@ def results_page() -> str:
     lines = [
         "# Results",
         "",
-        "Written by `python -m experiments.pages` from the stored files, whose format is in [files.md](files.md):"
-        " no number is copied by hand.",
+        "You get: what is known so far, in three minutes. Written by `python -m experiments.pages` from the stored"
+        " files, whose format is in [files.md](files.md): no number is copied by hand.",
         "",
         "## Six questions",
         "",

@@ -150,7 +150,7 @@ def test_all_hypotheses_of_the_study_were_judged(report, settled):
 
 def test_counts_of_the_settled_rerun_are_the_stored_ones(settled_rerun):
     totals = tables(settled_rerun)[0]["rows"][-1]
-    assert f"in all {totals[3]} bootstrap intervals, and {totals[4]} of Student's" in PAGE
+    assert f"in all {totals[3]} bootstrap intervals, and {totals[4]} of Student's" in prose(PAGE)
 
 
 def test_the_second_run_of_the_settled_preset_is_whole_and_agrees(settled_rerun):

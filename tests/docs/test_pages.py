@@ -11,7 +11,8 @@ import matplotlib.pyplot as plt
 import pytest
 
 ROOT = Path(__file__).parents[2]
-MADE = {ROOT / "docs" / "theory.md"}  # of the template and the docstrings of the theorems
+# Of the template and the docstrings of the theorems; of the stored results (`experiments.pages`).
+MADE = {ROOT / "docs" / "theory.md", ROOT / "docs" / "results.md", *ROOT.glob("docs/results/*.md")}
 PAGES = sorted({*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("docs/*.j2")} - MADE)
 HAND = [page for page in PAGES if "generated" not in page.parts]
 NOTEBOOKS = sorted(ROOT.glob("docs/notebooks/*.md"))
