@@ -15,7 +15,8 @@ def summarise(report: Mapping[str, Any], console: Console) -> bool:
 
     for entry in report["histories"].values():
         for split, found in entry["splits"].items():
-            console.print(f"Final accuracy minus base, {entry['split_names'].get(split, split)}:")
+            task = entry["config"].get("task", entry["config"].get("operation"))
+            console.print(f"{task}: final accuracy minus base, {entry['split_names'].get(split, split)}:")
             for arm in (m for m in entry["models"] if m != BASE):
                 parts = {
                     name: Estimate.from_json(e)
@@ -23,6 +24,13 @@ def summarise(report: Mapping[str, Any], console: Console) -> bool:
                 }
                 console.print(f"  {arm}: {parts['total']:+.3f}")
                 console.print(f"    sampler {parts['sampler']:+.3f}, decider {parts['decider']:+.3f}")
+        if "predicted" in entry:
+            known = entry["predicted"]
+            parts = f"sampler {known['sampler']:+.3f}, decider {known['decider']:+.3f}"
+            console.print(
+                f"  predicted (T17): imitation stays at {known['imitation']:.3f}, reward ends at"
+                f" {known['reward']:.3f}: {known['reward'] - known['imitation']:+.3f}\n    {parts}"
+            )
     console.print(
         "p: P(a first answer is right); a, b: P(STOP | right), P(STOP | wrong); accuracy: of the kept answer;\n"
         "[low, high]: 95 % interval over problems; sampler, decider: their Shapley parts. These are one seed's numbers."

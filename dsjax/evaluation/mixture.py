@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from dsjax.evaluation.accounting import Parts, shapley
+
 Array = Any
 
 
@@ -34,3 +36,25 @@ def greedy_threshold(s: Array) -> Array:
 def reward_gradient(p: Array, s: Array) -> Array:
     """DJ/dlogit(p) = p (1 - p)(1 - s): above 0 until p is 1."""
     return p * (1 - p) * (1 - s)
+
+
+def chain_share(accuracy: Array, s: Array) -> Array:
+    """P of a mixture with this accuracy: (accuracy - s)/(1 - s)."""
+    return (accuracy - s) / (1 - s)
+
+
+def reward_parts(p: Array, s: Array) -> Parts:
+    """What sampler and decider bring to the gain (1 - p)(1 - s) of reward, which ends at the chain alone.
+
+    Shapley parts of swapping one component at a time. The chain's sampler begins with the prefix, where the mixture's
+    decider goes on with 1 - P(STOP | prefix); the mixture's begins with it in p + (1 - p) s of all cases, where the
+    chain's decider goes on for sure. A first answer off the chain is right with probability s, whoever decides.
+    """
+
+    def value(sampler: bool, decider: bool) -> Array:
+        """Accuracy; True is the chain's component."""
+        begins = 1 if sampler else accuracy(p, s)
+        goes_on = 1 if decider else 1 - stop_at_prefix(p, s)
+        return begins * (goes_on + (1 - goes_on) * s) + (1 - begins) * s
+
+    return shapley(value, (False, False), (True, True))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dsjax.errors import require
-from dsjax.figures import atlas, gradients, regimes, study  # noqa: F401  importing registers their figures
+from dsjax.figures import atlas, causes, gradients, regimes, study  # noqa: F401  importing registers their figures
 from dsjax.figures.style import FIGURES, Painter, Source, styled, write
 from dsjax.io import require_name
 from dsjax.training.config import BASE

@@ -17,7 +17,7 @@ from dsjax.errors import InputError, require
 from dsjax.evaluation.deciders import reliability
 from dsjax.io import inside, read_json
 from dsjax.statistics import ANY, DIFFERENCE, PROBABILITY, Resampled, roc_curve
-from dsjax.study import cells
+from dsjax.study import cells, chains
 from dsjax.study.frontier import Curves, at_equal, curves_of
 from dsjax.study.hypotheses import EXPECTED, decide, tested
 from dsjax.study.jobs import Definition
@@ -145,9 +145,12 @@ def _of_history(
         measured[split] = measures = Measures(seeds, history, RESAMPLES)
         find[history, split] = partial(_named, measures, frontier, split)
         splits[split] = _of_split(measures, models, asked.pairs)
+        if task.has_steps:
+            splits[split]["chains"] = chains.found_in(task, split, seeds, RESAMPLES)
     predicted = asked.predictions.get("histories", {}).get(history, {}).get("splits", {})
     found = cells.cells_of(measured, frontier, asked.cells, predicted, asked.power)
     return {
+        **({"predicted": chains.predicted(first["config"]["chain_share"], task)} if task.has_steps else {}),
         "config": first["config"],
         "length": task.length,
         "split_names": dict(task.split_names),

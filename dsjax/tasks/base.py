@@ -108,6 +108,11 @@ class Task(ABC):
         del problems
         raise InputError("task", type(self).__name__, "a task with intermediate answers, such as prefix_sums")
 
+    @property
+    def has_steps(self) -> bool:
+        """Whether there is a chain of intermediate answers."""
+        return type(self).steps is not Task.steps
+
     def corrupt(self, key: jax.Array, answer_nxL: jax.Array) -> jax.Array:
         """Wrong answers that look like the given right ones: one token, at a uniform place, changed to another one."""
         place_key, shift_key = jax.random.split(key)

@@ -82,6 +82,7 @@ ARMS: dict[str, Arm] = {
     "sft-value": Arm("value-labels", "sft", "sft"),
     "sft-frozen": Arm("own-answers", "sft", "sft", component="decision", frozen=True),
     "rft": Arm("on-policy", "rft", "sft"),
+    "rft-round": Arm("base-episodes", "rft", "sft"),
     "rft-decider": Arm("on-policy", "rft", "sft", component="decision"),
     "rft-sampler": Arm("on-policy", "rft", "sft", component="sample"),
     "imitate-all": Arm("on-policy", "rft", "sft", {"threshold": EVERY}),

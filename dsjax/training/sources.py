@@ -280,6 +280,12 @@ def on_policy(given: Given) -> Trajectories:
     return traj
 
 
+@source("base-episodes", _episodes)
+def base_episodes(given: Given) -> Trajectories:
+    """As `on_policy`, from the frozen base model: one round of learning from its own episodes."""
+    return on_policy(given._replace(params=given.base_params))
+
+
 @source("on-policy-shuffled", _episodes)
 def on_policy_shuffled(given: Given) -> Trajectories:
     """As `on_policy`, with the rewards of the batch dealt out at random: a control that must teach nothing."""
