@@ -15,9 +15,11 @@ from dsjax.config import from_dict
 from dsjax.errors import InputError
 from dsjax.figures import draw
 from dsjax.figures.style import FIGURES, GROUPS, Source, arm_style, blocks, styled
+from dsjax.study.calibration import coverage
+from dsjax.study.chains import MEASURES, predicted
 from dsjax.study.measures import Evaluated, Measures
 from dsjax.study.report import _of_split, rounded
-from dsjax.tasks import TASKS
+from dsjax.tasks import TASKS, PrefixSums
 from dsjax.training.arms import ARMS
 from dsjax.training.config import TrainConfig
 
@@ -75,12 +77,36 @@ def atlas():
     }
 
 
+def calibration():
+    """Two planted causes; the second interval misses."""
+    parts = {
+        "three_terms": {part: {"planted": 0.1, "covered": 4} for part in ("sampler", "mix", "decider")},
+        "accuracy": {part: {"planted": 0.02, "covered": 5} for part in ("sampler", "decider")},
+    }
+    cases = [
+        {
+            "kind": kind,
+            "size": 0.5,
+            "parts": {
+                s: {k: {**x, "value": low + 0.1, "low": low, "high": low + 0.2} for k, x in of.items()}
+                for s, of in parts.items()
+            },
+        }
+        for kind, low in (("decider", 0.0), ("both", 0.15))
+    ]
+    found: dict[str, Any] = {"problems": 500, "repeats": 5, "rounds": T, "cases": cases}
+    return {**found, "coverage": coverage(found)}
+
+
 @pytest.fixture(scope="module")
 def whole():
     """A report that every figure has something to show of."""
-    theory = {"atlas": atlas(), "kl_tax": {"lattice": [{"beta": 0.1, "tax": 2.0}]}}
+    theory = {"atlas": atlas(), "kl_tax": {"lattice": [{"beta": 0.1, "tax": 2.0}]}, "calibration": calibration()}
     report = results(("sft-self", "sft-self-l", "rloo"), theory=theory)
-    report["histories"]["none"] |= {"cells": cells(), "frontier": frontier()}
+    entry = report["histories"]["none"]
+    entry |= {"cells": cells(), "frontier": frontier(), "predicted": predicted(0.25, PrefixSums(10, 0, 3))}
+    number = {"value": 0.5, "low": 0.4, "high": 0.6}
+    entry["splits"]["in"]["chains"] = {m: dict.fromkeys(MEASURES, number) for m in entry["models"]}
     return report
 
 
@@ -136,7 +162,7 @@ def drawn(whole, tmp_path_factory):
 
 def test_every_figure_comes_as_png_as_svg_and_with_its_numbers(drawn, whole):
     names = [f"{name}{'_none' if of == 'history' else ''}" for name, (of, _) in FIGURES.items()]
-    assert len({name[:2] for name in names}) == len(names) >= 12
+    assert len({name[:2] for name in names}) == len(names) == 14
     assert {p.name for p in drawn} == {f"{name}.{suffix}" for name in names for suffix in ("png", "svg", "csv")}
     heads = {".png": b"\x89PNG\r\n\x1a\n", ".svg": b"<?xml"}
     assert all(p.read_bytes().startswith(heads[p.suffix]) for p in drawn if p.suffix in heads)
@@ -178,6 +204,24 @@ def test_studies_in_a_folder_are_drawn_together(whole, tmp_path):
         assert [row["regime"] for row in csv.DictReader(rows)] == ["one-pilot"] * 2 + ["two-pilot"] * 2
     with pytest.raises(InputError, match="arms"):
         figures(tmp_path / "all", arms=("rloo",))
+
+
+def test_a_planted_cause_is_drawn_against_what_was_found(drawn):
+    (file,) = (p for p in drawn if p.name == "C1_calibration.csv")
+    with file.open() as rows:
+        found = [row for row in csv.DictReader(rows) if (row["kind"], row["part"]) == ("both", "mix")]
+    assert [(float(row["planted"]), float(row["low"])) for row in found] == [(0.1, 0.15)]
+    (picture,) = (p for p in drawn if p.name == "C1_calibration.svg")
+    assert picture.stat().st_size > 10_000
+
+
+def test_closed_forms_stand_beside_the_runs(drawn):
+    (file,) = (p for p in drawn if p.name == "C5_prefix_sums_none.csv")
+    with file.open() as rows:
+        found = {(r["panel"], r["model"], r["measure"], r["step"]): r["value"] for r in csv.DictReader(rows)}
+    assert float(found["closed form", "", "imitation", ""]) == pytest.approx(0.5)
+    assert float(found["decision", "rloo", "stop_on_chain", ""]) == 0.5
+    assert float(found["training", "rloo", "accuracy", "10"]) == pytest.approx(0.9)
 
 
 def test_bytes_repeat_whatever_the_users_settings(drawn, whole, tmp_path):

@@ -40,6 +40,7 @@ def tiny() -> dict:
     preset |= {"evaluation_problems": 4, "attempts": 2}
     preset["theory"]["theorems"]["options"] |= {"theorems": ["T10"], "instances": 2, "quick": True}
     del preset["theory"]["atlas"]
+    del preset["second"]  # the same jobs of another task
     return data
 
 
@@ -135,6 +136,11 @@ def test_the_packaged_study_is_what_the_readme_says():
         *(f"none/seed-0/arms/{arm}" for arm in ("sft-success", "sft-self", "rloo")),
         "none/seed-0/evaluation",
     ]
+    assert [name for name in jobs if name.startswith("full/")] == [
+        "full/seed-0/base",
+        *(f"full/seed-0/arms/{arm}" for arm in ("sft-mixture", "rloo")),
+        "full/seed-0/evaluation",
+    ]
     assert set(jobs["theory/atlas"].options["objectives"]) <= set(ENTRIES)
     assert not any(job.startswith("sweep") for job in jobs)
 
@@ -145,6 +151,8 @@ def test_what_people_change():
     assert jobs["none/seed-3/base"].options["config"]["updates"] == 800
     config = jobs["none/seed-3/arms/rloo"].options["config"]
     assert (config["updates"], config["learning_rate"], config["prompts"]) == (50, 1e-4, 32)
+    config = jobs["full/seed-3/arms/rloo"].options["config"]
+    assert (config["task"], config["updates"], config["chain_share"]) == ("prefix_sums", 50, 0.25)
 
 
 @pytest.mark.parametrize(

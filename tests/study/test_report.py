@@ -10,9 +10,11 @@ from dsjax.evaluation.accounting import kept
 from dsjax.evaluation.components import component_statistics, rates
 from dsjax.evaluation.deciders import accuracy_at_rate
 from dsjax.statistics import Bootstrap, Estimate, Resampled
+from dsjax.study.chains import found_in, predicted
 from dsjax.study.measures import TERMS, Evaluated, Measures
 from dsjax.study.report import PARTS, SCALES, TRAINING, _curves, _gradients, _of_gradients, _of_split, judged, rounded
 from dsjax.study.tables import tables
+from dsjax.tasks import PrefixSums
 
 MODELS = ("base", "sft-self", "rloo")
 N, K, T = 60, 5, 3
@@ -164,6 +166,24 @@ def test_a_decider_keeps_its_skill_on_the_answers_of_the_base(measures):
         expected = accuracy_at_rate(one.right_of("rloo"), one.stop("rloo", "rloo"), float(1 - decided.mean()))
         found = measures.of_model("accuracy_at_base_rate", "rloo").values[i]
         assert found == pytest.approx(expected(np.ones((1, N)))[0], abs=EXACT)
+
+
+def test_chains_are_counted_by_their_first_answer_and_predicted_from_the_demonstrations():
+    task = PrefixSums(4, 0, 3)
+    problems = task.evaluation_problems("in", 4)
+    first = np.asarray(problems.prompt)[:, :1]
+    answers = np.stack([first, (first + [[0], [0], [0], [1]]) % 3])[..., None]  # base, and one off the chain once
+    right = answers[..., 0] == np.asarray(problems.answer)
+    own = np.log(np.array([[[0.5], [0.5], [0.5], [0.5]], [[0.1], [0.2], [0.3], [0.9]]]))
+    found = found_in(task, "in", [Evaluated(("base", "rloo"), right, answers, own, own[None])], 10)
+    assert {m: round(of["stop_on_chain"].value, 12) for m, of in found.items()} == {"base": 0.5, "rloo": 0.2}
+    assert [found[m]["first_on_chain"].value for m in found] == [1.0, 0.75]
+    assert not found["base"]["right_off_chain"]  # no first answer is off the chain
+    assert found["rloo"]["right_off_chain"].value == float(right[1, 3, 0])
+    known = predicted(0.25, task)
+    assert known["imitation"] == pytest.approx(0.5)
+    assert known["rft_round"] == pytest.approx(2 / 3)  # odds 1/3 times 3: half of it chains
+    assert (known["stop"], known["sampler"], known["decider"]) == pytest.approx((0.5, 0.25, 0.25))
 
 
 def hypothesis(**fields):

@@ -220,6 +220,7 @@ def test_whose_answers_a_source_shows(batches):
     np.testing.assert_array_equal(answers("base-answers", params=BASE), answers("base-answers"))
     np.testing.assert_array_equal(answers("base-answers"), answers("own-answers", params=BASE))
     assert (answers("own-answers") != answers("base-answers")).any()
+    np.testing.assert_array_equal(answers("base-episodes"), answers("on-policy", params=BASE))
 
 
 def test_on_policy_records_both_log_probs(batches):
