@@ -109,7 +109,7 @@ def prefix_sums(source: Source) -> Drawn | None:
     _decision(panels[1], source, rows, theory)
     _parts(panels[2], source, rows, theory)
     handles = [Line2D([], [], label=m, **line_style(i)) for i, m in enumerate(source.models)]
-    fig.legend(handles=handles, loc="outside lower center", ncols=len(handles), handlelength=3.2)
+    panels[1].legend(handles=handles, loc="upper right", handlelength=3.2)
     footer(fig, f"{source.intervals}; training: means, and least to greatest")
     return Drawn(rows, fig)
 
@@ -117,17 +117,16 @@ def prefix_sums(source: Source) -> Drawn | None:
 def _training(ax: Any, source: Source, rows: list[Row], theory: dict[str, float]) -> None:
     for name, label in LINES.items():
         ax.axhline(theory[name], color="0.5", linewidth=1.0, linestyle=(0, (4, 2)), zorder=1)
-        look = {"xytext": (0, 3 if theory[name] < 0.97 else -3), "va": "bottom" if theory[name] < 0.97 else "top"}
-        place = (0.99, theory[name])
         ax.annotate(
             f"{label}: {theory[name]:.3f}",
-            place,
+            (0.99, theory[name]),
             xycoords=ax.get_yaxis_transform(),
             textcoords="offset points",
+            xytext=(0, 3),
             ha="right",
+            va="bottom",
             fontsize=7.5,
             color="0.3",
-            **look,
         )
     for i, arm in enumerate(source.models):
         some = picked(rows, panel="training", model=arm)
@@ -136,7 +135,7 @@ def _training(ax: Any, source: Source, rows: list[Row], theory: dict[str, float]
         low, high = ([number(row[k]) for row in some] for k in ("low", "high"))
         ax.plot(steps, [number(row["value"]) for row in some], markevery=max(1, len(some) // 8), **style)
         ax.fill_between(steps, low, high, color=style["color"], alpha=0.12, linewidth=0)
-    ax.set(xlabel="update", ylabel="final accuracy", title="along the training", ylim=(None, 1.03))
+    ax.set(xlabel="update", ylabel="final accuracy", title="along the training", ylim=(None, 1.07))
     ax.grid(True, color="0.92", linewidth=0.6)
 
 
@@ -144,7 +143,7 @@ def _decision(ax: Any, source: Source, rows: list[Row], theory: dict[str, float]
     """P(STOP | first answer = the chain's) of a calibrated mixture is one curve in its accuracy."""
     s = theory["guess"]
     accuracy = np.linspace(s, 1, 101)
-    ax.plot(accuracy, mixture.stop_at_prefix(mixture.chain_share(accuracy, s), s), color="0.5", linewidth=1.2, zorder=1)
+    ax.plot(accuracy, mixture.stop_at_prefix(mixture.chain_share(accuracy, s), s), color="0.5", linewidth=1.2, zorder=2)
     for i, model in enumerate(source.models):
         x, y = (
             estimate(picked(rows, panel="decision", model=model, measure=k)[0]) for k in ("accuracy", "stop_on_chain")

@@ -40,7 +40,6 @@ def tiny() -> dict:
     preset |= {"evaluation_problems": 4, "attempts": 2}
     preset["theory"]["theorems"]["options"] |= {"theorems": ["T10"], "instances": 2, "quick": True}
     del preset["theory"]["atlas"]
-    del preset["second"]  # the same jobs of another task
     return data
 
 
@@ -136,11 +135,6 @@ def test_the_packaged_study_is_what_the_readme_says():
         *(f"none/seed-0/arms/{arm}" for arm in ("sft-success", "sft-self", "rloo")),
         "none/seed-0/evaluation",
     ]
-    assert [name for name in jobs if name.startswith("full/")] == [
-        "full/seed-0/base",
-        *(f"full/seed-0/arms/{arm}" for arm in ("sft-mixture", "rloo")),
-        "full/seed-0/evaluation",
-    ]
     assert set(jobs["theory/atlas"].options["objectives"]) <= set(ENTRIES)
     assert not any(job.startswith("sweep") for job in jobs)
 
@@ -151,8 +145,29 @@ def test_what_people_change():
     assert jobs["none/seed-3/base"].options["config"]["updates"] == 800
     config = jobs["none/seed-3/arms/rloo"].options["config"]
     assert (config["updates"], config["learning_rate"], config["prompts"]) == (50, 1e-4, 32)
-    config = jobs["full/seed-3/arms/rloo"].options["config"]
-    assert (config["task"], config["updates"], config["chain_share"]) == ("prefix_sums", 50, 0.25)
+
+
+def test_a_second_half_is_another_task_with_another_history(tmp_path):
+    data = tiny()
+    (preset,) = data["presets"].values()
+    prefix = {"task": "prefix_sums", "digits": 3, "rounds": 3, "modulus": 10, "chain_share": 0.5}
+    train = {k: v for k, v in preset["train"].items() if k != "width"} | prefix
+    second = {"arms": ["sft-mixture"], "histories": ["full"], "seeds": 1, "train": train, "sweep": None}
+    second |= {"attempts": 3, **{k: preset[k] for k in ("base", "arm", "evaluation_problems")}}
+    preset["second"] = {**second, "base": {**second["base"], "base_source": "chains-and-guesses"}}
+    (tmp_path / "study.json").write_text(json.dumps(data))
+    jobs = definition(tmp_path / "study.json", seed=3, updates=4).study().jobs
+    assert {name for name in jobs if name.startswith("full/")} == {
+        f"full/seed-3/{name}" for name in ("base", "arms/sft-mixture", "evaluation")
+    }
+    of = {half: jobs[f"{half}/seed-3/arms/{arm}"] for half, arm in (("none", "rloo"), ("full", "sft-mixture"))}
+    assert {job.options["config"]["task"] for job in of.values()} == {"addition", "prefix_sums"}
+    assert {job.options["config"]["updates"] for job in of.values()} == {4}
+    second["histories"] = ["none"]
+    preset["second"] = second
+    (tmp_path / "study.json").write_text(json.dumps(data))
+    with pytest.raises(InputError, match="each job once"):
+        definition(tmp_path / "study.json").study()
 
 
 @pytest.mark.parametrize(

@@ -172,7 +172,8 @@ def test_chains_are_counted_by_their_first_answer_and_predicted_from_the_demonst
     task = PrefixSums(4, 0, 3)
     problems = task.evaluation_problems("in", 4)
     first = np.asarray(problems.prompt)[:, :1]
-    answers = np.stack([first, (first + [[0], [0], [0], [1]]) % 3])[..., None]  # base, and one off the chain once
+    off = np.array([[0], [0], [0], [1]])
+    answers = np.stack([first, (first + off) % 3])[..., None]  # the base, and one that is off the chain once
     right = answers[..., 0] == np.asarray(problems.answer)
     own = np.log(np.array([[[0.5], [0.5], [0.5], [0.5]], [[0.1], [0.2], [0.3], [0.9]]]))
     found = found_in(task, "in", [Evaluated(("base", "rloo"), right, answers, own, own[None])], 10)
