@@ -18,7 +18,7 @@ import numpy as np
 from dsjax.evaluation.accounting import Terms, final_accuracy, shapley, three_terms
 from dsjax.evaluation.deciders import BINS, bins_of
 from dsjax.numerics import divide
-from dsjax.policies import Params, TransformerPolicy
+from dsjax.policies import Params, Policy
 from dsjax.statistics import Estimate
 from dsjax.study.measures import Evaluated, Measures
 from dsjax.tasks.base import TwoNumbers
@@ -46,7 +46,7 @@ class World(NamedTuple):
         return cls(np.asarray(problems.prompt), answers, np.asarray(task.score(each, problems), float))
 
 
-class Policy(NamedTuple):
+class Tabulated(NamedTuple):
     """A sampler and a decider as tables."""
 
     law: np.ndarray  # f[Q, A] P(answer)
@@ -54,17 +54,17 @@ class Policy(NamedTuple):
 
 
 @jax.jit
-def _tables(policy: TransformerPolicy, params: Params, prompt: jax.Array, answers: jax.Array) -> tuple[Any, Any]:
+def _tables(policy: Policy, params: Params, prompt: jax.Array, answers: jax.Array) -> tuple[Any, Any]:
     log_sample, log_decision = policy.log_dists(params, prompt, answers)
     drawn = jnp.take_along_axis(log_sample, answers[..., None], axis=-1)
     return drawn[..., 0].sum(-1), log_decision[..., 0]
 
 
-def tabulated(policy: TransformerPolicy, params: Params, world: World) -> Policy:
+def tabulated(policy: Policy, params: Params, world: World) -> Tabulated:
     """The tables of a policy without history: all answers side by side, as rounds that do not see each other."""
     each = np.broadcast_to(world.answers, (len(world.prompt), *world.answers.shape))
     law, stop = (np.exp(np.asarray(x, float)) for x in _tables(policy, params, world.prompt, each))
-    return Policy(law / law.sum(1, keepdims=True), stop)
+    return Tabulated(law / law.sum(1, keepdims=True), stop)
 
 
 def between(base: Params, donor: Params, component: str, part: float) -> Params:
@@ -76,7 +76,7 @@ def between(base: Params, donor: Params, component: str, part: float) -> Params:
     return {**base, **moved}
 
 
-def believed(world: World, base: Policy, flipped: float) -> np.ndarray:
+def believed(world: World, base: Tabulated, flipped: float) -> np.ndarray:
     """f[Q, A]: P(STOP) of whoever imitates correctness labels without limit and sees the bin of the base's P(STOP).
 
     That is the fraction q of right answers in the bin (T16); with labels that are flipped with probability eta it is
@@ -87,7 +87,7 @@ def believed(world: World, base: Policy, flipped: float) -> np.ndarray:
     return flipped + (1 - 2 * flipped) * divide(right, mass)[index]
 
 
-def planted_sizes(world: World, base: Policy, planted: Policy, rounds: int) -> dict[str, dict[str, float]]:
+def planted_sizes(world: World, base: Tabulated, planted: Tabulated, rounds: int) -> dict[str, dict[str, float]]:
     """The parts of the change from the base, by scale: sums over all problems and answers, no sampling."""
     both = (base, planted)
     mean = [x.law / len(world.prompt) for x in both]
@@ -97,12 +97,12 @@ def planted_sizes(world: World, base: Policy, planted: Policy, rounds: int) -> d
     }
     terms = three_terms(p, stops[1], stops[0])
 
-    def accuracy(sampler: Policy, decider: Policy) -> np.ndarray:
+    def accuracy(sampler: Tabulated, decider: Tabulated) -> np.ndarray:
         q = (sampler.law * world.right).sum(1)
         a, b = (divide((sampler.law * y * decider.stop).sum(1), (sampler.law * y).sum(1)) for _, y in _classes(world))
         return final_accuracy(q, a, b, rounds).mean()
 
-    parts = shapley(accuracy, both[:1] * 2, both[1:] * 2)
+    parts = shapley(accuracy, (base, base), (planted, planted))
     found = {"three_terms": terms._asdict(), "accuracy": parts._asdict()}
     return {scale: {part: float(found[scale][part]) for part in names} for scale, names in SCALES.items()}
 
@@ -117,13 +117,11 @@ class Case(NamedTuple):
 
     kind: str
     size: float  # of the dial that it was planted with
-    policy: Policy
+    policy: Tabulated
     apart: bool = False  # whether it draws answers of its own, independent of the base's
 
 
-def cases(
-    world: World, policy: TransformerPolicy, models: Mapping[str, Params], dials: Mapping[str, Any]
-) -> list[Case]:
+def cases(world: World, policy: Policy, models: Mapping[str, Params], dials: Mapping[str, Any]) -> list[Case]:
     """The planted causes, in their order.
 
     Args:
@@ -135,28 +133,30 @@ def cases(
     """
     base = tabulated(policy, models[BASE], world)
 
-    def mixed(donor: str, **parts: float) -> Policy:
+    def mixed(donor: str, **parts: float) -> Tabulated:
         params = models[BASE]
         for component, part in parts.items():
             params = between(params, models[donor], component, part)
         found = tabulated(policy, params, world)
-        return Policy(found.law if "sampler" in parts else base.law, found.stop if "decider" in parts else base.stop)
+        return Tabulated(found.law if "sampler" in parts else base.law, found.stop if "decider" in parts else base.stop)
 
-    plant: dict[str, Callable[[float], Policy]] = {
+    plant: dict[str, Callable[[float], Tabulated]] = {
         "decider": lambda x: mixed("donor", decider=x),
         "sampler": lambda x: mixed("donor", sampler=x),
         "both": lambda x: mixed("donor", sampler=x, decider=x),
         "opposed": lambda x: mixed("donor", sampler=x, decider=-x),
         "neither": lambda _: base,
-        "flipped labels": lambda eta: Policy(base.law, believed(world, base, eta)),
-        "shuffled labels": lambda _: Policy(base.law, np.full_like(base.stop, (base.law * world.right).sum(1).mean())),
+        "flipped labels": lambda eta: Tabulated(base.law, believed(world, base, eta)),
+        "shuffled labels": lambda _: Tabulated(
+            base.law, np.full_like(base.stop, (base.law * world.right).sum(1).mean())
+        ),
         "random reward": lambda x: mixed("noise", sampler=x, decider=x),
     }
     return [Case(kind, size, plant[kind](size), kind == "neither") for kind, sizes in dials.items() for size in sizes]
 
 
 def evaluated(
-    world: World, base: Policy, case: Case, rounds: int, problems: int, rng: np.random.Generator
+    world: World, base: Tabulated, case: Case, rounds: int, problems: int, rng: np.random.Generator
 ) -> Evaluated:
     """Drawn problems and answers of both models and every verdict on them, as an evaluation stores it.
 

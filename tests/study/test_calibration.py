@@ -18,7 +18,7 @@ from dsjax.statistics import Estimate
 from dsjax.study.calibration import coverage, jobs, report
 from dsjax.study.calibration_cases import (
     Case,
-    Policy,
+    Tabulated,
     World,
     believed,
     between,
@@ -44,16 +44,16 @@ def world(Q: int = 40, A: int = 6) -> World:
     return World(np.arange(Q)[:, None], np.arange(A)[:, None], right)
 
 
-def policy(of: World, seed: int, skill: float = 0.0) -> Policy:
+def policy(of: World, seed: int, skill: float = 0.0) -> Tabulated:
     """Random tables; `skill` moves both components towards right answers."""
     rng = np.random.default_rng(seed)
     logits = rng.normal(size=of.right.shape) + rng.normal(size=(len(of.right), 1)) * of.right + skill * of.right
     stop = 1 / (1 + np.exp(-(rng.normal(size=of.right.shape) + (1 + skill) * (of.right - 0.5))))
     law = np.exp(logits)
-    return Policy(law / law.sum(1, keepdims=True), stop)
+    return Tabulated(law / law.sum(1, keepdims=True), stop)
 
 
-def tilted(of: World, old: Policy) -> np.ndarray:
+def tilted(of: World, old: Tabulated) -> np.ndarray:
     """A sampler that is right more often and, where it is wrong, more often in a way that the decider keeps."""
     law = old.law * np.exp(0.7 * of.right + 4 * (1 - of.right) * old.stop)
     return law / law.sum(1, keepdims=True)
@@ -61,11 +61,11 @@ def tilted(of: World, old: Policy) -> np.ndarray:
 
 WORLD = world()
 BASE = policy(WORLD, 0)
-BOTH = Policy(tilted(WORLD, BASE), policy(WORLD, 1, 0.7).stop)
+BOTH = Tabulated(tilted(WORLD, BASE), policy(WORLD, 1, 0.7).stop)
 KINDS = {
     "both": Case("both", 1, BOTH),
-    "sampler": Case("sampler", 1, Policy(BOTH.law, BASE.stop)),
-    "decider": Case("decider", 1, Policy(BASE.law, BOTH.stop)),
+    "sampler": Case("sampler", 1, Tabulated(BOTH.law, BASE.stop)),
+    "decider": Case("decider", 1, Tabulated(BASE.law, BOTH.stop)),
     "neither": Case("neither", 0, BASE, apart=True),
 }
 
@@ -99,7 +99,7 @@ def test_planted_terms_at_a_case_by_hand():
     """T22's own: a sampler that moves from one wrong answer to another is all mix, with a decider nobody touched."""
     one = World(np.zeros((1, 1)), np.arange(3)[:, None], np.array([[1.0, 0.0, 0.0]]))
     stop = np.array([[0.5, 0.9, 0.1]])
-    old, new = Policy(np.array([[0.5, 0.4, 0.1]]), stop), Policy(np.array([[0.5, 0.1, 0.4]]), stop)
+    old, new = Tabulated(np.array([[0.5, 0.4, 0.1]]), stop), Tabulated(np.array([[0.5, 0.1, 0.4]]), stop)
     found = planted_sizes(one, old, new, T)["three_terms"]
     assert found["sampler"] == pytest.approx(0, abs=1e-15)
     assert found["mix"] == pytest.approx(np.log(0.37 / 0.13), abs=1e-14)
@@ -137,7 +137,7 @@ def test_a_component_that_nobody_touched_has_brought_nothing_for_sure(kind, stil
 
 def test_imitators_of_flipped_labels_know_less_and_less():
     stops = [believed(WORLD, BASE, eta) for eta in (0.0, 0.2, 0.4, 0.5)]
-    gained = [planted_sizes(WORLD, BASE, Policy(BASE.law, stop), T)["three_terms"]["decider"] for stop in stops]
+    gained = [planted_sizes(WORLD, BASE, Tabulated(BASE.law, stop), T)["three_terms"]["decider"] for stop in stops]
     assert gained == sorted(gained, reverse=True)
     np.testing.assert_allclose(stops[-1], 0.5, rtol=0, atol=1e-15)
     # Calibrated: of all answers in a bin of the base, the part that is right.
