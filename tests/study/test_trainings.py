@@ -63,6 +63,17 @@ def test_hypotheses_name_arms_and_splits_of_the_study_and_have_their_own_ids(nam
         assert type(task) is TASKS["multiplication" if name == "multiplication" else "addition"]
 
 
+def test_the_study_of_prefix_sums_is_valid_and_its_demonstrations_are_those_that_it_predicts_from():
+    definition = Definition.read(EXPERIMENTS / "causes" / "prefix_sums")
+    assert len(definition.hypotheses) <= 6
+    for preset in definition.presets:
+        found = definition.study(preset).jobs
+        trained = [job.options["config"] for job in found.values() if "config" in job.options]
+        arms = {config["arm"] for config in trained}
+        assert {h[k] for h in definition.hypotheses for k in ("arm", "against")} <= arms
+        assert {(c["history"], c["chain_share"], c["rounds"]) for c in trained} == {("full", 0.25, 10)}
+
+
 def test_a_tiny_study_runs_to_its_report(tmp_path, monkeypatch):
     gradient = {"share": 0.25, "norm_sample": 1.0, "norm_decision": 0.5, "cosine": 0.0}
     gradient |= {"signal_sample": 1.0, "noise_sample": 2.0, "signal_decision": 1.0, "noise_decision": 4.0}
