@@ -106,6 +106,8 @@ class Evaluator:
         return self._programs[key]
 
     def _in_terms_of_the_file(self, error: InputError) -> InputError | None:
+        while isinstance(error.__cause__, InputError):  # raised below the user's own code
+            error = error.__cause__
         if error.field in ("old_logp", "ref_logp", "sampler_logp", "values") and error.received is None:
             allowed = f"the array {error.field}: {self.name} needs it"
             if error.field == "old_logp":

@@ -120,7 +120,7 @@ TABLES: dict[str, list[tuple[str, list[str]]]] = {
         ),
         (
             "rollouts.npz --decision-choices 2 --objective tests.rollouts.test_rollouts:raises --set advantage=[1,2]",
-            ["option of objective", "'advantage'", "no option at all"],
+            ["option advantage", "[1, 2]", "a word or null"],
         ),
         ("rollouts.npz list.json", ["rollouts", "'rollouts.npz'", "a name with the step"]),
         ("rollouts.npz --tensorboard", ["tensorboard", "True", "--out DIR"]),

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dsjax.rollouts.format import check
-from dsjax.rollouts.health import health, notes
+from dsjax.rollouts import attribute_rollouts
 
 SLOTS = np.array([[1, 1, 2, 0], [1, 2, 1, 2]])  # of an answer, of a decision, of neither
 GIVEN = {
@@ -24,8 +23,7 @@ OPTIONAL = {
 
 
 def said(**arrays) -> str:
-    data = check({**GIVEN, **arrays})
-    return " ".join(notes(data, health(data, np.zeros_like(data.logp)), None))
+    return " ".join(attribute_rollouts("sft", resamples=2, **{**GIVEN, **arrays}).notes)
 
 
 @pytest.mark.parametrize("name", OPTIONAL)

@@ -667,6 +667,22 @@ MUTATIONS: tuple[Mutation, ...] = (
         ),
     ),
     *_in(
+        "dsjax/objectives/given.py",
+        (),
+        (),
+        (
+            "given-option-of-the-user",
+            "return None if option in options else option",
+            "return option",
+            "advantages of a file in the place of an option that the user gave",
+            {
+                "tests": (
+                    "tests/rollouts/test_format.py::test_advantages_of_the_file_take_the_place_of_an_objectives_own",
+                )
+            },
+        ),
+    ),
+    *_in(
         "dsjax/objectives/law.py",
         (),
         (),

@@ -567,9 +567,9 @@ OBJECTIVE_ERRORS = {
         for name, words in {
             "one_number": "test_rollouts:one_number returns: received '1 value of shape ()'; allowed: two numbers",
             "by_row": "by_row returns: received '2 values of shapes (2,), ()'; allowed: two numbers, (sum, count)",
-            "another_width": "another_width: received 'TypeError: mul got incompatible shapes",
-            "raises": f"raises: received \"KeyError: 'advantages' ({__file__}, line ",
-            "of_values": "of_values: received 'ConcretizationTypeError: ",
+            "another_width": "another_width: received TypeError: mul got incompatible shapes",
+            "raises": f"raises: received KeyError: 'advantages' ({__file__}, line ",
+            "of_values": "of_values: received ConcretizationTypeError: ",
         }.items()
     },
 }

@@ -174,9 +174,9 @@ def test_a_second_half_is_another_task_with_another_history(tmp_path):
     ("change", "words"),
     [
         ({"rounds": 1}, "rounds: received 1.*nothing to decide"),
-        ({"temperature": float("inf")}, "temperature: received inf"),
+        ({"temperature": 0}, "temperature: received 0"),
         ({"bogus": 1}, "configuration field: received 'bogus'"),
-        ({"evaluation_problems": 10**9}, "evaluation problems: received 1000000000.*at most"),
+        ({"evaluation_problems": 10**9}, "evaluation_problems: received 1000000000.*1..1000000"),
     ],
 )
 def test_impossible_settings_are_refused_before_the_work(change, words, tmp_path):

@@ -91,7 +91,7 @@ def _central(s: Setting) -> jax.Array:
         return s.expected(unravel(p), unravel(p))
 
     # One traced evaluation for the four points of every direction.
-    points = flat + jnp.asarray([-2.0, -1.0, 1.0, 2.0])[None, :, None] * steps[:, None, :]
+    points = flat[None, None, :] + jnp.asarray([-2.0, -1.0, 1.0, 2.0])[None, :, None] * steps[:, None, :]
     every = jax.vmap(expected)
     values = jax.lax.map(every, points) if s.shape.network else jax.vmap(every)(points)
     central = values @ jnp.asarray([1.0, -8.0, 8.0, -1.0]) / (12 * STEP)
