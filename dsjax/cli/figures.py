@@ -25,17 +25,18 @@ def figures(run: Positional[Path] = Path("runs/quickstart"), *, out: Path | None
     from proofs_check.theorems.t07_kl_tax.boundary import draw as draw_kl_tax
 
     console, below = terminal(), stored_below(run)
-    require_directory("out", out)
     if below:
         require(not arms, "arms", arms, "nothing, for several studies")
         stored = {name: read_results("run", folder)[1].get("report") or {} for name, folder in below.items()}
         reports = {name: report for name, report in stored.items() if "histories" in report}
         require(bool(reports), "run", str(run), "a folder with results of studies of trainings")
+        require_directory("out", out)
         with waiting(console, "Drawing"), interpreted("run", run, WHAT):
             written = draw_regimes(reports, run if out is None else out)
     else:
         file, results = read_results("run", run)
         report, name = report_of(results, "run", run), f"{results.get('study')}-{results.get('preset')}"
+        require_directory("out", out)
         with waiting(console, "Drawing"), interpreted("run", file, WHAT):
             written = draw(report, file.parent if out is None else out, arms, draw_kl_tax, name)
     for path in written:

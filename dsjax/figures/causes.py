@@ -13,6 +13,8 @@ from dsjax.figures.style import (
     Drawn,
     Row,
     Source,
+    arm_handles,
+    arm_style,
     estimate,
     figure,
     footer,
@@ -108,8 +110,7 @@ def prefix_sums(source: Source) -> Drawn | None:
     _training(panels[0], source, rows, theory)
     _decision(panels[1], source, rows, theory)
     _parts(panels[2], source, rows, theory)
-    handles = [Line2D([], [], label=m, **line_style(i)) for i, m in enumerate(source.models)]
-    panels[1].legend(handles=handles, loc="upper right", handlelength=3.2)
+    panels[1].legend(handles=arm_handles(source.models), loc="upper right", handlelength=3.2)
     footer(fig, f"{source.intervals}; training: means, and least to greatest")
     return Drawn(rows, fig)
 
@@ -128,9 +129,9 @@ def _training(ax: Any, source: Source, rows: list[Row], theory: dict[str, float]
             fontsize=7.5,
             color="0.3",
         )
-    for i, arm in enumerate(source.models):
+    for arm in source.models:
         some = picked(rows, panel="training", model=arm)
-        style = line_style(i)
+        style = arm_style(arm)
         steps = [row["step"] for row in some]
         low, high = ([number(row[k]) for row in some] for k in ("low", "high"))
         ax.plot(steps, [number(row["value"]) for row in some], markevery=max(1, len(some) // 8), **style)
@@ -144,12 +145,13 @@ def _decision(ax: Any, source: Source, rows: list[Row], theory: dict[str, float]
     s = theory["guess"]
     accuracy = np.linspace(s, 1, 101)
     ax.plot(accuracy, mixture.stop_at_prefix(mixture.chain_share(accuracy, s), s), color="0.5", linewidth=1.2, zorder=2)
-    for i, model in enumerate(source.models):
+    for model in source.models:
         x, y = (
             estimate(picked(rows, panel="decision", model=model, measure=k)[0]) for k in ("accuracy", "stop_on_chain")
         )
         if x and y:
-            style = {**line_style(i), "linestyle": "none", "linewidth": 0.9, "capsize": 2}
+            style = {**arm_style(model), "linestyle": "none", "linewidth": 0.9, "capsize": 2}
+            style["marker"] = "+" if model == BASE else style["marker"]  # the base has a line alone
             ax.errorbar([x.value], [y.value], xerr=_reach(x), yerr=_reach(y), zorder=3, **style)
     ax.set(xlabel="final accuracy", ylabel="P(STOP | first answer = prefix)", title="what the decider does")
     ax.set(xlim=(s - 0.03, 1.03), ylim=(-0.04, 1.04))
@@ -164,7 +166,7 @@ def _parts(ax: Any, source: Source, rows: list[Row], theory: dict[str, float]) -
     for i, arm in enumerate(source.arms, 1):
         e = [estimate(picked(rows, panel="parts", model=arm, measure=name)[0]) for name in names]
         place = [x + (i - (len(source.arms) + 1) / 2) * 0.8 / max(1, len(source.arms)) for x in range(len(names))]
-        style = {**line_style(i), "linestyle": "none", "linewidth": 0.9, "capsize": 2}
+        style = {**arm_style(arm), "linestyle": "none", "linewidth": 0.9, "capsize": 2}
         ax.errorbar(place, [y.value for y in e], yerr=np.concatenate([_reach(y) for y in e], axis=1), **style)
     ax.axhline(0, color="black", linewidth=0.6)
     ax.set_xticks(range(len(names)), names)

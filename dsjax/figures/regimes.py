@@ -9,7 +9,19 @@ from typing import Any
 import numpy as np
 from matplotlib.lines import Line2D
 
-from dsjax.figures.style import Drawn, Row, Source, figure, footer, line_style, new_figure, number, picked
+from dsjax.figures.style import (
+    Drawn,
+    Row,
+    Source,
+    arm_handles,
+    arm_style,
+    figure,
+    footer,
+    line_style,
+    new_figure,
+    number,
+    picked,
+)
 from dsjax.statistics import Estimate
 
 INSIDE = "in"
@@ -165,8 +177,8 @@ def frontier(source: Source) -> Drawn | None:
     grid: Any = fig.subplots(lines, columns, squeeze=False)
     for ax, (regime, history, split) in zip(grid.flat, panels, strict=False):
         of = picked(rows, regime=regime, history=history, split=split)
-        for i, arm in enumerate(arms):
-            style = line_style(i)
+        for arm in arms:
+            style = arm_style(arm)
             mine = picked(of, arm=arm)
             for seed in dict.fromkeys(r["seed"] for r in mine):
                 path = picked(mine, seed=seed)
@@ -178,7 +190,7 @@ def frontier(source: Source) -> Drawn | None:
         ax.grid(True, color="0.93", linewidth=0.6)
     for ax in list(grid.flat)[len(panels) :]:
         ax.set_visible(False)
-    handles = [Line2D([], [], label=arm, **line_style(i)) for i, arm in enumerate(arms)]
+    handles = arm_handles(arms)
     handles.append(Line2D([], [], label="base", color="black", marker="+", linestyle="none"))
     fig.legend(handles=handles, loc="outside right upper", handlelength=3.0)
     footer(

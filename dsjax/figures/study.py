@@ -134,7 +134,8 @@ def components(source: Source) -> Drawn:
             ax.set(xlabel="P(accepted | wrong)", ylabel="P(accepted | right)", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
             ax.set_title("ROC of STOP")
             ax.set_box_aspect(1)
-            ax.legend(loc="lower right", fontsize=7.5, handlelength=2.4, labelspacing=0.2)
+            if ax.get_legend_handles_labels()[0]:  # a decider whose answers are all right or all wrong has no curve
+                ax.legend(loc="lower right", fontsize=7.5, handlelength=2.4, labelspacing=0.2)
     fig.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside right center")
     footer(fig, f"bars: {source.intervals}; diagonal: a blind decider")
     return Drawn(rows, fig)

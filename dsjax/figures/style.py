@@ -49,12 +49,12 @@ DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.3)), (0, (6, 1.5, 1.2, 1.
 GROUPS: tuple[tuple[str, ...], ...] = (
     ("sft-success", "sft-synthetic", "sft-mixture"),
     ("rloo", "reinforce", "reinforce-plain", "ppo"),
-    ("sft-self", "sft-self-sqrt-l", "sft-self-l"),
+    ("sft-self", "sft-self-sqrt-l", "sft-self-l", "sft-self-once"),
     ("grpo", "dr-grpo"),
-    ("rft", "rft-decider", "rft-sampler", "imitate-all"),
-    ("sft-online", "sft-labels"),
+    ("rft", "rft-decider", "rft-sampler", "imitate-all", "rft-round"),
+    ("sft-online", "sft-labels", "sft-value", "sft-frozen"),
     ("grpo-trajectory-kl", "grpo-token-kl"),
-    ("only-decider", "only-sampler"),
+    ("only-decider", "only-sampler", "rloo-frozen"),
     ("random-reward", "coin-reward"),
 )
 TOGETHER = 8  # arms in a panel; more become small multiples

@@ -58,7 +58,8 @@ def definition(
         require_memory("instances", instances, 48 * instances)  # a claim's and a control's errors stay
     found = Definition.read(file)
     preset = next(iter(found.presets))
-    Settings.read(found.settings_of(preset))
+    for half in halves(found.settings_of(preset)):
+        Settings.read(half)
     changes: dict[str, Any] = {} if seed is None else {"first_seed": seed}
     if updates is not None:
         changes["arm"] = {"updates": updates}

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -136,6 +136,8 @@ class RandomDigits:
 
     prompt_length: int
     length: int
+
+    mixed_splits: ClassVar[tuple[str, ...]] = ()
 
     def training_problems(self, key: jax.Array, n: int, split: str = "in") -> Problems:
         """n problems; there is one split."""

@@ -195,7 +195,7 @@ class TrainConfig:
     history: History = "none"
     separate_trunks: bool = False
     arm: str = "rloo"
-    objective_options: dict[str, Any] = field(default_factory=dict)
+    objective_options: dict[str, Any] = field(default_factory=dict, hash=False)
     base_source: str | None = None
     chain_share: float = 0.25
     init_from: str | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import importlib
 import sys
 import types
 from dataclasses import dataclass
@@ -49,8 +50,7 @@ class GRPOTrainer:
         return np.stack([REWARD, [np.nan, 0.0, 0.0, np.nan]], axis=1)
 
     def _get_per_token_logps_and_entropies(self, model, input_ids, attention_mask, logits_to_keep, batch_size=None):
-        import torch
-
+        torch: Any = importlib.import_module("torch")
         assert not torch.is_grad_enabled()
         assert input_ids.shape == attention_mask.shape == (4, 8)
         assert (logits_to_keep, batch_size) == (6, 2)
