@@ -6,7 +6,7 @@ READY := .venv/.installed-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.
 LOCK := requirements/dev.txt
 PIP := python -m pip --quiet --disable-pip-version-check
 
-.PHONY: quickstart test test-lowest lint theory docs mutation setup lock clean
+.PHONY: quickstart test test-lowest test-torch lint theory docs mutation setup lock clean
 
 quickstart: $(READY)
 	$(BIN)/dsjax quickstart
@@ -19,6 +19,10 @@ test-lowest:
 	$(PYTHON) -m venv --clear .venv-lowest
 	.venv-lowest/bin/$(PIP) install --constraint requirements/lowest.txt --editable '.[dev]'
 	.venv-lowest/bin/python -m pytest -W ignore::DeprecationWarning
+
+# What touches PyTorch; the other tests skip it where it is not there.
+test-torch: $(READY)-torch
+	$(BIN)/python -m pytest tests/adapters
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -44,10 +48,10 @@ $(READY): pyproject.toml $(LOCK)
 	$(BIN)/$(PIP) install --no-deps --no-build-isolation --editable .
 	touch $@
 
-# Sphinx and its like are not locked; what is locked stays as it is.
-$(READY)-docs: $(READY)
+# Sphinx and its like and PyTorch are not locked; what is locked stays as it is.
+$(READY)-docs $(READY)-torch: $(READY)-%: $(READY)
 	sed 's/ \\$$//; /--hash/d' $(LOCK) > .venv/pins.txt
-	$(BIN)/$(PIP) install --constraint .venv/pins.txt --no-build-isolation --editable '.[docs]'
+	$(BIN)/$(PIP) install --constraint .venv/pins.txt --no-build-isolation --editable '.[$*]'
 	touch $@
 
 # After a change of dependencies in pyproject.toml: versions with hashes, the lowest of every range, licences.
