@@ -5,17 +5,12 @@ import pytest
 import proofs_check
 from dsjax.study.jobs import DONE, FAILED, Job, Study
 from proofs_check import study_jobs
+from tests.kills import without_clocks
 
-CLOCKS = ("seconds", "compile_seconds", "instances_per_second")
 OPTIONS = {"theorems": ["T10", "T1"], "instances": 3, "seed": 5, "quick": True, "workers": 1}
 
 
-def numbers(report):
-    rows = [{k: v for k, v in row.items() if k not in CLOCKS} for row in report["theorems"]]
-    return {**report, "seconds": None, "theorems": rows}
-
-
-def test_a_killed_check_continues_with_the_numbers_of_an_undisturbed_one(tmp_path, monkeypatch):
+def test_an_interrupted_check_continues_with_the_numbers_of_an_undisturbed_one(tmp_path, monkeypatch):
     job = Job("checks", "proofs_check.study_jobs:theorem", OPTIONS)
     study = Study(tmp_path, "checks", "only", [job, Job("all", "proofs_check.study_jobs:theorems", needs=("checks",))])
     study.start()
@@ -43,7 +38,7 @@ def test_a_killed_check_continues_with_the_numbers_of_an_undisturbed_one(tmp_pat
     options = {name: value for name, value in OPTIONS.items() if name != "theorems"}
     direct = proofs_check.check(OPTIONS["theorems"], **options).to_json()
     for name in ("checks", "all"):
-        assert numbers(study.record(name)["result"]) == numbers(direct)
+        assert without_clocks(study.record(name)["result"]) == without_clocks(direct)
 
 
 def test_an_unknown_theorem_fails_the_job(tmp_path):

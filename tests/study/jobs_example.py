@@ -70,7 +70,26 @@ def jobs(settings):
     return out
 
 
+CHECKS = {"theorems": ["T10", "T2"], "instances": 3, "quick": True, "workers": 1}
+
+
+def after_checks(settings):
+    """`jobs`, after a check of two theorems."""
+    return [Job("checks", "proofs_check.study_jobs:theorem", CHECKS), *jobs(settings)]
+
+
 def report(merged, directory, definition):
     """Means over seeds."""
     assert json.loads((directory / "jobs.json").read_text())["study"] == merged["study"]
     return {"jobs": len(merged["jobs"]), "missing": len(merged["missing"])}
+
+
+def quick_jobs(settings):
+    """In the place of the jobs of a quickstart."""
+    del settings
+    return jobs({"seeds": 1, "arms": ["a", "b"], "count": 4})
+
+
+def quick_report(merged, directory, definition):
+    """In the place of the report of a quickstart."""
+    return {**report(merged, directory, definition), "histories": {}, "theory": {}, "tables": []}

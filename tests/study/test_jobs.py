@@ -22,7 +22,9 @@ from dsjax.errors import InputError
 from dsjax.study.engine import run_here
 from dsjax.study.jobs import DONE, RUNNING, TODO, WAITING, Definition, Job, Study, merge
 from tests.cli.plain import assert_plain
+from tests.kills import files_in, killed, without_clocks
 from tests.study import jobs_example
+from tests.training import run_worker
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = "tests.study.jobs_example"
@@ -364,6 +366,25 @@ def test_run_status_and_report(tmp_path):
         said(commands.run, folder, preset="cpu", out=out)
     with pytest.raises(InputError, match="preset cpu"):
         said(commands.report, folder, preset="cpu", out=out)
+
+
+def test_kills_of_a_study_change_nothing_and_a_theorem_that_was_checked_stays_checked(tmp_path):
+    folder = write_definition(tmp_path / "d", jobs=f"{EXAMPLE}:after_checks")
+    straight, path = tmp_path / "straight", tmp_path / "killed"
+    assert said(commands.run, folder, out=straight)[0] == 0
+    checked, kept = "jobs/checks/stages/T10/result.json", []
+    whole = files_in(straight, "result.json")  # two of theorems, one of every job
+    arguments = ["study", "run", str(folder), "--out", str(path)]
+
+    def done() -> int:
+        return files_in(path, "result.json")
+
+    for _ in killed(run_worker.command, arguments, done, whole, tmp_path / "errors", first=1):
+        assert Study.load(path).status()[0].state in (TODO, DONE)
+        kept.append((path / checked).stat().st_mtime_ns)
+    assert {(path / checked).stat().st_mtime_ns} == set(kept)
+    assert without_clocks(merge(Study.load(path))) == without_clocks(merge(Study.load(straight)))
+    assert merge(Study.load(path))["missing"] == []
 
 
 def broken_jobs(settings: dict[str, Any]) -> list[Job]:

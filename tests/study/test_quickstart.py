@@ -5,13 +5,8 @@ from __future__ import annotations
 import copy
 import csv
 import json
-import multiprocessing
-import os
-import signal
-import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import dsjax.figures
@@ -21,10 +16,8 @@ from dsjax.cli.main import main
 from dsjax.errors import InputError
 from dsjax.study.quickstart import FILE, definition
 from dsjax.study.results import read_results
+from tests.kills import files_in, killed, without_clocks
 from tests.training import run_worker
-
-KILLS = int(os.environ.get("DSJAX_KILLS", "2"))
-CLOCKS = ("seconds", "compile_seconds", "instances_per_second", "provenance", "init_from")
 
 
 def tiny() -> dict:
@@ -61,18 +54,6 @@ def straight(study, tmp_path_factory) -> Path:
     return path
 
 
-def numbers(data):
-    """What must be the same whatever happened on the way."""
-    if isinstance(data, dict):
-        return {name: numbers(value) for name, value in data.items() if name not in CLOCKS}
-    return [numbers(value) for value in data] if isinstance(data, list) else data
-
-
-def files_in(path: Path) -> int:
-    """Also of a folder whose files come and go."""
-    return sum(len(files) for _, _, files in os.walk(path))
-
-
 def test_what_a_run_leaves(straight):
     file, results = read_results("run", straight)
     assert file == straight / "results.json"
@@ -105,26 +86,12 @@ def test_the_same_command_does_nothing_twice_and_another_seed_is_refused(straigh
 
 
 def test_kills_change_nothing(straight, study, tmp_path):
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([run_worker.__name__])
-    path, rng = tmp_path / "run", np.random.default_rng(0)
+    path = tmp_path / "run"
     arguments = ["quickstart", "--config", str(study), "--out", str(path)]
-    # Files come with every start, row, checkpoint, job and figure: each kill comes when there are so many.
-    enough = np.sort(rng.integers(1, files_in(straight / "jobs"), KILLS))
-    for kill in range(KILLS + 1):
-        process = context.Process(target=run_worker.quickstart, args=(arguments, str(tmp_path / "errors")))
-        process.start()
-        if kill == KILLS:  # and now to the end
-            process.join(300)
-            assert process.exitcode == 0, (tmp_path / "errors").read_text()
-            break
-        while process.is_alive() and files_in(path) < enough[kill]:
-            time.sleep(0.01)
-        time.sleep(rng.uniform(0, 0.1))
-        process.kill()
-        process.join(60)
-        assert process.exitcode in (-signal.SIGKILL, 0)
-    assert numbers(read_results("run", path)[1]) == numbers(read_results("run", straight)[1])
+    whole = files_in(straight / "jobs")  # one comes with every start, row, checkpoint, job and figure
+    for _ in killed(run_worker.quickstart, arguments, lambda: files_in(path), whole, tmp_path / "errors"):
+        pass
+    assert without_clocks(read_results("run", path)[1]) == without_clocks(read_results("run", straight)[1])
 
 
 def test_the_packaged_study_is_what_the_readme_says():

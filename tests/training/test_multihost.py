@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
 import os
 import signal
 import socket
@@ -24,6 +23,7 @@ from dsjax.training import multihost
 from dsjax.training.checkpoints import Checkpoints, check_files
 from dsjax.training.config import TrainConfig
 from dsjax.training.run import run
+from tests.kills import KILLS, PROCESSES
 from tests.training import run_worker
 from tests.training.finished import assert_same_end, rows_of
 
@@ -58,8 +58,6 @@ class Job:
     """Two processes of `dsjax train`, on one device each."""
 
     def __init__(self, folder: Path, path: Path, slurm: bool = False, members: int = 2, extra: Sequence[str] = ()):
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([run_worker.__name__])
         self.path = path
         self.outputs = [folder / f"output{i}" for i in range(members)]
         self.members = []
@@ -75,7 +73,7 @@ class Job:
             elif members > 1:
                 arguments += ["--coordinator", f"localhost:{port}", "--processes", str(members), "--process", str(i)]
             work = (arguments, str(output), environment)
-            self.members.append(context.Process(target=run_worker.one_of_several, args=work))
+            self.members.append(PROCESSES.Process(target=run_worker.one_of_several, args=work))
             self.members[-1].start()
 
     def wait_for_rows(self, more: int) -> None:
@@ -158,7 +156,7 @@ def lose(job: Job, lost: int) -> None:
     assert "Traceback" not in "".join(job.printed())
 
 
-@pytest.mark.skipif("DSJAX_KILLS" not in os.environ, reason=SLOW)
+@pytest.mark.skipif(KILLS == 1, reason=SLOW)
 @pytest.mark.usefixtures("small_measure")
 def test_two_processes_of_which_one_was_lost_end_as_one_does(start, tmp_path):
     write_json(tmp_path / "config.json", to_dict(TINY))
@@ -175,7 +173,7 @@ def test_two_processes_of_which_one_was_lost_end_as_one_does(start, tmp_path):
     assert {row["kind"] for row in rows_of(disturbed)} == {"train", "gradient", "evaluation"}
 
 
-@pytest.mark.skipif("DSJAX_KILLS" not in os.environ, reason=SLOW)
+@pytest.mark.skipif(KILLS == 1, reason=SLOW)
 @pytest.mark.usefixtures("small_measure")
 def test_split_parameters_outlive_a_signal_and_the_loss_of_process_0(start, tmp_path):
     config = dataclasses.replace(TINY, parameter_sharding="fsdp")

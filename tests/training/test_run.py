@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -34,6 +33,7 @@ from dsjax.training.run import Stopped, run
 from dsjax.training.start import read_params
 from dsjax.training.step import draw
 from tests.cli.plain import assert_plain
+from tests.kills import PROCESSES, killed
 from tests.training import run_worker
 from tests.training.finished import assert_same_end, final, rows_of
 
@@ -136,56 +136,31 @@ def test_a_stopped_run_continues_bit_for_bit(straight, tmp_path, step):
     assert_same_end(tmp_path, straight, TINY)
 
 
-@pytest.fixture(scope="module")
-def processes():
-    """New processes in a fraction of a second: forked from a server that has imported everything."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([run_worker.__name__])
-    return context
+def test_kills_change_nothing(straight, tmp_path):
+    path, errors = tmp_path / "killed", tmp_path / "errors"
+    write_json(tmp_path / "tiny.json", to_dict(TINY))
+    arguments = ["train", str(tmp_path / "tiny.json"), "--run", str(path)]
 
+    def lines(of: Path) -> int:
+        metrics = of / "metrics.jsonl"
+        return metrics.read_bytes().count(b"\n") if metrics.exists() else 0
 
-KILLS = int(os.environ.get("DSJAX_KILLS", "1"))  # each costs a start; 4 in CI, 20 now and then, see CONTRIBUTING.md
-
-
-def test_kills_change_nothing(processes, tmp_path):
-    updates = 16 * KILLS
-    config = changed(updates=updates, evaluate_every=updates // 4)
-    reference = changed(config, checkpoint_every=updates // 4)  # when checkpoints are written changes nothing either
-    run(reference, tmp_path / "straight")
-    rng = np.random.default_rng(0)
-    for kill in range(KILLS + 1):
-        ours, theirs = processes.Pipe(duplex=False)
-        process = processes.Process(target=run_worker.train, args=(config, str(tmp_path / "killed"), theirs))
-        process.start()
-        theirs.close()
-        if kill == KILLS:  # and now to the end
-            process.join(300)
-            assert process.exitcode == 0
-            break
-        reports = int(rng.integers(0, 4))  # 0: while starting; else in, or between, updates and saves
-        for _ in range(reports):
-            assert ours.poll(120), "no progress"
-            ours.recv()
-        time.sleep(rng.uniform(0, 0.02 if reports else 1.5))
-        assert process.is_alive(), "it ended before it could be killed"
-        process.kill()
-        process.join(60)
-        assert process.exitcode == -signal.SIGKILL
-        ours.close()
-    assert_same_end(tmp_path / "killed", tmp_path / "straight", config)
-    starts = json.loads((tmp_path / "killed" / "starts.json").read_text())
-    assert len(starts) > KILLS // 4
+    for _ in killed(run_worker.command, arguments, lambda: lines(path), lines(straight), errors):
+        pass
+    assert_same_end(path, straight, TINY)
+    starts = json.loads((path / "starts.json").read_text())
+    assert len(starts) > 1
     assert not any(start["skipped"] for start in starts)  # a kill never leaves half a checkpoint
 
 
-def test_signals_save_and_leave_and_a_second_process_is_refused(processes, tmp_path, capsys):
+def test_signals_save_and_leave_and_a_second_process_is_refused(tmp_path, capsys):
     file, path, errors = tmp_path / "config.json", tmp_path / "run", tmp_path / "errors"
     write_json(file, to_dict(changed(updates=4000, evaluate_every=2000)))
     arguments = ["train", str(file), "--run", str(path)]
     metrics = path / "metrics.jsonl"
     for number in (signal.SIGTERM, signal.SIGINT):
         size = metrics.stat().st_size if metrics.exists() else 0
-        process = processes.Process(target=run_worker.command, args=(arguments, str(errors)))
+        process = PROCESSES.Process(target=run_worker.command, args=(arguments, str(errors)))
         process.start()
         deadline = time.monotonic() + 120
         # More than what may be cut off at the start: it has really gone on.
@@ -237,12 +212,12 @@ def test_metrics_that_were_lost_are_written_again(straight, tmp_path):
 
 
 @pytest.mark.parametrize("size", [0, 3000])
-def test_a_disk_that_is_full_during_a_save(processes, straight, tmp_path, size):
+def test_a_disk_that_is_full_during_a_save(straight, tmp_path, size):
     """In a process of its own, which Orbax leaves untidy: first nothing can be written, then only small files."""
     path, errors = tmp_path / "run", tmp_path / "errors"
     write_json(tmp_path / "tiny.json", to_dict(TINY))
     arguments = ["train", str(tmp_path / "tiny.json"), "--run", str(path)]
-    process = processes.Process(target=run_worker.command_on_full_disk, args=(arguments, str(errors), 12, size))
+    process = PROCESSES.Process(target=run_worker.command_on_full_disk, args=(arguments, str(errors), 12, size))
     process.start()
     process.join(300)
     assert process.exitcode == 1
