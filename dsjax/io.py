@@ -85,7 +85,18 @@ def size_of(data: float) -> str:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write next to the target, flush to disk, rename: a reader sees the old file or the whole new one."""
+    """Write next to the target, flush to disk, rename: a reader sees the old file or the whole new one.
+
+    Raises:
+      OSError: if it cannot be written, naming it.
+    """
+    try:
+        _write_and_rename(path, data)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _write_and_rename(path: Path, data: bytes) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:

@@ -30,15 +30,17 @@ def figures(run: Positional[Path] = Path("runs/quickstart"), *, out: Path | None
         stored = {name: read_results("run", folder)[1].get("report") or {} for name, folder in below.items()}
         reports = {name: report for name, report in stored.items() if "histories" in report}
         require(bool(reports), "run", str(run), "a folder with results of studies of trainings")
+        out = run if out is None else out
         require_directory("out", out)
         with waiting(console, "Drawing"), interpreted("run", run, WHAT):
-            written = draw_regimes(reports, run if out is None else out)
+            written = draw_regimes(reports, out)
     else:
         file, results = read_results("run", run)
         report, name = report_of(results, "run", run), f"{results.get('study')}-{results.get('preset')}"
+        out = file.parent if out is None else out
         require_directory("out", out)
         with waiting(console, "Drawing"), interpreted("run", file, WHAT):
-            written = draw(report, file.parent if out is None else out, arms, draw_kl_tax, name)
+            written = draw(report, out, arms, draw_kl_tax, name)
     for path in written:
         console.print(str(path), soft_wrap=True)
     return 0

@@ -6,6 +6,7 @@ mistake in the user's own code, 130 interrupted, 143 terminated; after the last 
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import signal
@@ -37,6 +38,7 @@ from dsjax.own import Told, own_line, told
 
 DESCRIPTION = "Who gets the gradient: answer or decision?\n\nWith --traceback an error shows where it comes from."
 STUDY = "A list of independent jobs: do them here or on many machines, merge results."
+FULL = (errno.ENOSPC, errno.EDQUOT)
 COMMANDS: dict[str, Any] = {  # a function, or more of them by name
     "check": check,
     "quickstart": quickstart,
@@ -165,6 +167,9 @@ def _told(error: BaseException, shown: bool) -> int:
 
 def _ending(error: BaseException, shown: bool) -> tuple[str, int]:
     """(what to say, exit status)."""
+    reason = error.__cause__ if isinstance(error, InputError) else error
+    if isinstance(reason, OSError) and reason.errno in FULL:  # whoever wrote
+        return f"{error}; with room to write, the same command continues", 1
     if isinstance(error, InputError):
         line, text = own_line(error), str(error)
         where = "" if line is None or line in text else f" ({line})"
@@ -176,7 +181,7 @@ def _ending(error: BaseException, shown: bool) -> tuple[str, int]:
     own = own_line(error)
     if own is not None:
         return f"{what} ({own}){more}", 2
-    if isinstance(error, FloatingPointError | OSError):  # diverged; a full disk
+    if isinstance(error, FloatingPointError | OSError):  # diverged; a disk that fails
         return str(error), 1
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in what:
         return f"not enough memory: {what}{more}", 1

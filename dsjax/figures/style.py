@@ -150,8 +150,10 @@ def write(stem: Path, figure: Figure, rows: Sequence[Row] = ()) -> list[Path]:
     """Write STEM.png, STEM.svg and, if there are rows, STEM.csv; returns the files."""
     written = []
     for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format=suffix, dpi=DPI, metadata=metadata)
         written.append(stem.with_name(f"{stem.name}.{suffix}"))
-        figure.savefig(written[-1], dpi=DPI, metadata=metadata)
+        write_atomically(written[-1], drawn.getvalue())
     if rows:
         buffer = io.StringIO(newline="")
         table = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")

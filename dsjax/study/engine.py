@@ -135,7 +135,7 @@ def _state(distributed: Any, study: Study, name: str, future: Any) -> str | None
             return None
         study.fail(name, error)
         return FAILED
-    except (InputError, distributed.comm.CommClosedError, CancelledError):
+    except (InputError, OSError, CancelledError):  # a connection that is closed, a disk that is full
         raise
     except Exception as error:
         allowed = f"workers that can import dsjax and see the study ({type(error).__name__}: {error})"

@@ -126,6 +126,21 @@ def test_a_job_that_kills_its_workers_fails_alone(tmp_path):
     assert made.status()[0].message.startswith("KilledWorker")
 
 
+def blocks_its_files(options, directory, needs, progress):
+    """Neither a result nor an error of it can be written afterwards."""
+    del options, needs, progress
+    for name in ("result.json", "error.json"):
+        (directory.path / name).mkdir()
+
+
+@pytest.mark.parametrize("where", ["here", "dask"])
+def test_a_job_whose_end_cannot_be_written_ends_the_run_and_names_the_file(tmp_path, client, where):
+    made = started(tmp_path / "s", [Job("one", "tests.study.test_engine:blocks_its_files")])
+    with pytest.raises(OSError, match=r"Is a directory: .*one/error\.json"):
+        run_here(made) if where == "here" else run_on_dask(made, client)
+    assert states(made) == {"one": TODO}
+
+
 def test_jobs_take_resources_of_workers(tmp_path):
     made = drawing(tmp_path / "s")
     seen = []
