@@ -18,6 +18,7 @@ import jax
 import pytest
 
 from dsjax.cli import study as commands
+from dsjax.cli.main import main
 from dsjax.errors import InputError
 from dsjax.study.engine import run_here
 from dsjax.study.jobs import DONE, RUNNING, TODO, WAITING, Definition, Job, Study, merge
@@ -371,7 +372,7 @@ def test_run_status_and_report(tmp_path):
 def test_kills_of_a_study_change_nothing_and_a_theorem_that_was_checked_stays_checked(tmp_path):
     folder = write_definition(tmp_path / "d", jobs=f"{EXAMPLE}:after_checks")
     straight, path = tmp_path / "straight", tmp_path / "killed"
-    assert said(commands.run, folder, out=straight)[0] == 0
+    assert main(["study", "run", str(folder), "--out", str(straight)]) == 0
     checked, kept = "jobs/checks/stages/T10/result.json", []
     whole = files_in(straight, "result.json")  # two of theorems, one of every job
     arguments = ["study", "run", str(folder), "--out", str(path)]

@@ -6,7 +6,6 @@ import os
 import resource
 import sys
 from contextlib import nullcontext
-from multiprocessing.connection import Connection
 from typing import Any
 
 import jax
@@ -20,18 +19,10 @@ import dsjax.figures
 import dsjax.training.run
 from dsjax.objectives import resolve
 from dsjax.training.checkpoints import Checkpoints
-from dsjax.training.config import TrainConfig
-from dsjax.training.run import run
 
 
 def _cached() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-
-
-def train(config: TrainConfig, directory: str, progress: Connection) -> None:
-    """A run that reports its updates."""
-    _cached()
-    run(config, directory, advance=lambda step, row: progress.send(step))
 
 
 def command(arguments: list[str], errors: str) -> None:
