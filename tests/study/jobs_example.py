@@ -73,9 +73,9 @@ def jobs(settings):
 CHECKS = {"theorems": ["T10", "T2"], "instances": 3, "quick": True, "workers": 1}
 
 
-def after_checks(settings):
-    """`jobs`, after a check of two theorems."""
-    return [Job("checks", "proofs_check.study_jobs:theorem", CHECKS), *jobs(settings)]
+def before_checks(settings):
+    """`jobs`, before a check of two theorems."""
+    return [*jobs(settings), Job("checks", "proofs_check.study_jobs:theorem", CHECKS)]
 
 
 def report(merged, directory, definition):
