@@ -73,22 +73,28 @@ def one_figure(report: Any, directory: Path, **_: Any) -> list[Path]:
     return style.write(directory / "F", style.new_figure(1.0, 1.0, "F"), [{"jobs": report["jobs"]}])
 
 
+PROGRAM = functools.cache(runs.Program)  # compiled once
+
+
+def make_cheap(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(runs, "Program", PROGRAM)
+    patch.setattr(runs, "make_gradient_measure", run_worker.small_measure)
+    patch.setattr(dsjax.figures, "draw", one_figure)
+
+
 @pytest.fixture(scope="module", params=["train", "study", "quickstart"])
-def command(request, tmp_path_factory) -> Iterator[Command]:
+def prepared(request, tmp_path_factory) -> Command:
     folder = tmp_path_factory.mktemp(request.param)
     finished, unfinished = folder / "finished", folder / "unfinished"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "Program", functools.cache(runs.Program))  # compiled once
-        patch.setattr(runs, "make_gradient_measure", run_worker.small_measure)
-        patch.setattr(dsjax.figures, "draw", one_figure)
+        make_cheap(patch)
         if request.param == "train":
             write_json(folder / "tiny.json", to_dict(TINY))
             run(TINY, finished)
             with pytest.raises(Stopped):
                 run(TINY, unfinished, **stop_at(14))
             same = functools.partial(assert_same_end, config=TINY)
-            yield Command("train", ["train", str(folder / "tiny.json")], finished, unfinished, same)
-            return
+            return Command("train", ["train", str(folder / "tiny.json")], finished, unfinished, same)
         arguments, same = ["study", "run", str(write_definition(folder / "d"))], same_jobs
         if request.param == "quickstart":
             data = {**tiny(), "jobs": f"{EXAMPLE}:quick_jobs", "report": f"{EXAMPLE}:quick_report"}
@@ -99,7 +105,13 @@ def command(request, tmp_path_factory) -> Iterator[Command]:
         shutil.copytree(finished, unfinished)
         for name in ("jobs/a/seed-0/result.json", "jobs/b/seed-0/result.json", "results.json", "F.png"):
             (unfinished / name).unlink(missing_ok=True)
-        yield made
+        return made
+
+
+@pytest.fixture
+def command(prepared, monkeypatch) -> Command:
+    make_cheap(monkeypatch)
+    return prepared
 
 
 @pytest.fixture
