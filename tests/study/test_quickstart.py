@@ -32,7 +32,7 @@ def tiny() -> dict:
     preset["arm"] |= {**small, "group": 2}
     preset |= {"evaluation_problems": 4, "attempts": 2}
     preset["theory"]["theorems"]["options"] |= {"theorems": ["T10"], "instances": 2, "quick": True}
-    del preset["theory"]["atlas"]
+    del preset["theory"]["atlas"], preset["second"]
     return data
 
 
