@@ -34,6 +34,7 @@ EARLIER = {  # a page each; stored results, or how a second run agrees with the 
     "noise-cpu": "Why imitation of successes ends in resampling",
     "noise-cpu-large-steps": "Why imitation of successes ends in resampling: larger steps",
 }
+KNOWN = {"prefix_sums-cpu": "Prefix sums: closed forms against runs"}  # causes known beforehand; a page each
 TEN = {  # lines of the summary: predeclared hypotheses, in few words
     "H1": "rloo less sft-self on carry chains, log-odds of accuracy: the gap of C6",
     "H2": "of that, the decider's part less the sampler's",
@@ -51,7 +52,7 @@ TEN = {  # lines of the summary: predeclared hypotheses, in few words
 def folder_of(page: str) -> Path:
     """Where a page's results are stored."""
     study, preset = page.split("-", 1)
-    return HERE / study / preset
+    return next(parent for parent in (HERE, CAUSES) if (parent / study).exists()) / study / preset
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -245,6 +246,36 @@ def parts() -> list[list[str]]:
     return rows
 
 
+# Causes that are known beforehand ------------------------------------------------------------------------------------
+
+
+def known() -> list[str]:
+    """What was planted and found again, and the closed forms next to runs."""
+    lines = [
+        "An instrument must find what it was given. Forty planted causes, each of exactly known size, and a process"
+        " whose every number has a closed form (T17):",
+        "",
+        "![Planted against found](../experiments/causes/calibration/C1_calibration.png)",
+        *predeclared(CAUSES / "calibration"),
+    ]
+    for name in KNOWN:
+        folder = folder_of(name)
+        (figure,) = folder.glob("C5_*.png")
+        lines += [
+            "",
+            f"![Closed forms against runs](../{figure.relative_to(ROOT)})",
+            *predeclared(folder),
+            "",
+            f"[All numbers of this run](results/{name}.md).",
+        ]
+    return lines
+
+
+def predeclared(folder: Path) -> Iterator[str]:
+    """The table of a study's hypotheses."""
+    return tables(read_results("run", folder)[1]["report"]["tables"][:1])
+
+
 # The earlier runs ----------------------------------------------------------------------------------------------------
 
 
@@ -266,7 +297,7 @@ def summary() -> list[str]:
 
 def page(name: str) -> str:
     """One earlier run."""
-    folder, title = folder_of(name), EARLIER[name]
+    folder, title = folder_of(name), {**EARLIER, **KNOWN}[name]
     back = "You get: the numbers of this run. [Results](../results.md), [the study](../experiments.md)."
     if (folder / "agreement.json").exists():
         found = json.loads((folder / "agreement.json").read_text())
@@ -323,6 +354,10 @@ def results_page() -> str:
     else:
         lines += [NOT_RUN, ""]
     lines += [
+        "## Causes known beforehand",
+        "",
+        *known(),
+        "",
         "## Parts of the study of causes",
         "",
         "Hours of one core, from the seconds an update that the first run below took, by kind of training and length of"
@@ -343,7 +378,7 @@ def results_page() -> str:
 
 def pages() -> dict[Path, str]:
     """{file: text} of all pages."""
-    return {DOCS / "results.md": results_page(), **{DOCS / "results" / f"{name}.md": page(name) for name in EARLIER}}
+    return {DOCS / "results.md": results_page(), **{DOCS / "results" / f"{n}.md": page(n) for n in (*EARLIER, *KNOWN)}}
 
 
 if __name__ == "__main__":
