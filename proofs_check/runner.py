@@ -50,6 +50,7 @@ DEFAULT_INSTANCES = 1000
 INSTANCE_BYTES = 48  # that stay: number, kind and error in float64, of a claim and of a control
 QUICK_INSTANCES = 32
 COMPILERS = 2  # threads
+YOUNG = 50_000  # objects between two garbage collections
 BLAS_THREADS = "OPENBLAS_NUM_THREADS"
 
 
@@ -152,9 +153,9 @@ def _load_blas() -> None:
 
 @contextmanager
 def _rare_collections() -> Iterator[None]:
-    """A tenth of the full garbage collections: they walk all that JAX has cached, and took a tenth of a cold run."""
+    """Few garbage collections, and of these few full ones: they walk all that tracing has made, which mostly stays."""
     before = gc.get_threshold()
-    gc.set_threshold(*before[:2], 10 * before[2])
+    gc.set_threshold(max(YOUNG, before[0]), before[1], 10 * before[2])
     try:
         yield
     finally:
