@@ -25,7 +25,7 @@ from dsjax.objectives import Objective
 from dsjax.objectives.law import on_law
 from dsjax.objectives.returns import coefficients, loss_of
 from dsjax.policies.base import Params, Policy, Pull, log_probs, vjp_again
-from dsjax.trajectories import Trajectories
+from dsjax.trajectories import Trajectories, context_codes, namespace
 
 
 class ComponentGradients(struct.PyTreeNode):
@@ -102,6 +102,41 @@ def component_gradients(policy: Policy, params: Params, traj: Trajectories, obje
     return ComponentGradients(sample, decision, loss)
 
 
+def _by_context(traj: Trajectories, length: int, *, past: bool) -> tuple[Any, Any, jax.Array]:
+    """(prompts, answers, weight f[R, K, L + 1]) of R trajectories, with the mass that visits each of their contexts.
+
+    All trajectories as they are; where the tokens are known in NumPy, the fewest in which every context occurs, each
+    context with the mass of all that visit it: a policy sees no more than the context (`Policy.log_dists`).
+    """
+    answers, mask_BxKxL1 = traj.answers(length), traj.blocks(traj.mask, length)
+    if namespace(traj.prompt, answers, mask_BxKxL1) is jnp:
+        return traj.prompt, answers, jnp.where(mask_BxKxL1, traj.weight[:, None, None], 0.0)
+    mask_BxKxL1 = np.asarray(mask_BxKxL1)
+    code_BxKxL1 = context_codes(np.asarray(traj.prompt), np.asarray(answers), past=past)
+    rows, place_BxKxL1 = _representatives(code_BxKxL1, mask_BxKxL1)
+    slots = mask_BxKxL1[0].size
+    visits = np.flatnonzero(mask_BxKxL1)
+    mass = jax.ops.segment_sum(traj.weight[visits // slots], place_BxKxL1.ravel()[visits], rows.size * slots)
+    return traj.prompt[rows], answers[rows], mass.reshape(rows.size, *mask_BxKxL1.shape[1:])
+
+
+def _representatives(code_BxKxL1: np.ndarray, mask_BxKxL1: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(i[R] trajectories in which every context occurs that is drawn from, i[B, K, L + 1] its place among them)."""
+    B, slots = mask_BxKxL1.shape[0], mask_BxKxL1[0].size
+    code, mask = code_BxKxL1.reshape(B, slots), mask_BxKxL1.reshape(B, slots)
+    chosen = np.zeros(B, bool)
+    for slot in reversed(range(slots)):  # the longest first: in a trajectory that has one all of its prefixes occur
+        missing = np.flatnonzero(mask[:, slot] & ~np.isin(code[:, slot], code[chosen, slot]))
+        chosen[missing[np.unique(code[missing, slot], return_index=True)[1]]] = True
+    rows = np.flatnonzero(chosen)
+    place = np.zeros((B, slots), np.int32)
+    for slot in range(slots):
+        known, first = np.unique(code[rows, slot], return_index=True)
+        at = np.minimum(np.searchsorted(known, code[:, slot]), len(known) - 1)
+        place[:, slot] = first[at] * slots + slot
+    return rows, place.reshape(code_BxKxL1.shape)
+
+
 def fisher(policy: Policy, params: Params, traj: Trajectories) -> tuple[jax.Array, jax.Array]:
     """(F_s, F_d), each f[P, P] in `ravel_pytree` order.
 
@@ -110,16 +145,14 @@ def fisher(policy: Policy, params: Params, traj: Trajectories) -> tuple[jax.Arra
     """
     flat, unravel = ravel_pytree(params)
     L = policy.length
+    prompt_RxP, answers_RxKxL, weight_RxKxL1 = _by_context(traj, L, past=policy.history == "full")
 
     def dists(p: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return policy.log_dists(unravel(p), traj.prompt, traj.answers(L))
+        return policy.log_dists(unravel(p), prompt_RxP, answers_RxKxL)
 
     log_s, log_d = dists(flat)
     jac_s, jac_d = jax.jacfwd(dists)(flat)
-    mask_BxKxL1 = traj.blocks(traj.mask, L)
-    weight = traj.weight[:, None, None]
-    weight_s = jnp.where(mask_BxKxL1[..., :L], weight, 0.0)
-    weight_d = jnp.where(mask_BxKxL1[..., L], weight[..., 0], 0.0)
+    weight_s, weight_d = weight_RxKxL1[..., :L], weight_RxKxL1[..., L]
 
     def outer(w: jax.Array, log_dist: jax.Array, jac: jax.Array) -> jax.Array:
         rows = jac.reshape(-1, flat.size)

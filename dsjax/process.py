@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import fields
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -172,14 +173,16 @@ class DecisionSamplingProcess(struct.PyTreeNode):
         last_B = answer_BxT[np.arange(len(stop_B)), stop_B]
         dtype = self.reward_table.dtype
         reward_B = self.reward_table[prompt_B, last_B] - self.cost * jnp.asarray(stop_B, dtype)
+        # In a trace what is known stays in NumPy: contexts, masks and tokens are then no part of the program.
+        known: Any = jnp.asarray if is_concrete(self.reward_table, self.prompt_law, self.cost) else np.asarray
         traj = Trajectories.from_rounds(
-            prompt=jnp.asarray(prompt_B)[:, None],
-            answers=jnp.asarray(tokens_BxTxL, jnp.int32),
-            stop_round=jnp.asarray(stop_B),
+            prompt=known(prompt_B)[:, None],
+            answers=known(tokens_BxTxL.astype(np.int32)),
+            stop_round=known(stop_B),
             horizon=T,
             reward=reward_B,
             weight=self.prompt_law[prompt_B],
-            group=jnp.asarray(prompt_B),
+            group=known(prompt_B),
             num_groups=self.num_prompts,
         )
         return traj.replace(exact=True)

@@ -30,6 +30,33 @@ def is_concrete(*arrays: Any) -> bool:
     return not any(isinstance(a, Tracer) for a in arrays)
 
 
+def namespace(*arrays: Any) -> Any:
+    """NumPy for arrays of NumPy, whose values are at hand in a trace too, so that no operation is staged; else JAX."""
+    return np if all(isinstance(a, np.ndarray) for a in arrays) else jnp
+
+
+def context_codes(prompt_BxP: np.ndarray, answers_BxKxL: np.ndarray, *, past: bool) -> np.ndarray:
+    """i[B, K, L + 1]: in each column equal numbers for equal contexts; slot L is that of the decision.
+
+    A context is the prompt and the answer so far, with `past` also the answers of earlier rounds.
+    """
+
+    def numbered(code_B: np.ndarray, more_B: np.ndarray) -> np.ndarray:
+        return np.unique(code_B * (more_B.max() + 1) + more_B, return_inverse=True)[1]
+
+    B, K, L = answers_BxKxL.shape
+    start = np.unique(prompt_BxP, axis=0, return_inverse=True)[1].reshape(B)
+    out = np.zeros((B, K, L + 1), np.int64)
+    code = start
+    for k in range(K):
+        code = code if past else start
+        for j in range(L):
+            out[:, k, j] = code
+            code = numbered(code, answers_BxKxL[:, k, j])
+        out[:, k, L] = code
+    return out
+
+
 _INTEGER = (jnp.integer, "an integer dtype")
 _FLOATING = (jnp.floating, "a floating dtype")
 # What `validate` asks of each field: its axes, its kind of numbers, and that in words.
@@ -122,26 +149,27 @@ class Trajectories(struct.PyTreeNode):
         if is_concrete(stop_round):
             stop = np.asarray(stop_round)
             require(bool(((stop >= 0) & (stop < K)).all()), "stop_round", stop.tolist(), f"0..{K - 1}")
-        round_K = jnp.arange(K, dtype=jnp.int32)
-        stop_Bx1 = stop_round[:, None].astype(jnp.int32)
+        xp = namespace(answers, stop_round)
+        round_K = xp.arange(K, dtype=np.int32)
+        stop_Bx1 = stop_round[:, None].astype(np.int32)
         used_BxK = round_K[None, :] <= stop_Bx1
         drawn_BxK = used_BxK if imitated is None else used_BxK & imitated
         decided_BxK = used_BxK & (round_K[None, :] < horizon - 1)
-        decision_BxK = jnp.where(round_K[None, :] < stop_Bx1, RESAMPLE, STOP).astype(jnp.int32)
+        decision_BxK = xp.where(round_K[None, :] < stop_Bx1, RESAMPLE, STOP).astype(np.int32)
 
         def flat(answer_BxKxL: jax.Array, decision_BxK: jax.Array) -> jax.Array:
-            return jnp.concatenate([answer_BxKxL, decision_BxK[..., None]], axis=-1).reshape(B, K * (L + 1))
+            return xp.concatenate([answer_BxKxL, decision_BxK[..., None]], axis=-1).reshape(B, K * (L + 1))
 
-        no_BxK, no_BxKxL = jnp.zeros((B, K), bool), jnp.zeros((B, K, L), bool)
+        no_BxK, no_BxKxL = xp.zeros((B, K), bool), xp.zeros((B, K, L), bool)
         return cls.create(
-            tokens=flat(answers.astype(jnp.int32), decision_BxK),
+            tokens=flat(answers.astype(np.int32), decision_BxK),
             prompt=prompt,
-            sample_mask=flat(jnp.broadcast_to(drawn_BxK[..., None], (B, K, L)), no_BxK),
+            sample_mask=flat(xp.broadcast_to(drawn_BxK[..., None], (B, K, L)), no_BxK),
             decision_mask=flat(no_BxKxL, decided_BxK),
-            round=jnp.broadcast_to(jnp.repeat(round_K, L + 1, total_repeat_length=K * (L + 1))[None], (B, K * (L + 1))),
+            round=xp.broadcast_to(np.repeat(np.arange(K, dtype=np.int32), L + 1)[None], (B, K * (L + 1))),
             reward=reward,
             weight=weight,
-            group=group.astype(jnp.int32),
+            group=group.astype(np.int32),
             num_groups=num_groups,
             exact=exact,
         )
@@ -155,6 +183,10 @@ class Trajectories(struct.PyTreeNode):
     def num_tokens(self) -> jax.Array:
         """f[B]: T_i, the number of loss tokens of each trajectory."""
         return jnp.sum(self.mask, axis=-1).astype(self.reward.dtype)
+
+    def rows(self, index: Any) -> Trajectories:
+        """The trajectories of these rows, as `x[index]` of every array; the index may be traced."""
+        return jax.tree.map(lambda x: (jnp.asarray(x) if isinstance(index, jax.Array) else x)[index], self)
 
     def answers(self, length: int) -> jax.Array:
         """i32[B, K, L]: the answers, round by round, for answers of `length` tokens."""

@@ -79,8 +79,27 @@ class Instance(struct.PyTreeNode):
     shape: Shape = struct.field(pytree_node=False)
 
 
+class _Known:
+    """Arrays whose values are at hand, as a static argument: equal by their values."""
+
+    def __init__(self, *arrays: np.ndarray) -> None:
+        self.arrays = arrays
+        self._key = tuple((x.shape, x.dtype.str, x.tobytes()) for x in arrays)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Known) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+
+@partial(jax.jit, static_argnums=2)
+def _log_dists(policy: Any, params: Params, known: _Known) -> Any:
+    return policy.log_dists(params, *known.arrays)
+
+
 @jax.jit
-def _log_dists(policy: Any, params: Params, prompt_BxP: jax.Array, answers_BxKxL: jax.Array) -> Any:
+def _log_dists_of(policy: Any, params: Params, prompt_BxP: jax.Array, answers_BxKxL: jax.Array) -> Any:
     return policy.log_dists(params, prompt_BxP, answers_BxKxL)
 
 
@@ -89,7 +108,9 @@ class Traced(WrappedPolicy):
 
     def log_dists(self, params: Params, prompt_BxP: jax.Array, answers_BxKxL: jax.Array) -> tuple[jax.Array, jax.Array]:
         """See `Policy.log_dists`."""
-        return _log_dists(self.base, params, prompt_BxP, answers_BxKxL)
+        if isinstance(prompt_BxP, np.ndarray) and isinstance(answers_BxKxL, np.ndarray):
+            return _log_dists(self.base, params, _Known(prompt_BxP, answers_BxKxL))
+        return _log_dists_of(self.base, params, prompt_BxP, answers_BxKxL)
 
 
 class FreeDecider(WrappedPolicy):

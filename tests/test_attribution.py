@@ -17,6 +17,7 @@ import dsjax
 from dsjax.attribution import (
     Attribution,
     ComponentGradients,
+    _by_context,
     attribute,
     coefficients,
     component_gradients,
@@ -36,6 +37,7 @@ from dsjax.objectives.critic import exact_values
 from dsjax.objectives.surrogate import Named
 from dsjax.policies import SharedPolicy, log_probs
 from dsjax.trajectories import Trajectories
+from proofs_check import instances
 from tests import oracle
 from tests.cases import MIDDLE, SMALL, TIGHT, Case, Shape, enumerated, layout, make_case, random_params, toy_of
 
@@ -217,6 +219,26 @@ def test_fisher_is_the_second_moment_of_the_scores(x64, shape):
         np.testing.assert_allclose(F[block, block], closed[name], rtol=0, atol=TIGHT)
         np.testing.assert_allclose(F[block, block], scores[name], rtol=0, atol=TIGHT)
         assert np.abs(np.asarray(F)).sum() == pytest.approx(np.abs(np.asarray(F[block, block])).sum(), abs=TIGHT)
+
+
+@pytest.mark.parametrize("history", ["none", "full"])
+@pytest.mark.parametrize("network", [False, True])
+def test_fisher_of_known_tokens_is_that_of_all_trajectories(x64, history, network):
+    """Contexts that several trajectories share are taken once where the tokens are known in a trace."""
+    shape = instances.Shape(rounds=3, length=2, vocabulary=2, history=history, network=network)
+
+    @jax.jit
+    def both(key):
+        instance = instances.draw(key, shape)
+        known, _ = instances.enumerated(instance)
+        traced = jax.tree.map(jnp.asarray, known)
+        counted = _by_context(known, shape.length, past=history == "full")[2]
+        assert isinstance(known.tokens, np.ndarray)
+        assert counted.shape[0] < traced.weight.shape[0]
+        return [fisher(instance.policy, instance.params, traj) for traj in (known, traced)]
+
+    for a, b in zip(*both(jax.random.key(0)), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-14)
 
 
 def test_fisher_of_shared_parameters_is_the_pulled_back_one(x64):

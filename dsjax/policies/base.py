@@ -7,6 +7,7 @@ from typing import Any, Literal, dataclass_transform
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from dsjax.errors import require
@@ -159,7 +160,9 @@ def select(log_dist: jax.Array, index: jax.Array) -> jax.Array:
 
     A sum against a one-hot instead of a gather, whose transpose would be a scatter (slow on every backend).
     """
-    chosen = jax.nn.one_hot(index, log_dist.shape[-1], dtype=bool)
+    size = log_dist.shape[-1]
+    known = isinstance(index, np.ndarray)
+    chosen = index[..., None] == np.arange(size) if known else jax.nn.one_hot(index, size, dtype=bool)
     return jnp.sum(jnp.where(chosen, log_dist, 0.0), axis=-1)
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jax.flatten_util import ravel_pytree
 
 from dsjax.errors import require
 from dsjax.policies.base import History, Params, Policy, WrappedPolicy
+from dsjax.trajectories import namespace
 
 if TYPE_CHECKING:
     from dsjax.process import DecisionSamplingProcess
@@ -24,10 +26,20 @@ def _geometric(base: int, terms: int) -> int:
 def _prefix_codes(answers_BxKxL: jax.Array, vocabulary: int) -> jax.Array:
     """i32[B, K, L + 1]: the value of the first j tokens read as a base-V number, j = 0..L."""
     L = answers_BxKxL.shape[-1]
-    codes = [jnp.zeros(answers_BxKxL.shape[:-1], jnp.int32)]
+    xp = namespace(answers_BxKxL)
+    codes = [xp.zeros(answers_BxKxL.shape[:-1], np.int32)]
     for j in range(L):
         codes.append(codes[-1] * vocabulary + answers_BxKxL[..., j])
-    return jnp.stack(codes, axis=-1)
+    return xp.stack(codes, axis=-1)
+
+
+def _looked_up(table: jax.Array, *index: Any) -> jax.Array:
+    """table[index]: a row of the last axis for each of the indices, which are within bounds and broadcast."""
+    sizes = table.shape[:-1]
+    place = index[0]
+    for at, size in zip(index[1:], sizes[1:], strict=True):
+        place = place * size + at
+    return table.reshape(-1, table.shape[-1]).at[place].get(mode="promise_in_bounds", wrap_negative_indices=False)
 
 
 class SaturatedPolicy(Policy):
@@ -72,23 +84,24 @@ class SaturatedPolicy(Policy):
     def log_dists(self, params: Params, prompt_BxP: jax.Array, answers_BxKxL: jax.Array) -> tuple[jax.Array, jax.Array]:
         """See `Policy.log_dists`; the prompt is its index, P = 1."""
         V, L, K = self.vocabulary, self.length, answers_BxKxL.shape[1]
+        xp = namespace(prompt_BxP, answers_BxKxL)
         codes_BxKxL1 = _prefix_codes(answers_BxKxL, V)
         answer_BxK = codes_BxKxL1[..., L]
         prompt_Bx1 = prompt_BxP[:, :1]
         if self.history == "full":
-            histories, past = [], jnp.zeros_like(answer_BxK[:, 0])
+            histories, past = [], xp.zeros_like(answer_BxK[:, 0])
             for k in range(K):
                 histories.append(past + _geometric(V**L, k))
                 past = past * V**L + answer_BxK[:, k]
-            history_BxK = jnp.stack(histories, axis=-1)
+            history_BxK = xp.stack(histories, axis=-1)
         else:
-            history_BxK = jnp.zeros_like(answer_BxK)
-        first_L = jnp.asarray([_geometric(V, j) for j in range(L)], jnp.int32)
+            history_BxK = xp.zeros_like(answer_BxK)
+        first_L = np.asarray([_geometric(V, j) for j in range(L)], np.int32)
         context_BxKxL = codes_BxKxL1[..., :L] + first_L[None, None, :]
-        logits_s = params["sample"][prompt_Bx1[..., None], history_BxK[..., None], context_BxKxL]
+        logits_s = _looked_up(params["sample"], prompt_Bx1[..., None], history_BxK[..., None], context_BxKxL)
         # The forced stop of the last round has no context of its own; whatever is read there is masked out.
-        decided_BxK = jnp.minimum(history_BxK, params["decision"].shape[1] - 1)
-        logits_d = params["decision"][prompt_Bx1, decided_BxK, answer_BxK]
+        decided_BxK = xp.minimum(history_BxK, params["decision"].shape[1] - 1)
+        logits_d = _looked_up(params["decision"], prompt_Bx1, decided_BxK, answer_BxK)
         return jax.nn.log_softmax(logits_s), jax.nn.log_softmax(logits_d)
 
 
@@ -118,7 +131,7 @@ class PositionwisePolicy(Policy):
         prompt_B, (B, K, L) = prompt_BxP[:, 0], answers_BxKxL.shape
         read_BxK = _prefix_codes(answers_BxKxL, self.vocabulary)[..., self.reads]
         logits_s = jnp.broadcast_to(params["sample"][prompt_B][:, None], (B, K, L, self.vocabulary))
-        logits_d = params["decision"][prompt_B[:, None], read_BxK]
+        logits_d = _looked_up(params["decision"], prompt_B[:, None], read_BxK)
         return jax.nn.log_softmax(logits_s), jax.nn.log_softmax(logits_d)
 
 

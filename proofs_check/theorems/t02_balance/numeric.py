@@ -123,7 +123,7 @@ class Setting(instances.Setting):
         traj = self.traj = self.traj.replace(ref_logp=ref_logp)
         # Some of the trajectories taken as samples, with weights that are no law, as a part of a batch has them.
         rows = _kept(self.shape)
-        batch = jax.tree.map(lambda x: x[rows], traj)
+        batch = traj.rows(rows)
         self.batch, self.batch_logp = batch.replace(exact=False, weight=jnp.ones_like(batch.weight)), self.logp[rows]
         # Coefficients f[B, S] on the exact law and of the batch.
         self.found = {name: coefficients(f, self.logp, traj) for name, f in objectives(instance, exact=True).items()}

@@ -246,11 +246,11 @@ def group_moments(
     flat, unravel = ravel_pytree(params)
     members = jnp.asarray(list(product(range(traj.weight.shape[0]), repeat=size)))  # i[N, G]
     logp_BxS = log_probs(policy, params, traj)
-    masks = [component_mask(traj, name) for name in ("sample", "decision")]
+    masks = [jnp.asarray(component_mask(traj, name)) for name in ("sample", "decision")]
     scores = jax.jacfwd(lambda p: log_probs(policy, unravel(p), traj))(flat)  # f[B, S, P]
 
     def gradient(i_G: jax.Array) -> jax.Array:
-        chosen = jax.tree.map(lambda x: x[i_G], traj)
+        chosen = traj.rows(i_G)
         batch = chosen.replace(weight=jnp.full(size, 1.0 / size), group=jnp.zeros_like(i_G, jnp.int32), exact=False)
         c_KxGxS = jnp.stack([coefficients(objective, logp_BxS[i_G], batch) for objective in objectives])
         parts = [jnp.einsum("kgs,gsp->kp", jnp.where(mask[i_G][None], c_KxGxS, 0.0), scores[i_G]) for mask in masks]

@@ -69,7 +69,7 @@ def threshold(x: jax.Array, sign: jax.Array, stretch: float | jax.Array = 2.0, *
 def pair_of(traj: Trajectories, first: jax.Array | int, second: jax.Array | int) -> Trajectories:
     """A sampled group of two trajectories, as in training."""
     index = jnp.stack([jnp.asarray(first), jnp.asarray(second)])
-    batch = jax.tree.map(lambda x: x[index], traj)
+    batch = traj.rows(index)
     half = jnp.full(2, 0.5, traj.weight.dtype)
     return batch.replace(weight=half, group=jnp.zeros_like(batch.group), num_groups=1, exact=False)
 
@@ -78,7 +78,7 @@ def ascent(
     policy: Policy, params: Params, traj: Trajectories, row: jax.Array | int, A: jax.Array
 ) -> ComponentGradients:
     """Component gradients A sum grad log pi of one trajectory."""
-    single = jax.tree.map(lambda x: x[row][None], traj)
+    single = traj.rows(jnp.asarray(row)[None])
     single = single.replace(weight=jnp.ones_like(single.weight), reward=A[None], num_groups=traj.num_groups)
     return component_gradients(policy, params, single.replace(exact=False), reinforce)
 
@@ -146,7 +146,7 @@ class Setting(instances.Setting):
 
     def _moved(self) -> dict[str, Moved]:
         policy, traj, rows = self.policy, self.traj, jnp.asarray(self.rows)
-        same_group = traj.group[rows][:, None] == traj.group[None]
+        same_group = traj.group[self.rows][:, None] == traj.group[None]
         partner = jnp.argmax(same_group & ((traj.reward > 0.5)[None] != self.right[:, None]), axis=-1)
         flat, unravel = ravel_pytree(self.params)
 
