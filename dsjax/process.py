@@ -147,6 +147,9 @@ class DecisionSamplingProcess(struct.PyTreeNode):
     def support(self, limit: int = TRAJECTORY_LIMIT) -> Trajectories:
         """Every trajectory, without a policy's law yet: `weight` holds mu(q).
 
+        Inside of a trace the arrays whose values are known anyway (tokens, masks, rounds, prompts, groups) are NumPy's:
+        `Trajectories.rows` takes rows of them by a traced index.
+
         Raises:
           ProcessTooLargeError: before any memory is used, if there are more than `limit` trajectories.
         """
