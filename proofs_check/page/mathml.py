@@ -206,8 +206,12 @@ def mathml(formula: str) -> Markup:
 
 
 def line(text: str) -> Markup:
-    """A line in which formulas stand unmarked among words; as it is where it cannot be read as such."""
+    """A line in which formulas stand unmarked among words; as it is where it cannot be read as such.
+
+    What stands between backticks is a word in code font.
+    """
     try:
-        return mathml(text)
+        found = mathml(text)
     except ValueError:
-        return escape(text)
+        found = escape(text)
+    return Markup(re.sub(r"`([^`<]*)`", r"<code>\1</code>", str(found)))

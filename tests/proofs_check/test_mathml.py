@@ -78,3 +78,9 @@ def test_blocks_of_a_statement():
     assert "x.md" not in text
     assert "<code>numeric.py</code>" in text
     assert all(name not in said(mathml("log x")) for name in FUNCTIONS - {"log"})
+
+
+def test_a_name_between_backticks_is_code_in_a_line():
+    assert line("history `full`; r < V") == "history <code>full</code>; r &lt; V"
+    assert line("history `a<b`") == "history <code>a&lt;b</code>"  # not let through as markup
+    assert "<code>" not in line("r < V")
