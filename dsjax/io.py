@@ -93,7 +93,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     try:
         _write_and_rename(path, data)
     except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
 def _write_and_rename(path: Path, data: bytes) -> None:

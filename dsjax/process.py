@@ -144,11 +144,14 @@ class DecisionSamplingProcess(struct.PyTreeNode):
         """Q (A + A^2 + .. + A^T)."""
         return self.num_prompts * sum(self.num_answers**t for t in range(1, self.rounds + 1))
 
-    def support(self, limit: int = TRAJECTORY_LIMIT) -> Trajectories:
+    def support(self, limit: int = TRAJECTORY_LIMIT, *, static: bool = False) -> Trajectories:
         """Every trajectory, without a policy's law yet: `weight` holds mu(q).
 
-        Inside of a trace the arrays whose values are known anyway (tokens, masks, rounds, prompts, groups) are NumPy's:
-        `Trajectories.rows` takes rows of them by a traced index.
+        Args:
+          limit: of their number.
+          static: whether tokens, masks, rounds, prompts and groups, which no parameter changes, are arrays of NumPy: no
+            part of the program then inside of a trace, but a traced index takes rows of them by `Trajectories.rows`
+            alone.
 
         Raises:
           ProcessTooLargeError: before any memory is used, if there are more than `limit` trajectories.
@@ -176,8 +179,7 @@ class DecisionSamplingProcess(struct.PyTreeNode):
         last_B = answer_BxT[np.arange(len(stop_B)), stop_B]
         dtype = self.reward_table.dtype
         reward_B = self.reward_table[prompt_B, last_B] - self.cost * jnp.asarray(stop_B, dtype)
-        # In a trace what is known stays in NumPy: contexts, masks and tokens are then no part of the program.
-        known: Any = jnp.asarray if is_concrete(self.reward_table, self.prompt_law, self.cost) else np.asarray
+        known: Any = np.asarray if static else jnp.asarray
         traj = Trajectories.from_rounds(
             prompt=known(prompt_B)[:, None],
             answers=known(tokens_BxTxL.astype(np.int32)),
@@ -190,9 +192,11 @@ class DecisionSamplingProcess(struct.PyTreeNode):
         )
         return traj.replace(exact=True)
 
-    def enumerate_trajectories(self, policy: Policy, params: Params, limit: int = TRAJECTORY_LIMIT) -> Trajectories:
-        """Every trajectory with its probability under the policy, and `old_logp` = the policy's log-probs."""
-        traj = self.support(limit)
+    def enumerate_trajectories(
+        self, policy: Policy, params: Params, limit: int = TRAJECTORY_LIMIT, *, static: bool = False
+    ) -> Trajectories:
+        """`support` with each trajectory's probability under the policy, and `old_logp` = the policy's log-probs."""
+        traj = self.support(limit, static=static)
         return traj.under(log_probs(policy, params, traj), prompt_weight=traj.weight)
 
     def split(self, x_B: jax.Array) -> tuple[jax.Array, ...]:

@@ -75,7 +75,7 @@ class Law:
 
     def __init__(self, process: DecisionSamplingProcess, policy: Policy, params: Params, reference: Params):
         self.process, self.policy, self.params = process, policy, params
-        traj = process.enumerate_trajectories(policy, params)
+        traj = process.enumerate_trajectories(policy, params, static=True)
         self.traj = traj.replace(ref_logp=log_probs(policy, reference, traj))
 
     def gradients(self, objective: Objective) -> ComponentGradients:

@@ -307,7 +307,7 @@ draw_with_free_decider = partial(draw, free_decider=True)
 
 def enumerated(instance: Instance) -> tuple[Trajectories, jax.Array]:
     """Every trajectory with its probability under the policy, and its log-probs f[B, S]."""
-    traj = instance.process.enumerate_trajectories(instance.policy, instance.params)
+    traj = instance.process.enumerate_trajectories(instance.policy, instance.params, static=True)
     assert traj.old_logp is not None
     return traj, traj.old_logp
 

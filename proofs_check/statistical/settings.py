@@ -67,7 +67,7 @@ def _setting(
     params_key, reference_key = jax.random.split(key)
     params = policy.init(params_key, scale=0.5)  # no rare context: every mean is near normal
     reference = perturbed(reference_key, params, 0.5)
-    traj = process.enumerate_trajectories(policy, params)
+    traj = process.enumerate_trajectories(policy, params, static=True)
     traj = traj.replace(ref_logp=log_probs(policy, reference, traj))
     return Setting(process, policy, params, reference, traj, name)
 

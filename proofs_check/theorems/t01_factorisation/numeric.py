@@ -137,4 +137,6 @@ def _free(s: Setting) -> jax.Array:
 
 @THEOREM.on(lambda shape: shape.rounds >= 2).control("trajectories drawn by a policy 1% away", _orthogonal)
 def _off_policy(s: Setting) -> jax.Array:
-    return _crossed(s, s.process.enumerate_trajectories(s.policy, perturbed(s.instance.key, s.params, 0.01)))
+    return _crossed(
+        s, s.process.enumerate_trajectories(s.policy, perturbed(s.instance.key, s.params, 0.01), static=True)
+    )

@@ -97,7 +97,7 @@ def draw(key: jax.Array, recoding: Recoding, process: DecisionSamplingProcess | 
 
 def _gradients(process: DecisionSamplingProcess, params: Params) -> tuple[Trajectories, ComponentGradients]:
     policy = instances.saturated(process)
-    traj = process.enumerate_trajectories(policy, params)
+    traj = process.enumerate_trajectories(policy, params, static=True)
     return traj, component_gradients(policy, params, traj, reinforce)
 
 

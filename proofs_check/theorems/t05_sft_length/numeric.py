@@ -59,7 +59,7 @@ class Homogeneous(Demonstrations):
         direction = unravel(normal(key, flat.size))
         sample, self.k_s = _tilt(direction["sample"], params["sample"])
         decide, self.k_d = _tilt(direction["decision"], params["decision"])
-        traj = instance.process.enumerate_trajectories(policy, {"sample": sample, "decision": decide})
+        traj = instance.process.enumerate_trajectories(policy, {"sample": sample, "decision": decide}, static=True)
         super().__init__(instance, traj)
         self.delta = self.total["decision"] * L / self.total["sample"]  # decisions per answer, N_d / E[tau] < 1
         assert traj.old_logp is not None
@@ -84,7 +84,7 @@ class Setting:
         self.instance, self.L = instance, instance.shape.length
         self.policy, self.params = instance.policy, instance.params
         law_key, homogeneous_key = jax.random.split(instance.key)
-        support = instance.process.support()
+        support = instance.process.support(static=True)
         nu = jax.nn.softmax(normal(law_key, support.weight.size))
         self.demos = Demonstrations(instance, support.replace(weight=nu))
         self.logp = log_probs(self.policy, self.params, self.demos.traj)
@@ -186,7 +186,7 @@ THEOREM.on(lambda shape: shape.length >= 2).control(
 
 @saturated.control("Fisher matrix under the policy's contexts", _chi_s)
 def _own_contexts(s: Setting) -> jax.Array:
-    own = s.instance.process.enumerate_trajectories(s.policy, s.params)
+    own = s.instance.process.enumerate_trajectories(s.policy, s.params, static=True)
     E_own = energy(s.gradients.sample, fisher(s.policy, s.params, own)[0])
     return gap(s.demos.N**2 * E_own, s.demos.chi2("sample"))
 

@@ -89,7 +89,7 @@ def every_answer(length: int, rounds: int = ROUNDS) -> Support:
             rounds=rounds,
             cost=COST,
         )
-        return process.support()
+        return process.support(static=True)
 
     return Support({"reward_table": right.astype(float)[None]}, build, length)
 

@@ -42,7 +42,7 @@ class Setting(instances.Setting):
     def demonstrations(self, shift: jax.Array | float) -> Trajectories:
         """Those of the policy with `shift`, in nats, added to each log-odds of STOP."""
         other = {**self.params, "decision": self.params["decision"].at[..., STOP].add(shift)}
-        return self.process.enumerate_trajectories(self.policy, other)
+        return self.process.enumerate_trajectories(self.policy, other, static=True)
 
     def stated(self, *, ahead: int = 1, cost: float | None = None, rounds: int | None = None) -> jax.Array:
         """f[Q, H_d, A]: the statement's gradient on the STOP logits.

@@ -101,7 +101,7 @@ class Setting:
         self.right = self.process.reward_table
         right = self.right > 0.5
         weight_key, keep_key = jax.random.split(instance.key)
-        self.support = support = self.process.support()
+        self.support = support = self.process.support(static=True)
         blocks = self.process.split(jax.random.uniform(weight_key, support.weight.shape, minval=0.5, maxval=1.5))
         first = right & (jnp.cumsum(right, -1) == 1)
         self.shown = first | (right & jax.random.bernoulli(keep_key, 0.6, right.shape))  # bool[Q, A]: by nu
@@ -170,7 +170,7 @@ class Setting:
         """Distance from one round and first-attempt accuracy, if the decider stops by prompt only."""
         process, decide = self.process, _against_0(stop_logit_Q)[:, None, None]
         params = {**self.params, "decision": jnp.broadcast_to(decide, self.params["decision"].shape)}
-        traj = process.enumerate_trajectories(self.policy, params)
+        traj = process.enumerate_trajectories(self.policy, params, static=True)
         rounds = sum(((t + 1) * jnp.sum(block) for t, block in enumerate(process.split(traj.weight))), jnp.zeros(()))
         first = jnp.sum(self.answer * self.right, -1)
         one = jnp.ones_like(first)

@@ -139,13 +139,13 @@ def measured(length: int, with_energies: bool) -> dict[str, list[float]]:
 
     def program(base: Params, direction: Params) -> dict[str, tuple[jax.Array, jax.Array]]:
         process = process_of(length)
-        traj = process.enumerate_trajectories(policy, base)
+        traj = process.enumerate_trajectories(policy, base, static=True)
         assert traj.old_logp is not None
         tables = process.tables(traj.old_logp)
         optimum = as_logits(process, soft_bellman(process, tables, jnp.asarray(BETA))[1])
 
         def against(params: Params, reference: Params) -> Trajectories:
-            law = process.enumerate_trajectories(policy, params)
+            law = process.enumerate_trajectories(policy, params, static=True)
             return law.replace(ref_logp=log_probs(policy, reference, law))
 
         moved = against(base, jax.tree.map(lambda x, z: tilted(z, x, DRIFT), base, direction))

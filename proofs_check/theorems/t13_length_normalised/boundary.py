@@ -76,7 +76,7 @@ def _program(length: int, rounds: int) -> Callable[..., tuple[jax.Array, jax.Arr
         )
         decide = jnp.broadcast_to(jnp.log(jnp.stack([stop, 1.0 - stop])), shapes["decision"])
         params = {"sample": jnp.zeros(shapes["sample"]), "decision": decide}
-        traj = process.enumerate_trajectories(policy, params)
+        traj = process.enumerate_trajectories(policy, params, static=True)
 
         def on_stop(objective: Objective, shift: jax.Array | float) -> jax.Array:
             shifted = traj.replace(reward=traj.reward - shift)

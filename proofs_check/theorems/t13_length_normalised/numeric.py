@@ -149,12 +149,12 @@ class Setting(instances.Setting):
 
         def push(g: float) -> jax.Array:
             at = graded(g)
-            found = self.pushes(at, zero, at.support().reward)
+            found = self.pushes(at, zero, at.support(static=True).reward)
             return jnp.stack([found.plain[0][0, 0, 0], found.total()[0][0, 0, 0]])
 
         low, high = push(0.0), push(1.0)
         built = graded(jnp.mean(-low / (high - low)))
-        paid = built.support().reward
+        paid = built.support(static=True).reward
         push_there = self.pushes(built, zero, paid)
         return Inside(push_there, self.on_stop(objective=reinforce, reward_B=paid), self.on_stop(reward_B=paid))
 

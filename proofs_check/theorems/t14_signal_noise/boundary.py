@@ -93,7 +93,7 @@ def setting(point: jax.Array, length: int, reads: int) -> tuple[PositionwisePoli
         rounds=2,
     )
     policy = PositionwisePolicy(1, 2, length, reads)
-    return policy, params, process.enumerate_trajectories(policy, params)
+    return policy, params, process.enumerate_trajectories(policy, params, static=True)
 
 
 def causal(length: int, point: jax.Array) -> Objective:

@@ -305,7 +305,7 @@ class Setting(instances.Setting):
             self.exact = exact(self.process, self.params, self.sizes.reads)
             self.stated, self.raw = moments(self.exact, self.J), moments(self.exact, 0.0)
             longer, policy, params = lengthen(self.process, self.params, lengthened.filler_logits, self.sizes.reads)
-            traj = longer.enumerate_trajectories(policy, params)
+            traj = longer.enumerate_trajectories(policy, params, static=True)
             self.longer = jax.tree.map(lambda x: x[0], measure(policy, params, traj, centred(traj)[None]))
         if self.sizes.group:  # (M_s, M_d): leave-one-out, group mean
             baselines = [partial(reinforce, baseline=name) for name in ("leave_one_out", "batch_mean")]

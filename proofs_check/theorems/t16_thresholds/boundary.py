@@ -39,7 +39,7 @@ def returns(q: jax.Array, V: jax.Array, stop: jax.Array) -> jax.Array:
         return jnp.log(jnp.maximum(jnp.stack([p, 1 - p], -1), tiny))
 
     decision = jnp.broadcast_to(logits(stop), shapes["decision"])
-    support = process.support()
+    support = process.support(static=True)
     logp = log_probs(policy, {"sample": logits(right), "decision": decision}, support)
     return process.expected_return(process.tables(logp), support.reward)
 

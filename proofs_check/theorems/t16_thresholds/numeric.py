@@ -143,7 +143,7 @@ def _imitated(s: Setting, stop: jax.Array) -> jax.Array:
     logits = jnp.stack([jnp.log(stop), jnp.log1p(-stop)], axis=-1)
     sample = jnp.zeros((process.num_prompts, process.length, process.vocabulary), stop.dtype)
     params = {"sample": sample, "decision": logits}
-    traj = process.support().replace(weight=_labelled(s))
+    traj = process.support(static=True).replace(weight=_labelled(s))
     traj = traj.replace(old_logp=log_probs(policy, params, traj))
     return jnp.max(jnp.abs(component_gradients(policy, params, traj, sft).decision["decision"]))
 

@@ -133,7 +133,7 @@ class Setting:
 
     def law(self, theta: jax.Array) -> Trajectories:
         """All trajectories with their probability at a theta."""
-        return self.process.enumerate_trajectories(self.policy, theta)
+        return self.process.enumerate_trajectories(self.policy, theta, static=True)
 
     def gradient(self, objective: Objective, theta: jax.Array, law: Trajectories | None = None) -> jax.Array:
         """d/dtheta of an objective at a theta, on the mixture's own trajectories or on those of another law."""

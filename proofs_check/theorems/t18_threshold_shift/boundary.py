@@ -58,7 +58,7 @@ def gradient(x: jax.Array) -> jax.Array:
         "sample": jnp.stack([x[0], zero]).reshape(shapes["sample"]),
         "decision": jnp.stack([x[1], zero, x[2], zero]).reshape(shapes["decision"]),
     }
-    traj = process.enumerate_trajectories(policy, params)
+    traj = process.enumerate_trajectories(policy, params, static=True)
     found = component_gradients(policy, params, traj, reinforce)
     return jnp.concatenate([found.sample["sample"].ravel()[:1], found.decision["decision"][..., 0].ravel()])
 
@@ -89,7 +89,7 @@ def penalised(length: int) -> jax.Array:
     def velocity(D_A: jax.Array) -> jax.Array:
         decision = jnp.stack([D_A, jnp.zeros_like(D_A)], -1).reshape(shapes["decision"])
         params = {"sample": sample, "decision": decision}
-        traj = process.enumerate_trajectories(policy, params)
+        traj = process.enumerate_trajectories(policy, params, static=True)
         traj = traj.replace(ref_logp=log_probs(policy, reference, traj))
         found = component_gradients(policy, params, traj, lambda logp, t: reinforce(logp, t, reward_kl=BETA))
         law = jnp.exp(process.tables(log_probs(policy, params, traj)).log_sample[0][0, 0])

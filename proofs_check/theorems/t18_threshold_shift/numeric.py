@@ -58,7 +58,7 @@ class Setting(instances.Setting):
 
     def law(self, params: Params) -> Trajectories:
         """All trajectories of a policy with their log-probs under it and under the reference."""
-        traj = self.process.enumerate_trajectories(self.policy, params)
+        traj = self.process.enumerate_trajectories(self.policy, params, static=True)
         return traj.replace(ref_logp=log_probs(self.policy, self.reference, traj))
 
     def pushes(self, params: Params, objective: Objective) -> jax.Array:

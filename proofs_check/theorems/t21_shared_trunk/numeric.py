@@ -117,7 +117,7 @@ class Law:
 
     def __init__(self, process: DecisionSamplingProcess, policy: Policy, params: Params):
         self.policy, self.params = policy, params
-        self.traj = process.enumerate_trajectories(policy, params)
+        self.traj = process.enumerate_trajectories(policy, params, static=True)
         self.gradients = component_gradients(policy, params, self.traj, reinforce)
         self.square_B = centred(self.traj) ** 2  # w^2, w = R - J
 

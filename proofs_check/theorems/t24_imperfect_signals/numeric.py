@@ -61,7 +61,7 @@ class Setting(instances.Setting):
         self.e0 = jnp.where(misled, MISLED, self.e0)
         self.uneven = (1.0 - r) * self.e0 + r * (1.0 - self.e1)
 
-        self.old = process.enumerate_trajectories(self.policy, instance.reference)
+        self.old = process.enumerate_trajectories(self.policy, instance.reference, static=True)
         assert self.old.old_logp is not None
         tables = process.tables(self.old.old_logp)
         self.old_values, self.old_visits = process.values(tables, self.returns), process.visitation(tables).answer
