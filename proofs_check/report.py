@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 VERSION = 1
 
@@ -126,7 +126,7 @@ class Report(Generic[R]):
         for head, number, share in self.kind.COLUMNS:
             table.add_column(head, justify="right" if number else "left", ratio=share, no_wrap=share is None)
         for cells, bad in self.kind.lines(self.rows):
-            table.add_row(*(f"[red]{escape(cell)}[/red]" if i in bad else escape(cell) for i, cell in enumerate(cells)))
+            table.add_row(*(Text(cell, "red" if i in bad else "") for i, cell in enumerate(cells)))
         return table
 
     def failures(self) -> list[str]:
@@ -135,12 +135,12 @@ class Report(Generic[R]):
 
     def print(self, console: Console | None = None) -> None:
         """The table, what did not apply, what failed, and the time."""
-        console = console or Console()
+        console = console or Console(markup=False)
         if self.rows:
             console.print(self.table())
         for name, reasons in self.skipped.items():
-            console.print(f"{name} does not apply: it needs {'; '.join(reasons)}", highlight=False)
+            console.print(f"{name} does not apply: it needs {'; '.join(reasons)}", highlight=False, markup=False)
         for line in self.failures():
-            console.print(escape(line), style="red")
+            console.print(line, style="red", markup=False)
         for line in self.kind.closing(self):
-            console.print(line, highlight=False)
+            console.print(line, highlight=False, markup=False)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.text import Text
 from tyro.conf import Positional
 
@@ -271,7 +270,7 @@ def show(found: Diagnosis, console: Console) -> None:
 
     settings = ", ".join(f"{k} = {v}" for k, v in found.options.items())
     title = f"Coefficients of {found.objective}" + (f" ({settings})" if settings else "")
-    shown = table(escape(title), "", *CONVENTIONS.values())
+    shown = table(title, "", *CONVENTIONS.values())
     for quantity, label in QUANTITIES.items():
         shown.add_row(label, *(estimate(found.conventions[unit][quantity]) for unit in CONVENTIONS))
     console.print(shown)

@@ -27,8 +27,8 @@ SECONDS_BETWEEN_LINES = 5.0
 
 
 def terminal() -> Console:
-    """Standard output as it is now; colours only by name."""
-    return Console(highlight=False)
+    """Standard output as it is now; colours only by name, and brackets are brackets."""
+    return Console(highlight=False, markup=False)
 
 
 class Bars:

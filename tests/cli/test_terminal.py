@@ -88,6 +88,15 @@ def test_bars_in_a_terminal_appear_with_the_first_progress(capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_brackets_are_brackets(capsys):
+    """[low, high] would be markup."""
+    console = terminal.terminal()
+    console.print("[low, high]: an interval")
+    terminal.print_tables([{"title": "[a] title", "columns": ["[b]"], "rows": [["[c]"]]}], console)
+    out = capsys.readouterr().out
+    assert all(words in out for words in ("[low, high]", "[a]", "[b]", "[c]"))
+
+
 def test_numbers():
     assert (number(None), number(0.123456), number(2.0, ".3f")) == ("-", "0.1235", "2.000")
     assert estimate(Estimate(0.5)) == "0.5"
