@@ -48,7 +48,9 @@ def reward_parts(p: Array, s: Array) -> Parts:
 
     Shapley parts of swapping one component at a time. The chain's sampler begins with the prefix, where the mixture's
     decider goes on with 1 - P(STOP | prefix); the mixture's begins with it in p + (1 - p) s of all cases, where the
-    chain's decider goes on for sure. A first answer off the chain is right with probability s, whoever decides.
+    chain's decider goes on for sure. A first answer off the chain is right with probability s, whoever decides: an
+    assumption about what no demonstration shows. Networks that are made to go on there often find back to the chain,
+    and then the decider's part is the larger one.
     """
 
     def value(sampler: bool, decider: bool) -> Array:

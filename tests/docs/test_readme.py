@@ -10,7 +10,7 @@ from dsjax.statistics import Estimate
 from dsjax.study.results import read_results
 
 ROOT = Path(__file__).parents[2]
-SPLITS = {"in distribution": "in", "longer carries": "carry"}
+SPLITS = {"prefix sums": ("full", "in"), "in distribution": ("none", "in"), "longer carries": ("none", "carry")}
 ROW = re.compile(r"^\| (?P<split>[a-z ]+): `(?P<arm>[a-z-]+)` \|(?P<cells>.*)\|$", re.MULTILINE)
 
 
@@ -19,34 +19,47 @@ def rows(text):
 
 
 @pytest.fixture(scope="module")
-def entry():
-    return read_results("run", ROOT / "experiments" / "quickstart")[1]["report"]["histories"]["none"]
+def histories():
+    return read_results("run", ROOT / "experiments" / "quickstart")[1]["report"]["histories"]
 
 
-def gains(entry, split, arm):
+def gains(histories, place, arm):
     """{part: its estimate} of the change of final accuracy."""
-    found = entry["splits"][split]["accounting"][f"{arm} - base"]["accuracy"]
+    history, split = place
+    found = histories[history]["splits"][split]["accounting"][f"{arm} - base"]["accuracy"]
     return {part: Estimate.from_json(found[part]) for part in ("total", "sampler", "decider")}
 
 
-def test_table_is_the_stored_run(entry):
-    found = rows((ROOT / "README.md").read_text())
-    assert [(split, arm) for split, arm, _ in found] == [(s, a) for s in SPLITS for a in entry["models"][1:]]
-    for split, arm, cells in found:
-        assert cells == [f"{part:+.3f}" for part in gains(entry, SPLITS[split], arm).values()]
+def test_table_is_the_stored_run(histories):
+    text = (ROOT / "README.md").read_text()
+    found = rows(text)
+    assert [(name, arm) for name, arm, _ in found] == [
+        (name, arm) for name, (history, _) in SPLITS.items() for arm in histories[history]["models"][1:]
+    ]
+    for name, arm, cells in found:
+        assert cells == [f"{part:+.3f}" for part in gains(histories, SPLITS[name], arm).values()]
+    known = histories["full"]["predicted"]
+    gain = known["reward"] - known["imitation"]
+    assert f"| predicted | {gain:+.3f} | {known['sampler']:+.3f} | {known['decider']:+.3f} |" in text
 
 
-def test_words_under_the_table_follow_from_it(entry):
+def test_words_under_the_table_follow_from_it(histories):
     """If a new stored run turns out otherwise, the text must be written again."""
-    inside, outside = (gains(entry, split, "rloo") for split in ("in", "carry"))
-    assert inside["sampler"].low > 0
-    assert inside["decider"].low > 0
+    known, found = histories["full"]["predicted"], gains(histories, ("full", "in"), "rloo")
+    assert found["total"].low < known["reward"] - known["imitation"] < found["total"].high
+    assert found["decider"].low > known["decider"]
+    swapped = histories["full"]["splits"]["in"]["swap"]["base"]["rloo"]["value"]
+    guessed = known["imitation"] + (1 - known["imitation"]) * known["guess"]
+    assert f"({swapped:.3f} correct, where T17's chance of a third would give {guessed:.3f})" in " ".join(
+        (ROOT / "README.md").read_text().split()
+    )
+    outside = gains(histories, ("none", "carry"), "rloo")
     assert outside["sampler"].low > 0
-    assert outside["decider"].high < 0
+    assert outside["decider"].low < 0 < outside["decider"].high
     for split in ("in", "carry"):
-        mine, other = (gains(entry, split, arm)["total"] for arm in ("rloo", "sft-self"))
+        mine, other = (gains(histories, ("none", split), arm)["total"] for arm in ("rloo", "sft-self"))
         assert max(mine.low, other.low) < min(mine.high, other.high), split
-    stopping = entry["splits"]["in"]["measures"]["sft-success"]
+    stopping = histories["none"]["splits"]["in"]["measures"]["sft-success"]
     assert all(Estimate.from_json(stopping[name]).value > 0.9 for name in ("a", "b"))
 
 
