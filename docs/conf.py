@@ -3,9 +3,12 @@
 `make docs` builds it into build/site; a warning is an error. New pages need no change here: index.md finds them.
 """
 
+import importlib.util
 import os
 import sys
 from pathlib import Path
+
+from sphinx.ext.autodoc.mock import mock
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
@@ -23,6 +26,8 @@ napoleon_use_ivar = True
 napoleon_attr_annotations = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # docstrings give shapes, which say more than `Array`
+# Documented without it, where it is not installed.
+autodoc_mock_imports = [] if importlib.util.find_spec("torch") else ["torch"]
 # A name of the front door is also that of the module that defines it.
 suppress_warnings = ["ref.python"]
 
@@ -54,9 +59,15 @@ def without_empty_folders(_app, name, source):
         source[0] = "\n".join(line for line in lines if "*" not in line or any(HERE.glob(f"{line}.*")))
 
 
+def write_pages(_app):
+    """The pages that nobody writes."""
+    with mock(autodoc_mock_imports):
+        pages.write(HERE / "generated")
+
+
 def setup(app):
     """Before anything is read: the pages that nobody writes. Before napoleon: docstrings."""
-    app.connect("builder-inited", lambda _: pages.write(HERE / "generated"))
+    app.connect("builder-inited", write_pages)
     app.connect("source-read", without_empty_folders)
     app.connect("autodoc-process-docstring", docstring, priority=1)
     # The fields of a named tuple are said with the class.
