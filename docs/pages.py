@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import dsjax
+from dsjax import explorer
 from dsjax.objectives import OBJECTIVES
 from dsjax.objectives.registry import ROWS
 from dsjax.objectives.surrogate import Named, surrogate
@@ -166,6 +167,9 @@ def results(folder: Path) -> list[str]:
     return out
 
 
+EXTRA = "site"  # of what is written: files that the site has as they are
+
+
 def write(folder: Path) -> None:
     """All of them, anew."""
     shutil.rmtree(folder, ignore_errors=True)
@@ -180,3 +184,5 @@ def write(folder: Path) -> None:
         file = folder / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("\n".join(lines).rstrip() + "\n")
+    (folder / EXTRA).mkdir()
+    explorer.write(folder / EXTRA / "explore.html")
