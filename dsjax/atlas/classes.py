@@ -20,7 +20,7 @@ import numpy as np
 from flax import struct
 
 from dsjax.atlas.laws import Scenario, Structure, on_policy, parameters, structure, structured_logp, trajectories
-from dsjax.atlas.measure import Blocks, inverse_fisher, softmaxes, visits_of
+from dsjax.atlas.measure import gradient, inverse_fisher, softmaxes, visits_of
 from dsjax.attribution import coefficients, share, token_spread
 from dsjax.numerics import compile_quickly
 from dsjax.objectives import Objective
@@ -117,18 +117,14 @@ def _seen(scenario: Scenario, structures: Structure, moves: jax.Array) -> _Seen:
 
 def _analyse(scenario: Scenario, c_NxBxS: jax.Array, seen: _Seen) -> tuple[jax.Array, Moved]:
     """(`token_spread` of all, filler at all lengths)."""
-    Q, law = scenario.num_prompts, softmaxes(scenario)
-    params = parameters(scenario.policy, Q)
-
-    def gradient(x: Structure, c_BxS: jax.Array) -> Blocks:
-        _, pull = jax.vjp(partial(structured_logp, x=x, longest=LENGTHS[-1]), params)
-        return Blocks(**pull(c_BxS)[0])
+    policy, Q = scenario.policy, scenario.num_prompts
+    law = softmaxes(policy)
 
     def at(x: Structure, traj: Trajectories, c_BxS: jax.Array) -> Moved:
-        G = gradient(x, c_BxS)
+        G = gradient(policy, c_BxS, x)
         energy = inverse_fisher(G, G, visits_of(x, Q), law)
         attempts_B = 1.0 + x.stop_round.astype(x.weight.dtype)
-        tau = gradient(x, jnp.where(traj.mask, (x.weight * -attempts_B)[:, None], 0.0))
+        tau = gradient(policy, jnp.where(traj.mask, (x.weight * -attempts_B)[:, None], 0.0), x)
         k_BxS = jnp.where((x.weight > 0)[:, None], c_BxS / jnp.where(x.weight > 0, x.weight, 1.0)[:, None], 0.0)
         return Moved(
             filler=(x.length - 1).astype(x.weight.dtype),
@@ -151,6 +147,7 @@ class Classifier:
     """A scenario with everything that all objectives share; make it and use it inside of `numerics.exact()`."""
 
     seen: dict[bool, _Seen]  # by demonstrations
+    asked: dict[bool, list[tuple[jax.Array, Trajectories]]]  # the same one by one: (logp_BxS, trajectories)
     analyse: Callable[[jax.Array, _Seen], tuple[jax.Array, Moved]]
 
     @classmethod
@@ -168,12 +165,19 @@ class Classifier:
         moves = jnp.asarray(np.exp(sizes[:, None, None] * noise))
         build = compile_quickly(partial(_seen, scenario), structures[False], moves)
         seen = {shown: build(x, moves) for shown, x in structures.items()}
-        return cls(seen, compile_quickly(partial(_analyse, scenario), seen[False].logp, seen[False]))
+        asked = {
+            shown: [jax.tree.map(lambda x, i=i: x[i], (x.logp, x.traj)) for i in range(N)] for shown, x in seen.items()
+        }
+        return cls(seen, asked, compile_quickly(partial(_analyse, scenario), seen[False].logp, seen[False]))
 
     def __call__(self, objective: Objective, demonstrations: bool = False) -> Classes:
         """The classes of an objective that sees the policy's own trajectories, or demonstrations."""
-        seen = self.seen[demonstrations]
-        ask = compile_quickly(jax.vmap(partial(coefficients, objective)), seen.logp, seen.traj)
-        spread, moved = jax.device_get(self.analyse(ask(seen.logp, seen.traj), seen))
+        ask = compile_quickly(partial(coefficients, objective), *self.asked[demonstrations][0])
+        return self.of_coefficients(ask, demonstrations)
+
+    def of_coefficients(self, ask: Callable[..., jax.Array], demonstrations: bool = False) -> Classes:
+        """The same of an objective whose `coefficients` are compiled for the shapes of `asked`."""
+        c_NxBxS = jnp.stack([ask(*each) for each in self.asked[demonstrations]])
+        spread, moved = jax.device_get(self.analyse(c_NxBxS, self.seen[demonstrations]))
         at = len(LENGTHS)
         return Classes(coefficient_class(spread[:at], spread[at:]), filler_class(moved))

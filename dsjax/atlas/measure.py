@@ -8,14 +8,12 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from dsjax.atlas.laws import ROUNDS, Scenario, Structure, parameters, structured_logp, trajectories
+from dsjax.atlas.laws import ROUNDS, Laws, Scenario, Structure, parameters, structured_logp, trajectories
 from dsjax.attribution import (
     SignalNoise,
     Tally,
     coefficients,
-    per_factor,
     per_token,
-    pull_back_through,
     ratio,
     share,
     token_spread,
@@ -67,9 +65,9 @@ def visits_of(x: Structure, num_prompts: int) -> Blocks:
     return Blocks(answers, answers, decided.reshape(num_prompts, 2, 1))
 
 
-def softmaxes(scenario: Scenario) -> Blocks:
+def softmaxes(policy: Laws) -> Blocks:
     """The policy's probabilities."""
-    params = parameters(scenario.policy, scenario.num_prompts)
+    params = parameters(policy, len(policy.first))
     return Blocks(**{name: jax.nn.softmax(logits) for name, logits in params.items()})
 
 
@@ -106,30 +104,54 @@ def _moments(
     return sample + fillers * probe, decision
 
 
-def measure(objective: Objective, scenario: Scenario, x: Structure, own: Structure, longest: int) -> Measured:
-    """Every quantity of one objective on one structure.
+class Shown(struct.PyTreeNode):
+    """What an objective is asked on at one length, laid out for answers of up to `longest` tokens."""
 
-    Args:
-      objective: what is measured.
-      scenario: the process, policy, reference and demonstrations.
-      x: what the objective sees: the policy's own trajectories or demonstrations.
-      own: the policy's own trajectories, for grad J and for the metric in which the bias is measured.
-      longest: tokens of the padded answers (static); the length itself is data.
+    structure: Structure
+    traj: Trajectories
+    logp: jax.Array  # f[B, S] of the policy
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the padded answers; the length itself is data."""
+        return self.logp.shape[-1] // ROUNDS - 1
+
+
+class Truth(struct.PyTreeNode):
+    """What the bias is measured against: of the policy's own trajectories."""
+
+    gradient: Blocks  # grad J
+    visits: Blocks
+
+
+def show(scenario: Scenario, x: Structure, longest: int) -> Shown:
+    """A structure as trajectories with their log-probs."""
+    params = parameters(scenario.policy, scenario.num_prompts)
+    return Shown(x, trajectories(scenario, x, longest), structured_logp(params, x, longest))
+
+
+def gradient(policy: Laws, c_BxS: jax.Array, x: Structure) -> Blocks:
+    """The ascent direction with these coefficients."""
+    longest = c_BxS.shape[-1] // ROUNDS - 1
+    _, pull = jax.vjp(partial(structured_logp, x=x, longest=longest), parameters(policy, len(policy.first)))
+    return Blocks(**pull(c_BxS)[0])
+
+
+def truth(policy: Laws, own: Shown) -> Truth:
+    """grad J, that of REINFORCE without a baseline, and the visits to each context."""
+    c_BxS = coefficients(resolve("reinforce"), own.logp, own.traj)
+    return Truth(gradient(policy, c_BxS, own.structure), visits_of(own.structure, len(policy.first)))
+
+
+def analyse(policy: Laws, c_BxS: jax.Array, seen: Shown, true: Truth) -> Measured:
+    """Every quantity of an objective with these coefficients: one program for all objectives.
+
+    Sums over tokens are over the axis of the layout: a scatter by rounds took half of the time.
     """
-    Q = scenario.num_prompts
-    params = parameters(scenario.policy, Q)
-    law = softmaxes(scenario)
+    x, traj, longest = seen.structure, seen.traj, seen.longest
+    law, visits = softmaxes(policy), visits_of(x, len(policy.first))
     fillers = (x.length - 1).astype(x.weight.dtype)
-
-    def gradient(x: Structure, traj: Trajectories, f: Objective) -> Blocks:
-        logp_fn = partial(structured_logp, x=x, longest=longest)
-        _, (g_s, g_d) = pull_back_through(logp_fn, params, traj, f, ("sample", "decision"))
-        return Blocks(g_s["first"], g_s["filler"], g_d["decision"])
-
-    traj = trajectories(scenario, x, longest)
-    G = gradient(x, traj, objective)
-    J = gradient(own, trajectories(scenario, own, longest), resolve("reinforce"))
-    visits, own_visits = visits_of(x, Q), visits_of(own, Q)
+    G, J = gradient(policy, c_BxS, x), true.gradient
 
     def inner_of(a: Blocks, b: Blocks, visits: Blocks) -> tuple[jax.Array, jax.Array]:
         """(sampling, decision) part of a^T F^+ b."""
@@ -139,27 +161,26 @@ def measure(objective: Objective, scenario: Scenario, x: Structure, own: Structu
     E_s, E_d = inner_of(G, G, visits)
 
     def inner(a: Blocks, b: Blocks) -> jax.Array:
-        sample, decision = inner_of(a, b, own_visits)
+        sample, decision = inner_of(a, b, true.visits)
         return sample + decision
 
     scale = inner(G, J) / inner(J, J)
     rest = jax.tree.map(lambda g, j: g - scale * j, G, J)
     square_s = jnp.sum(G.first**2) + fillers * jnp.sum(G.filler**2)
 
-    c_BxS = coefficients(objective, structured_logp(params, x, longest), traj)
     c_BxKxS = c_BxS.reshape(-1, ROUNDS, longest + 1)
-    answers, decisions = per_factor(c_BxS, traj)
     # In absolute values the probe stands for every filler token; the mean of an answer takes all of them as they are.
     filler = (jnp.arange(longest + 1) >= 1) & (jnp.arange(longest + 1) < longest)
-    tokens, _ = per_token(jnp.where(filler[None, None], c_BxKxS[..., 1:2], c_BxKxS).reshape(c_BxS.shape), traj)
+    tokens, decisions = per_token(jnp.where(filler[None, None], c_BxKxS[..., 1:2], c_BxKxS).reshape(c_BxS.shape), traj)
 
     def own_mean(tally: Tally) -> jax.Array:
         """Mean over trajectories of each one's own mean: a trajectory of two answers counts once."""
         return jnp.sum(x.weight * divide(tally.absolute, tally.count))
 
     k_BxKxS = divide(c_BxKxS, x.weight[:, None, None])
+    answer_BxK = jnp.sum(k_BxKxS[..., :-1], -1) / x.length.astype(x.weight.dtype)  # the mean k of each answer
+    answers = jnp.sum(x.weight * jnp.sum(jnp.abs(answer_BxK), -1) / (1.0 + x.stop_round.astype(x.weight.dtype)))
     # Largest distance to the decision's coefficient in the same trajectory.
-    answer_BxK = jnp.sum(k_BxKxS[..., :-1], -1) / x.length.astype(x.weight.dtype)
     off_BxK = jnp.where(x.used & (x.weight > 0)[:, None], answer_BxK - k_BxKxS[:, :1, -1], 0.0)
     factor_gap = ratio(jnp.max(jnp.abs(off_BxK)), jnp.max(jnp.abs(k_BxKxS)))
     M_s, M_d = _moments(k_BxKxS, x, law, visits, fillers)
@@ -170,7 +191,7 @@ def measure(objective: Objective, scenario: Scenario, x: Structure, own: Structu
         energy_decision=E_d,
         square_sample=square_s,
         square_decision=jnp.sum(G.decision**2),
-        factor_ratio=ratio(own_mean(decisions), own_mean(answers)),
+        factor_ratio=ratio(own_mean(decisions), answers),
         token_ratio=ratio(own_mean(decisions), own_mean(tokens)),
         factor_gap=factor_gap,
         token_gap=token_spread(c_BxS, traj),
@@ -180,3 +201,18 @@ def measure(objective: Objective, scenario: Scenario, x: Structure, own: Structu
         along=jnp.abs(scale) * jnp.sqrt(inner(J, J)),
         across=jnp.sqrt(inner(rest, rest)),
     )
+
+
+def measure(objective: Objective, scenario: Scenario, x: Structure, own: Structure, longest: int) -> Measured:
+    """Every quantity of one objective on one structure.
+
+    Args:
+      objective: what is measured.
+      scenario: the process, policy, reference and demonstrations.
+      x: what the objective sees: the policy's own trajectories or demonstrations.
+      own: the policy's own trajectories, for grad J and for the metric in which the bias is measured.
+      longest: tokens of the padded answers (static); the length itself is data.
+    """
+    seen, policy = show(scenario, x, longest), scenario.policy
+    c_BxS = coefficients(objective, seen.logp, seen.traj)
+    return analyse(policy, c_BxS, seen, truth(policy, show(scenario, own, longest)))

@@ -11,34 +11,35 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dsjax.atlas.classes import ROUNDING, Classes, Classifier
 from dsjax.atlas.laws import (
-    Enumerated,
+    NODES,
+    Laws,
     Scenario,
     Structure,
     enumerate_at,
     exact_values,
     generic_scenario,
     on_policy,
-    parameters,
     standard_scenario,
     structure,
-    structured_logp,
-    trajectories,
 )
-from dsjax.atlas.measure import Measured, measure, objective_on
-from dsjax.attribution import component_gradients, share
+from dsjax.atlas.measure import Measured, Shown, Truth, analyse, objective_on, show, truth
+from dsjax.attribution import coefficients, share
 from dsjax.errors import require
 from dsjax.numerics import compile_quickly, exact
 from dsjax.objectives import ROWS, Entry, Objective, resolve
 from dsjax.objectives.law import on_law
 from dsjax.objectives.registry import name_of
-from dsjax.objectives.returns import is_own
+from dsjax.policies import Params, log_probs
+from dsjax.trajectories import Trajectories
 
 LENGTHS = tuple(2**i for i in range(11))  # 1 .. 1024
 SHORT = 32  # programs are compiled for answers of at most this many tokens, and for the longest
@@ -48,6 +49,7 @@ THREADS = 2
 
 
 ENTRIES = ROWS
+Ask = Callable[[jax.Array, Trajectories], jax.Array]  # coefficients of an objective, compiled
 
 
 def _sign(x: np.ndarray, scale: float) -> np.ndarray:
@@ -192,95 +194,191 @@ class Row:
 
 
 @dataclass(frozen=True)
-class _Laws:
-    """What every row shares: structures of one scenario, by (demonstrations, length)."""
+class _Programs:
+    """What is the same for all objectives of a scenario, compiled for answers that are padded to so many tokens."""
 
     scenario: Scenario
-    structures: dict[tuple[bool, int], Structure]
-    compared: dict[bool, Structure]
-    spelled: dict[bool, Enumerated]
+    like: Shown  # shapes
+    show: Callable[[Structure], Shown]
+    truth: Callable[[Laws, Shown], Truth]
+    analyse: Callable[[Laws, jax.Array, Shown, Truth], Measured]
 
     @classmethod
-    def of(cls, scenario: Scenario, lengths: Sequence[int]) -> _Laws:
-        laws = {False: on_policy(scenario), True: scenario.demonstrator}
-        structures = {(d, n): structure(scenario, law, n) for d, law in laws.items() for n in lengths}
+    def of(cls, scenario: Scenario, longest: int) -> _Programs:
+        policy, x = scenario.policy, structure(scenario, on_policy(scenario), longest)
+        like = jax.eval_shape(partial(show, scenario, longest=longest), x)
+        true = jax.eval_shape(truth, policy, like)
         return cls(
             scenario,
-            structures,
-            {d: structure(scenario, law, COMPARED, COMPARED_NODES) for d, law in laws.items()},
-            {d: enumerate_at(scenario, COMPARED, d) for d in laws},
+            like,
+            compile_quickly(partial(show, scenario, longest=longest), x),
+            compile_quickly(truth, policy, like),
+            jax.jit(analyse).lower(policy, like.logp, like, true).compile(),  # runs once a row and length: optimised
         )
 
-
-def _program(objective: Objective, laws: _Laws, longest: int) -> Callable[[Structure, Structure], Measured]:
-    like = next(iter(laws.structures.values()))
-    return compile_quickly(lambda x, own: measure(objective, laws.scenario, x, own, longest), like, like)
-
-
-def _objective(entry: Entry, laws: _Laws) -> Objective:
-    """The objective on these laws.
-
-    Raises:
-      InputError: for a loss of the user's own that fits no law (`on_law`).
-    """
-    scenario, x = laws.scenario, laws.compared[entry.demonstrations]
-    objective = objective_on(entry, scenario)
-    if is_own(objective):
-        logp = structured_logp(parameters(scenario.policy, scenario.num_prompts), x, SHORT)
-        return on_law(objective, logp, trajectories(scenario, x, SHORT))
-    return objective
+    def on(self, scenario: Scenario) -> _Programs:
+        """The same for a scenario that differs in its rewards alone."""
+        shows = partial(show, scenario, longest=self.like.longest)
+        return replace(self, scenario=scenario, show=compile_quickly(shows, self.like.structure))
 
 
-def _gap(entry: Entry, objective: Objective, laws: _Laws, program: Callable[[Structure, Structure], Measured]) -> float:
-    """Largest difference to the gradient by enumeration at `COMPARED` tokens, relative to the largest entry."""
-    measured = program(laws.compared[entry.demonstrations], laws.compared[False])
-    found, spelled = measured.gradient, laws.spelled[entry.demonstrations]
-    gradients = compile_quickly(
-        lambda params, traj: component_gradients(spelled.policy, params, traj, objective), spelled.params, spelled.traj
-    )
-    true = gradients(spelled.params, spelled.traj)
-    sample, decide = np.asarray(true.sample["sample"]), np.asarray(true.decision["decision"])
-    pairs = ((found.first, sample[:, 0]), (found.filler, sample[:, 1]), (found.decision, decide))
-    worst = max(float(np.abs(np.asarray(f) - t).max()) for f, t in pairs)
-    # Against grad J too, for objectives whose own expected gradient is zero.
-    entries = (*(t for _, t in pairs), *jax.tree.leaves(measured.true_gradient))
-    return worst / max(float(np.abs(np.asarray(t)).max()) for t in entries)
+@dataclass(frozen=True)
+class _Laws:
+    """What every objective is asked on at one length."""
+
+    programs: _Programs
+    length: int
+    seen: dict[bool, Shown]  # by demonstrations
+    true: Truth
+
+    @classmethod
+    def of(cls, programs: _Programs, length: int, nodes: int = NODES) -> _Laws:
+        scenario = programs.scenario
+        laws = {False: on_policy(scenario), True: scenario.demonstrator}
+        seen = {d: programs.show(structure(scenario, law, length, nodes)) for d, law in laws.items()}
+        return cls(programs, length, seen, programs.truth(scenario.policy, seen[False]))
+
+    def objective(self, entry: Entry) -> Objective:
+        """The objective on these laws.
+
+        Raises:
+          InputError: for a loss of the user's own that fits no law (`on_law`).
+        """
+        seen = self.seen[entry.demonstrations]
+        return on_law(objective_on(entry, self.programs.scenario), seen.logp, seen.traj)
+
+    def measure(self, ask: Ask, demonstrations: bool) -> Measured:
+        """Of the objective with these coefficients."""
+        seen = self.seen[demonstrations]
+        c_BxS = ask(seen.logp, seen.traj)
+        return jax.device_get(self.programs.analyse(self.programs.scenario.policy, c_BxS, seen, self.true))
 
 
-def _classes(objective: Objective, entry: Entry, classifier: Classifier) -> Classes:
+@dataclass(frozen=True)
+class _Spelled:
+    """Every trajectory of `COMPARED` tokens by enumeration."""
+
+    traj: dict[bool, Trajectories]  # by demonstrations
+    logp: jax.Array
+    pull: Callable[[Trajectories, jax.Array], tuple[Params, Params]]  # (G_s, G_d) with these coefficients
+
+    @classmethod
+    def of(cls, scenario: Scenario) -> _Spelled:
+        found = {d: enumerate_at(scenario, COMPARED, d) for d in (False, True)}
+        policy, params, traj = found[False].policy, found[False].params, found[False].traj
+
+        def pull(traj: Trajectories, c_BxS: jax.Array) -> tuple[Params, Params]:
+            masks = traj.sample_mask, traj.decision_mask
+            return policy.log_probs_vjp(params, traj)[1](tuple(jnp.where(m, c_BxS, 0.0) for m in masks))[1]
+
+        logp = compile_quickly(partial(log_probs, policy), params, traj)(params, traj)
+        return cls({d: x.traj for d, x in found.items()}, logp, compile_quickly(pull, traj, logp))
+
+    def gap(self, ask: Ask, measured: Measured, demonstrations: bool) -> float:
+        """Largest difference of a measured gradient to that by enumeration, relative to the largest entry."""
+        traj, found = self.traj[demonstrations], measured.gradient
+        sample, decide = jax.device_get(self.pull(traj, ask(self.logp, traj)))
+        pairs = (
+            (found.first, sample["sample"][:, 0]),
+            (found.filler, sample["sample"][:, 1]),
+            (found.decision, decide["decision"]),
+        )
+        worst = max(float(np.abs(f - t).max()) for f, t in pairs)
+        # Against grad J too, for objectives whose own expected gradient is zero.
+        entries = (*(t for _, t in pairs), *jax.tree.leaves(measured.true_gradient))
+        return worst / max(float(np.abs(t).max()) for t in entries)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """An objective by its coefficients, compiled for all shapes."""
+
+    padded: dict[int, Ask]  # by the tokens that answers are padded to
+    graded: Ask
+    spelled: Ask
+
+
+@dataclass(frozen=True)
+class _Atlas:
+    """What all rows share; the laws of long answers, which take much memory, are made one after the other."""
+
+    programs: dict[int, _Programs]  # by the tokens that answers are padded to
+    compared: tuple[_Laws, _Laws]  # with the binary verifier and with the graded one
+    graded: _Laws
+    spelled: _Spelled
+    classifier: Classifier
+
+    @classmethod
+    def of(cls, longest: int) -> _Atlas:
+        programs = {n: _Programs.of(standard_scenario(), n) for n in {SHORT, max(SHORT, longest)}}
+        binary, graded = programs[SHORT], programs[SHORT].on(standard_scenario(graded=True))
+        return cls(
+            programs,
+            (_Laws.of(binary, COMPARED, COMPARED_NODES), _Laws.of(graded, COMPARED, COMPARED_NODES)),
+            _Laws.of(graded, SHORT),
+            _Spelled.of(standard_scenario()),
+            Classifier.of(generic_scenario()),
+        )
+
+    def at(self, length: int) -> _Laws:
+        """Those of answers of one length."""
+        with exact():
+            return _Laws.of(self.programs[SHORT if length <= SHORT else max(self.programs)], length)
+
+    def objectives(self, entry: Entry) -> tuple[Objective, Objective]:
+        """The objective on the laws of either verifier.
+
+        Raises:
+          InputError: for a loss of the user's own that fits no law.
+        """
+        with exact():
+            binary, graded = (laws.objective(entry) for laws in self.compared)
+            return binary, graded
+
+    def compile(self, binary: Objective, graded: Objective) -> _Asked:
+        """Their coefficients."""
+        with exact():
+            shapes = {n: (p.like.logp, p.like.traj) for n, p in self.programs.items()}
+            padded = {n: _ask(binary, *shape) for n, shape in shapes.items()}
+            on_graded = padded[SHORT] if _same(binary, graded) else _ask(graded, *shapes[SHORT])
+            return _Asked(padded, on_graded, _ask(binary, self.spelled.logp, self.spelled.traj[False]))
+
+    def classes(self, objective: Objective, entry: Entry) -> Classes:
+        """In what sense an objective is balanced."""
+        with exact():
+            return self.classifier(objective, entry.demonstrations)
+
+    def row(self, name: str, entry: Entry, measured: Mapping[int, Measured], asked: _Asked) -> Row:
+        """What was measured, by length, and all that is asked on short answers."""
+        with exact():
+            compared = self.compared[0].measure(asked.padded[SHORT], entry.demonstrations)
+            gap = self.spelled.gap(asked.spelled, compared, entry.demonstrations)
+            graded = self.graded.measure(asked.graded, entry.demonstrations)
+            classes = self.classifier.of_coefficients(asked.padded[SHORT], entry.demonstrations)
+        finite = np.isfinite(graded.gradient.decision).all()
+        signs = {
+            "binary": sign_errors(measured[max(measured)], standard_scenario()),
+            "graded": sign_errors(graded, self.graded.programs.scenario) if finite else None,
+        }
+        return Row(name, entry, tuple(measured), list(measured.values()), signs, gap, classes)
+
+
+def _ask(objective: Objective, logp_BxS: jax.Array, traj: Trajectories) -> Ask:
+    return compile_quickly(partial(coefficients, objective), logp_BxS, traj)
+
+
+def _same(one: Objective, other: Objective) -> bool:
+    """Whether two are one function with the same options."""
+    partials = isinstance(one, partial) and isinstance(other, partial)
+    return partials and (one.func, one.keywords) == (other.func, other.keywords)
+
+
+def _measure(name: str, entry: Entry, asked: _Asked, laws: _Laws) -> Measured:
     with exact():
-        return classifier(objective, entry.demonstrations)
-
-
-def _row(
-    name: str,
-    entry: Entry,
-    lengths: Sequence[int],
-    asked: Sequence[tuple[Objective, _Laws]],
-    classifier: Classifier,
-    tick: Callable[[], None],
-) -> Row:
-    """`asked`: the objective on the laws of the binary verifier and on those of the graded one."""
-    (objective, binary), (on_graded, graded) = asked
-    with exact():
-        programs = {n: _program(objective, binary, n) for n in {SHORT, max(SHORT, *lengths)}}
-        measured = []
-        for length in lengths:
-            program = programs[SHORT if length <= SHORT else max(lengths)]
-            x, own = binary.structures[entry.demonstrations, length], binary.structures[False, length]
-            measured.append(jax.device_get(program(x, own)))
-            found = jax.tree.leaves(measured[-1].gradient)
-            finite = all(np.isfinite(g).all() for g in found)
-            require(finite, f"gradient of {name} at L = {length}", "numbers that are not finite", "finite numbers")
-            tick()
-        gap = _gap(entry, objective, binary, programs[SHORT])
-        tick()
-        other = _program(on_graded, graded, SHORT)
-        m = other(graded.structures[entry.demonstrations, SHORT], graded.structures[False, SHORT])
-        graded_signs = sign_errors(m, graded.scenario) if np.isfinite(m.gradient.decision).all() else None
-        tick()
-    signs = {"binary": sign_errors(measured[-1], binary.scenario), "graded": graded_signs}
-    return Row(name, entry, tuple(lengths), measured, signs, gap, _classes(objective, entry, classifier))
+        found = laws.measure(asked.padded[laws.programs.like.longest], entry.demonstrations)
+    finite = all(np.isfinite(g).all() for g in jax.tree.leaves(found.gradient))
+    require(finite, f"gradient of {name} at L = {laws.length}", "numbers that are not finite", "finite numbers")
+    return found
 
 
 def compute(
@@ -307,28 +405,35 @@ def compute(
         resolve(entry.objective, entry.options)
     # The atlas is on-policy: a row that repeats another one there is read off it.
     repeats = {n: e.on_policy for n, e in rows.items() if e.on_policy in rows}
-    total, done = (len(rows) - len(repeats)) * (len(lengths) + 2), 0
-
-    def tick() -> None:
-        nonlocal done
-        done += 1
-        if progress is not None:
-            progress(done, total)
-
+    new = [n for n in rows if n not in repeats]
+    total, done = len(new) * (len(lengths) + 2) + len(repeats), 0
     with exact():
-        binary = _Laws.of(standard_scenario(), lengths)
-        graded = _Laws.of(standard_scenario(graded=True), (SHORT,))
-        classifier = Classifier.of(generic_scenario())
-        asked = {n: [(_objective(e, laws), laws) for laws in (binary, graded)] for n, e in rows.items()}
+        atlas = _Atlas.of(lengths[-1])
+    objectives = {n: atlas.objectives(entry) for n, entry in rows.items()}
     with ThreadPoolExecutor(THREADS) as pool:
+
+        def each(names: Sequence[str], call: Callable[[str], Any]) -> dict[str, Any]:
+            nonlocal done
+            out = {}
+            for name, job in [(n, pool.submit(call, n)) for n in names]:
+                out[name] = job.result()
+                done += 1
+                if progress is not None:
+                    progress(done, total)
+            return out
+
         try:
-            new = {n: entry for n, entry in rows.items() if n not in repeats}
-            jobs = {n: pool.submit(_row, n, entry, lengths, asked[n], classifier, tick) for n, entry in new.items()}
-            found = {n: jobs[repeats.get(n, n)].result() for n in rows}
-            classes = {
-                n: pool.submit(_classes, asked[n][0][0], rows[n], classifier) for n in repeats
-            }  # off-policy they differ
-            again = {n: replace(found[n], name=n, entry=rows[n], classes=x.result()) for n, x in classes.items()}
-            return list((found | again).values())
+            asked = each(new, lambda n: atlas.compile(*objectives[n]))
+            measured: dict[str, dict[int, Measured]] = {n: {} for n in new}
+            for length in lengths:
+                laws = atlas.at(length)
+                found = each(new, lambda n, at=laws: _measure(n, rows[n], asked[n], at))
+                for n in new:
+                    measured[n][length] = found[n]
+            found = each(new, lambda n: atlas.row(n, rows[n], measured[n], asked[n]))
+            classes = each(list(repeats), lambda n: atlas.classes(objectives[n][0], rows[n]))  # off-policy they differ
+            for n, original in repeats.items():
+                found[n] = replace(found[original], name=n, entry=rows[n], classes=classes[n])
+            return [found[n] for n in rows]
         finally:
             pool.shutdown(cancel_futures=True)

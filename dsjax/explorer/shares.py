@@ -35,7 +35,7 @@ ZERO = 1e-18  # of the energy of all tokens: what rounding leaves of a filler gr
 def closed_form(measured: Sequence[Measured], lengths: Sequence[int], demonstrations: bool) -> dict[str, Any] | None:
     """{"sample": [s_0, s_1, s_2], "decision": [d_0, d_1, d_2], "filler": F}, or None; call it in a float64 scope."""
     scenario = standard_scenario()
-    law = softmaxes(scenario)
+    law = softmaxes(scenario.policy)
     visits = visits_of(
         structure(scenario, scenario.demonstrator if demonstrations else on_policy(scenario), 2), scenario.num_prompts
     )
