@@ -422,15 +422,16 @@ def compute(
                     progress(done, total)
             return out
 
+        def at(length: int, asked: Mapping[str, _Asked]) -> dict[str, Measured]:
+            laws = atlas.at(length)  # is freed before the next ones are made
+            return each(new, lambda n: _measure(n, rows[n], asked[n], laws))
+
         try:
             asked = each(new, lambda n: atlas.compile(*objectives[n]))
-            measured: dict[str, dict[int, Measured]] = {n: {} for n in new}
-            for length in lengths:
-                laws = atlas.at(length)
-                found = each(new, lambda n, at=laws: _measure(n, rows[n], asked[n], at))
-                for n in new:
-                    measured[n][length] = found[n]
-            found = each(new, lambda n: atlas.row(n, rows[n], measured[n], asked[n]))
+            measured = {length: at(length, asked) for length in lengths}
+            found = each(
+                new, lambda n: atlas.row(n, rows[n], {length: m[n] for length, m in measured.items()}, asked[n])
+            )
             classes = each(list(repeats), lambda n: atlas.classes(objectives[n][0], rows[n]))  # off-policy they differ
             for n, original in repeats.items():
                 found[n] = replace(found[original], name=n, entry=rows[n], classes=classes[n])
