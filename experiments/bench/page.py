@@ -1,6 +1,6 @@
 """The tables of docs/performance.md from the results stored next to this file.
 
-python experiments/bench/page.py        # writes them between the marks of the page
+python -m experiments.bench.page        # writes them between the marks of the page
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dsjax.io import read_json
+from experiments.bench import scale
 
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "performance.md"
@@ -124,6 +125,31 @@ def growth(result: Result) -> list[str]:
     return table(["seconds of a step ~ value^e: e", "decode", "SFT step", "RL step"], rows)
 
 
+def commands(result: Result) -> list[str]:
+    """How the seconds and the memory of each command grow."""
+    rows = []
+    for name, series in scale.SERIES.items():
+        points, its = scale.points_of(result, name), scale.fit_of(result, name)
+        ends = points[0], points[-1]
+        rows.append(
+            [
+                f"{series.command}: {ends[0]['size']:,}..{ends[1]['size']:,} {series.unit}",
+                *(f"{p['cpu_s']:.1f}" for p in ends),
+                f"{its.fixed:.1f}",
+                f"{its.slope:.2f} ({its.low:.2f}..{its.high:.2f})",
+                "..".join(f"{p['peak_bytes'] / 1e6:,.0f}" for p in ends),
+            ]
+        )
+    where = f"{result['provenance']['cpu_count']} cores, commit {result['provenance']['commit']}"
+    line = (
+        f"`experiments/bench/scale.json` (`python -m experiments.bench.scale`): {where}. Every point is a fresh"
+        " process that compiles what it needs; seconds are the processor's, `fixed + rest x size^slope`. In brackets:"
+        " the slopes that an F test at 5 % does not reject."
+    )
+    head = ["", "smallest, s", "largest, s", "fixed, s", "slope", "peak, MB"]
+    return [line, "", *table(head, rows), "![Growth of the commands](../experiments/bench/scale.png)", ""]
+
+
 def text() -> str:
     """All tables."""
     results = {preset: load(f"cpu_{preset}.json") for preset in PRESETS}
@@ -134,6 +160,7 @@ def text() -> str:
         ["## What each optimisation brings", "", *ratios(load("ablations.json"))],
         ["## bfloat16 on processors", "", *low_precision(load("bfloat16.json"))],
         ["## Growth", "", *growth(results["nano"])],
+        ["## Growth of the commands", "", *commands(load("scale.json"))],
     ]
     return "\n".join(line for part in parts for line in part).rstrip() + "\n"
 

@@ -19,7 +19,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,12 +26,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 from rich.console import Console
 from scipy.stats import f as f_law
 
 from dsjax.config import to_dict
-from dsjax.figures.style import footer, line_style, new_figure, styled, write
+from dsjax.figures.style import DPI, footer, line_style, new_figure, styled
 from dsjax.io import read_json, write_json
 from dsjax.study.jobs import Job
 from dsjax.training.config import TrainConfig
@@ -45,7 +44,7 @@ TOKENS = 64
 FILE_ROWS = 512  # of each file of a directory
 SLOPES = np.linspace(0.0, 2.5, 501)
 LEVEL = 0.95
-TINY = {"digits": 1, "width": 2, "rounds": 2, "layers": 1, "model_width": 8, "heads": 2, "chunk": 2}
+TINY: dict[str, Any] = {"digits": 1, "width": 2, "rounds": 2, "layers": 1, "model_width": 8, "heads": 2, "chunk": 2}
 TINY |= {"evaluation_problems": 4, "updates": 2, "evaluate_every": 2, "prompts": 4, "group": 2}
 
 
@@ -112,27 +111,35 @@ class Series:
 SERIES = {
     "check": Series("dsjax check, T1 and T8", "instances", (30, 100, 300, 1000, 3000), _check),
     "atlas": Series("dsjax atlas", "objectives", (1, 3, 8, 17, 35), _atlas),
-    "attribute": Series("dsjax attribute, a file", "rows", (320, 1024, 3200, 10_240, 32_768), _file, 2),
-    "course": Series("dsjax attribute, a directory", "files", (1, 4, 16, 64), _files, 2),
+    "file": Series("dsjax attribute, a file", "rows", (320, 1024, 3200, 10_240, 32_768), _file, 2),
+    "directory": Series("dsjax attribute, a directory", "files", (1, 4, 16, 64), _files, 2),
     "study": Series("dsjax study run", "trainings", (1, 2, 5, 12, 32), _study),
 }
 
 
-def measured(series: Series, size: int) -> dict[str, float]:
+# A process of its own, which is small: what it starts is counted with the memory of who started it.
+LAUNCH = """
+import json, resource, subprocess, sys, time
+began = time.perf_counter()
+status = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode
+wall, used = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+unit = 1 if sys.platform == "darwin" else 1024
+print(json.dumps({"wall_s": wall, "cpu_s": used.ru_utime + used.ru_stime, "peak_bytes": used.ru_maxrss * unit}))
+sys.exit(status)
+"""
+
+
+def measured(series: Series, size: int) -> dict[str, Any]:
     """Seconds and memory of a fresh process and its children, with a cache of programs that is empty at first."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, *series.arguments(size, Path(folder))]
         environment = {**os.environ, "DSJAX_CACHE": str(Path(folder) / "cache")}
-        began = time.perf_counter()
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        assert process.stderr is not None
-        said = process.stderr.read()
-        _, status, used = os.wait4(process.pid, 0)
-        wall = time.perf_counter() - began
-    if status:
-        raise RuntimeError(f"{' '.join(command)}: {said.decode()}")
-    scale = 1 if sys.platform == "darwin" else 1024
-    return {"wall_s": wall, "cpu_s": used.ru_utime + used.ru_stime, "peak_bytes": used.ru_maxrss * scale}
+        done = subprocess.run(
+            [sys.executable, "-c", LAUNCH, *command], env=environment, capture_output=True, text=True, check=False
+        )
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: {done.stderr}")
+    return json.loads(done.stdout)
 
 
 class Fit(NamedTuple):
@@ -148,19 +155,20 @@ class Fit(NamedTuple):
 def fit(sizes: Sequence[int], seconds: Sequence[float]) -> Fit:
     """By least squares of relative errors, with nothing negative."""
     x, y = np.asarray(sizes, float) / max(sizes), np.asarray(seconds, float)
-    found = []
+    found: list[tuple[float, float, float]] = []  # sum of squares, fixed, rest
     for slope in SLOPES:
         columns = np.stack([np.ones_like(x), x**slope], 1) / y[:, None]
         both = np.linalg.lstsq(columns, np.ones_like(y), rcond=None)[0]
         if both.min() < 0:  # the better one of the two alone
             alone = [(c @ np.ones_like(y)) / (c @ c) for c in columns.T]
             both = min(np.diag(alone), key=lambda p: float(((columns @ p - 1) ** 2).sum()))
-        found.append((float(((columns @ both - 1) ** 2).sum()), *map(float, both)))
+        found.append((float(((columns @ both - 1) ** 2).sum()), float(both[0]), float(both[1])))
     squares = np.array([s for s, *_ in found])
     free = len(x) - 3
     within = SLOPES[squares <= squares.min() * (1 + f_law.ppf(LEVEL, 1, free) / free)]
     best = int(squares.argmin())
-    return Fit(*found[best][1:], float(SLOPES[best]), float(within.min()), float(within.max()))
+    _, fixed, rest = found[best]
+    return Fit(fixed, rest, float(SLOPES[best]), float(within.min()), float(within.max()))
 
 
 def points_of(result: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
@@ -189,6 +197,9 @@ def draw(result: Mapping[str, Any]) -> Figure:
         axes.set_title(f"{series.command}\nslope {its.slope:.2f} ({interval})")
         axes.set_xlabel(series.unit)
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 6, 8)))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
         _ticks(axes, series.sizes)
         panels[-1].plot(size / size.min(), [p["peak_bytes"] / 1e9 for p in points], label=name, **style)
     for axes in panels[::3]:
@@ -196,8 +207,8 @@ def draw(result: Mapping[str, Any]) -> Figure:
     panels[-1].set_title("Peak memory")
     panels[-1].set_xlabel("size / smallest size")
     panels[-1].set_ylabel("GB")
-    panels[-1].set_ylim(0, None)
-    panels[-1].legend(fontsize=8.5, ncols=2)
+    panels[-1].set_ylim(0, 2.2)
+    panels[-1].legend(fontsize=8.5, ncols=2, loc="upper left", columnspacing=1.0, handlelength=2.6)
     _ticks(panels[-1], (1, 10, 100))
     footer(figure, "Every point a fresh process, compilation included. Lines: fixed seconds (dashed) + size ^ slope.")
     return figure
@@ -208,9 +219,7 @@ def _ticks(axes: Any, sizes: Sequence[int]) -> None:
     axes.xaxis.set_major_locator(FixedLocator(list(sizes)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}" if x < 1e4 else f"{x / 1e3:.0f}k"))
-    axes.yaxis.set_minor_formatter(FuncFormatter(lambda y, _: ""))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
-    axes.grid(axis="y", color="0.9", linewidth=0.6, which="both")
+    axes.grid(axis="y", color="0.9", linewidth=0.6)
 
 
 def main() -> None:
@@ -231,8 +240,7 @@ def main() -> None:
             console.print(f"{i + 1}/{len(todo)} {name} {size}: {seconds}, {point['peak_bytes'] / 1e6:.0f} MB")
     if all(points_of(result, name) for name in SERIES):
         with styled():
-            for file in write(FILE.with_suffix(""), draw(result)):
-                console.print(str(file.relative_to(HERE)))
+            draw(result).savefig(FILE.with_suffix(".png"), dpi=DPI, metadata={"Software": None})
 
 
 if __name__ == "__main__":
