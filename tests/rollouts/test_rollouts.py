@@ -87,7 +87,7 @@ def test_reinforce_by_hand():
     # Squared score norms: decision 2 (0.2)^2; sampler (0.5^2 + 0.75^2) times 5/4 to 2. Mean over two trajectories.
     logit = found.logit_space
     assert logit["decision"]["lower"].value == pytest.approx(2 * 0.2**2 / 2, rel=1e-12)
-    assert logit["decision"]["upper"] == logit["decision"]["lower"]
+    assert logit["decision"]["upper"].to_json() == logit["decision"]["lower"].to_json()  # NaN is not itself
     assert logit["sample"]["lower"].value == pytest.approx((0.25 + 0.5625) * 5 / 4 / 2, rel=1e-12)
     assert logit["sample"]["upper"].value == pytest.approx((0.25 + 0.5625) * 2 / 2, rel=1e-12)
     assert logit["share"]["lower"].value == pytest.approx(0.04 / (0.04 + 0.8125), rel=1e-12)

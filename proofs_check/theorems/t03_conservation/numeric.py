@@ -162,8 +162,8 @@ def _one_feature(s: Setting) -> jax.Array:
     return gap(jnp.sum(alone), s.S)
 
 
-# Of one token out of two the sampler has a single logit: only differences of values between rounds tell, and they can be
-# as small as rounding (one instance in some thousands).
+# Of one token out of two the sampler has a single logit: only differences of values between rounds tell, and they can
+# be as small as rounding (one instance in some thousands).
 THEOREM.on(lambda shape: bool(shape.shared) and shape.length > 1).control(
     "equality claimed for shared parameters", equal_s, lambda s: gap(s.E_s, s.S)
 )
