@@ -59,7 +59,8 @@ def from_dict(cls: type[T], data: Mapping[str, Any], path: str = "") -> T:
     The mapping `FORMER_NAMES` of a class, if it has one, has the names that fields had in older files.
 
     Raises:
-      InputError: for an unknown field, a value of the wrong type, or one that the class rejects.
+      InputError: for an unknown field, a missing one that has no default, a value of the wrong type, or one that the
+        class rejects.
     """
     require(isinstance(data, Mapping), path or "configuration", data, "an object with named fields")
     fields = {f.name: f for f in dataclasses.fields(typing.cast(Any, cls))}
@@ -72,6 +73,9 @@ def from_dict(cls: type[T], data: Mapping[str, Any], path: str = "") -> T:
         if name not in fields:
             raise InputError("configuration field", where, fields)
         values[name] = _convert(hints[name], value, where)
+    for name, field in fields.items():
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING and name not in values:
+            raise InputError(f"{path}.{name}" if path else name, "nothing", "a value: it has no default")
     return cls(**values)
 
 

@@ -89,6 +89,25 @@ def test_unknown_fields_and_wrong_types(data, field, received, allowed):
     assert (error.field, error.received, error.allowed) == (field, received, allowed)
 
 
+@dataclasses.dataclass(frozen=True)
+class Part:
+    name: str
+    size: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Whole:
+    parts: tuple[Part, ...] = ()
+
+
+def test_what_has_no_default_must_be_given():
+    assert from_dict(Whole, {"parts": [{"name": "a"}]}) == Whole((Part("a"),))
+    with pytest.raises(InputError, match=r"^parts\.name: received 'nothing'; allowed: a value: it has no default"):
+        from_dict(Whole, {"parts": [{"size": 2}]})
+    with pytest.raises(InputError, match=r"^name: received"):
+        from_dict(Part, {})
+
+
 def test_nan_is_not_a_number_to_configure_with():
     assert refused(from_dict, Inner, {"rate": float("nan")}).field == "rate"
 
