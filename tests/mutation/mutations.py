@@ -333,7 +333,7 @@ MUTATIONS: tuple[Mutation, ...] = (
             "-jax.lax.stop_gradient(jnp.clip(rho, 1 - clip, 1 + clip_high)) * A * logp",
             "-jnp.clip(rho, 1 - clip, 1 + clip_high) * A * logp",
             "CISPO: gradient flows through the clipped ratio",
-            {"theorems": (), "tests": _coefficients("cispo")},
+            {"theorems": ("T20",), "tests": _coefficients("cispo")},
         ),
         (
             "geometric-length",
@@ -456,7 +456,7 @@ MUTATIONS: tuple[Mutation, ...] = (
             "return once(logp_BxS) * logp_BxS",
             "return logp_BxS",
             "entropy bonus as the plain log-prob: no gradient in expectation",
-            {},
+            {"theorems": ("T20",)},
         ),
     ),
     *_in(
