@@ -10,7 +10,7 @@ from dsjax.statistics import Estimate
 from dsjax.study.results import read_results
 
 ROOT = Path(__file__).parents[2]
-SPLITS = {"prefix sums": ("full", "in"), "in distribution": ("none", "in"), "longer carries": ("none", "carry")}
+SPLITS = {"prefix sums": ("full", "in"), "longer carries": ("none", "carry")}
 ROW = re.compile(r"^\| (?P<split>[a-z ]+): `(?P<arm>[a-z-]+)` \|(?P<cells>.*)\|$", re.MULTILINE)
 
 
@@ -56,11 +56,8 @@ def test_words_under_the_table_follow_from_it(histories):
     outside = gains(histories, ("none", "carry"), "rloo")
     assert outside["sampler"].low > 0
     assert outside["decider"].low < 0 < outside["decider"].high
-    for split in ("in", "carry"):
-        mine, other = (gains(histories, ("none", split), arm)["total"] for arm in ("rloo", "sft-self"))
-        assert max(mine.low, other.low) < min(mine.high, other.high), split
-    stopping = histories["none"]["splits"]["in"]["measures"]["sft-success"]
-    assert all(Estimate.from_json(stopping[name]).value > 0.9 for name in ("a", "b"))
+    mine, other = (gains(histories, ("none", "carry"), arm)["total"] for arm in ("rloo", "sft-self"))
+    assert max(mine.low, other.low) < min(mine.high, other.high)
 
 
 def test_stored_results_hold_no_path_of_a_machine():
