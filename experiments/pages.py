@@ -164,7 +164,7 @@ def answers(found: Sequence[dict[str, Any]]) -> list[list[str]]:
         ],
         [
             "Which published gap does each regime resemble?",
-            "Cannot tell: no regime was run at the size that was planned for it.",
+            "No rule answers this; read the comparisons below." if out else NOT_RUN,
         ],
     ]
 
