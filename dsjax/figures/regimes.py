@@ -192,7 +192,7 @@ def frontier(source: Source) -> Drawn | None:
         ax.set_visible(False)
     handles = arm_handles(arms)
     handles.append(Line2D([], [], label="base", color="black", marker="+", linestyle="none"))
-    fig.legend(handles=handles, loc="outside right upper", handlelength=3.0)
+    fig.legend(handles=handles, loc="outside right center", handlelength=3.0)
     footer(
         fig, "a line each seed, a marker where it ends; final accuracy on the problems of the curves, without intervals"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -168,13 +169,18 @@ def new_figure(width: float, height: float, title: str) -> Figure:
     """An empty figure that belongs to no window and to no global state."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(title, fontsize=13, fontweight="bold")
+    figure.suptitle(_wrapped(title, figure, 0.125), fontsize=13, fontweight="bold")
     return figure
+
+
+def _wrapped(text: str, figure: Figure, inches: float) -> str:
+    """Lines that a figure has room for, for type whose letters are so wide on average: what sticks out is cut off."""
+    return textwrap.fill(text, int(figure.get_figwidth() / inches))
 
 
 def footer(figure: Figure, text: str) -> None:
     """Small print below the panels; the layout leaves room for it."""
-    figure.supxlabel(text, fontsize=8.5, color="0.3", x=0.01, ha="left")
+    figure.supxlabel(_wrapped(text, figure, 0.068), fontsize=8.5, color="0.3", x=0.01, ha="left")
 
 
 def line_style(i: int) -> dict[str, Any]:
