@@ -19,7 +19,6 @@ from typing import Any
 import pytest
 
 import dsjax.figures
-import dsjax.training.run as runs
 from dsjax.cli.main import main
 from dsjax.config import to_dict
 from dsjax.figures import style
@@ -28,6 +27,7 @@ from dsjax.study.jobs import Study, merge
 from dsjax.training.run import Stopped, run
 from dsjax.training.run_directory import RunDirectory, opened
 from tests.kills import without_clocks
+from tests.programs import own_programs, with_parts
 from tests.study.test_jobs import EXAMPLE, ROOT, write_definition
 from tests.study.test_quickstart import tiny
 from tests.training import run_worker
@@ -73,12 +73,11 @@ def one_figure(report: Any, directory: Path, **_: Any) -> list[Path]:
     return style.write(directory / "F", style.new_figure(1.0, 1.0, "F"), [{"jobs": report["jobs"]}])
 
 
-PROGRAM = functools.cache(runs.Program)  # compiled once
+PROGRAMS = own_programs()
 
 
 def make_cheap(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(runs, "Program", PROGRAM)
-    patch.setattr(runs, "make_gradient_measure", run_worker.small_measure)
+    with_parts(patch, PROGRAMS, make_gradient_measure=run_worker.small_measure)
     patch.setattr(dsjax.figures, "draw", one_figure)
 
 

@@ -19,10 +19,12 @@ chunk of updates runs from the same multiples of `chunk`; and metrics are cut ba
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +52,8 @@ from dsjax.training.step import TrainState, adam, computed, draw, make_gradient_
 
 FORMAT = 1
 IN_DISTRIBUTION = "in"
+# No compiled program depends on these (nor on how long the run is).
+NOT_COMPILED = ("seed", "init_from", "init_checkpoint", "keep", "evaluation_problems", "tensorboard")
 FRESH: Facts = {"measured": -1, "metrics_bytes": 0, "timings_bytes": 0, "best": None, "evaluations": {}}
 
 
@@ -62,7 +66,10 @@ class Stopped(Exception):  # noqa: N818  it is no error
 
 
 class Program:
-    """What a configuration computes; compiled when first used."""
+    """What a configuration computes; compiled when first used.
+
+    Runs that differ in what no program depends on, such as seed and start, share one (`program_of`).
+    """
 
     def __init__(self, config: TrainConfig):
         arm = config.objective_of
@@ -73,6 +80,8 @@ class Program:
         self.policy = computed(config.setting, config.policy, self.layout)
         self.chunk = self.steps(config.chunk)
         self.measure = make_gradient_measure(config.setting, config.policy, self.source, self.objective, self.layout)
+        # One program instead of one for each shape; copied, because training uses its state up.
+        self._create = jax.jit(lambda p, *keys: TrainState.create(jax.tree.map(jnp.copy, p), self.optimizer, *keys))
 
     def steps(self, updates: int) -> Callable[[TrainState, Params], tuple[TrainState, dict[str, jax.Array]]]:
         """A compiled call of that many updates."""
@@ -81,13 +90,20 @@ class Program:
         critic: dict[str, Any] = {"value_weight": arm.value_weight, "value_options": arm.value_options}
         return make_train_steps(*parts, layout=self.layout, frozen=arm.frozen, **critic)
 
-    def state(self, params: Params) -> TrainState:
-        """The state before the first update; arms with one seed share the stream of problems."""
-        arm = self.config.arm
-        keys = self.config.key("base problems" if arm == BASE else "problems"), self.config.key(arm)
-        # One program instead of one for each shape; copied, because training uses its state up.
-        create = jax.jit(lambda p, *keys: TrainState.create(jax.tree.map(jnp.copy, p), self.optimizer, *keys))
-        return self.layout.place(create(params, *keys))
+    def state(self, config: TrainConfig, params: Params) -> TrainState:
+        """The state of a run before its first update; arms with one seed share the stream of problems."""
+        keys = config.key("base problems" if config.arm == BASE else "problems"), config.key(config.arm)
+        return self.layout.place(self._create(params, *keys))
+
+
+_program = lru_cache(maxsize=32)(Program)
+
+
+def program_of(config: TrainConfig) -> Program:
+    """The program of a configuration, compiled once in this process for all seeds, starts and lengths of a run."""
+    same: dict[str, Any] = dict.fromkeys(("updates", "evaluate_every", "checkpoint_every"), config.chunk)
+    fields = {f.name: f.default for f in dataclasses.fields(config) if f.name in NOT_COMPILED}
+    return _program(dataclasses.replace(config, **fields, **same))
 
 
 def trees_of(state: TrainState) -> Trees:
@@ -145,7 +161,7 @@ def run(
         on_process_0(require_tensorboard)
     # All that can be refused is refused first: a directory belongs to the configuration that opened it.
     _require_room(config)
-    program = Program(config)
+    program = program_of(config)
     sets = evaluation_sets(config.task_of, config.task_of.splits, config.evaluation_problems)
     start = Path(directory) / "start"
     new = config.init_from is not None and not on_process_0(start.exists)
@@ -155,7 +171,7 @@ def run(
     try:
         with lost_processes_named():
             base_params = start_params(config, start, given, program.layout)
-            return _Run(program, run_directory.path, sets, base_params, advance, say, stop).go()
+            return _Run(config, program, run_directory.path, sets, base_params, advance, say, stop).go()
     except OSError as error:
         raise error if isinstance(error, StorageError) else StorageError(f"{directory}: {error}") from error
     finally:
@@ -189,6 +205,7 @@ def _open(run_directory: RunDirectory) -> None:
 class _Run:
     """The state of a run between its chunks; see `run` for the last three."""
 
+    config: TrainConfig
     program: Program
     path: Path
     sets: dict[str, Problems]
@@ -198,11 +215,10 @@ class _Run:
     stop: Callable[[], int | None]
 
     def __post_init__(self) -> None:
-        self.config = self.program.config
         self.checkpoints = Checkpoints(self.path / "checkpoints", self.config.keep)
         self.checkpoints.clean()
         # The arrays of this state are freed before others take their place.
-        self.like = _shapes(self.program.state(self.base_params))
+        self.like = _shapes(self.program.state(self.config, self.base_params))
         self.step, self.facts, self.saved = 0, copy.deepcopy(FRESH), (-1, -1)
         self._resume()
         self.metrics = self.timings = self.events = None  # but in process 0
@@ -228,7 +244,7 @@ class _Run:
     def _resume(self) -> None:
         restored, skipped = self._restore(), []
         if restored is None:
-            self.state = self.program.state(self.base_params)
+            self.state = self.program.state(self.config, self.base_params)
         else:
             self.step, self.facts, self.state = restored.step, restored.facts, state_of(restored.trees)
             self.saved, skipped = (self.step, self.facts["measured"]), restored.skipped

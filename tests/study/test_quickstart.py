@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 import dsjax.figures
-import dsjax.training.run
 from dsjax.atlas.rows import ENTRIES
 from dsjax.cli.main import main
 from dsjax.errors import InputError
 from dsjax.study.quickstart import FILE, definition
 from dsjax.study.results import read_results
 from tests.kills import files_in, killed, without_clocks
+from tests.programs import same_gradient, with_parts
 from tests.training import run_worker
 
 
@@ -49,7 +49,7 @@ def straight(study, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("straight") / "run"
     with pytest.MonkeyPatch.context() as patch:
         # The slowest program to compile, which has tests of its own.
-        patch.setattr(dsjax.training.run, "make_gradient_measure", run_worker.same_gradient)
+        with_parts(patch, make_gradient_measure=same_gradient)
         assert main(["quickstart", "--config", str(study), "--out", str(path)]) == 0
     return path
 

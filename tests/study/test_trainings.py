@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import dsjax.training.run
 from dsjax.errors import InputError
 from dsjax.study.engine import run_here
 from dsjax.study.jobs import Definition, Study, merge
@@ -16,7 +15,7 @@ from dsjax.study.report import report
 from dsjax.study.settings import Settings
 from dsjax.study.trainings import chosen_of, jobs
 from dsjax.tasks import TASKS
-from tests.compiled_once import share_programs
+from tests.programs import same_gradient, with_parts
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 STUDIES = {name: Definition.read(EXPERIMENTS / name) for name in ("arithmetic", "multiplication")}
@@ -75,11 +74,8 @@ def test_the_study_of_prefix_sums_is_valid_and_its_demonstrations_are_those_that
 
 
 def test_a_tiny_study_runs_to_its_report(tmp_path, monkeypatch):
-    gradient = {"share": 0.25, "norm_sample": 1.0, "norm_decision": 0.5, "cosine": 0.0}
-    gradient |= {"signal_sample": 1.0, "noise_sample": 2.0, "signal_decision": 1.0, "noise_decision": 4.0}
     # The slowest program to compile, which has tests of its own.
-    monkeypatch.setattr(dsjax.training.run, "make_gradient_measure", lambda *_: lambda state, base: gradient)
-    share_programs(monkeypatch, dsjax.training.run)
+    with_parts(monkeypatch, make_gradient_measure=same_gradient)
     study = Study(tmp_path / "study", "tiny", "only", jobs(TINY))
     study.start()
     run_here(study, lambda name, state, fraction: None)

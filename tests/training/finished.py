@@ -18,7 +18,7 @@ from dsjax.training.config import TrainConfig
 def final(path: Path, config: TrainConfig) -> dict[str, Any]:
     """Arrays of the last checkpoint, on one device; keys as their data."""
     one = dataclasses.replace(config, devices=1, parameter_sharding="replicated")
-    like = runs._shapes(runs.Program(one).state(runs.start_params(one, path, None)))
+    like = runs._shapes(runs.program_of(one).state(one, runs.start_params(one, path, None)))
     trees, _ = load_checkpoint(Checkpoints(path / "checkpoints", 2).folder(config.updates), like)
     keys = ("problem_key", "draw_key")
     return {

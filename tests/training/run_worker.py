@@ -19,6 +19,7 @@ import dsjax.figures
 import dsjax.training.run
 from dsjax.objectives import resolve
 from dsjax.training.checkpoints import Checkpoints
+from tests.programs import same_gradient
 
 
 def _cached() -> None:
@@ -31,13 +32,6 @@ def command(arguments: list[str], errors: str) -> None:
     with open(errors, "w") as file:
         os.dup2(file.fileno(), 2)
         sys.exit(dsjax.cli.main.main(arguments))
-
-
-def same_gradient(*_: Any) -> Any:
-    """In the place of `make_gradient_measure`: numbers of every kind that a report asks for."""
-    found = {"share": 0.25, "norm_sample": 1.0, "norm_decision": 0.5, "cosine": 0.0}
-    found |= {"signal_sample": 1.0, "noise_sample": 2.0, "signal_decision": 1.0, "noise_decision": 4.0}
-    return lambda state, base_params: found
 
 
 def quickstart(arguments: list[str], errors: str) -> None:

@@ -14,7 +14,6 @@ import jax
 import numpy as np
 import pytest
 
-import dsjax.training.run as runs
 from dsjax.cli.main import main
 from dsjax.config import to_dict
 from dsjax.errors import InputError
@@ -24,6 +23,7 @@ from dsjax.training.checkpoints import Checkpoints, check_files
 from dsjax.training.config import TrainConfig
 from dsjax.training.run import run
 from tests.kills import KILLS, PROCESSES
+from tests.programs import with_parts
 from tests.training import run_worker
 from tests.training.finished import assert_same_end, rows_of
 
@@ -135,7 +135,7 @@ def free_port() -> int:
 @pytest.fixture
 def small_measure(monkeypatch):
     """Instead of the slowest program to compile; the processes have it too."""
-    monkeypatch.setattr(runs, "make_gradient_measure", run_worker.small_measure)
+    with_parts(monkeypatch, make_gradient_measure=run_worker.small_measure)
 
 
 def one_process(config: TrainConfig, path: Path) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import os
 import shutil
@@ -34,6 +33,7 @@ from dsjax.training.start import read_params
 from dsjax.training.step import draw
 from tests.cli.plain import assert_plain
 from tests.kills import PROCESSES, killed
+from tests.programs import own_programs, with_parts
 from tests.training import run_worker
 from tests.training.finished import assert_same_end, final, rows_of
 
@@ -60,18 +60,13 @@ def changed(config: TrainConfig = TINY, **fields) -> TrainConfig:
     return dataclasses.replace(config, **fields)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _compiled_once():
-    """Runs of one configuration share their compiled programs, as they would in one process."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(job, "Program", functools.cache(job.Program))
-        yield
+WITHOUT_GRADIENT_ROWS = own_programs()
 
 
 @pytest.fixture
 def no_gradient_rows(monkeypatch):
-    """Without the slowest program to compile, where a test is not about it; it must use a configuration of its own."""
-    monkeypatch.setattr(job, "make_gradient_measure", lambda *_: lambda state, base_params: {})
+    """Without the slowest program to compile, where a test is not about it."""
+    with_parts(monkeypatch, WITHOUT_GRADIENT_ROWS, make_gradient_measure=lambda *_: lambda state, base_params: {})
 
 
 @pytest.fixture(scope="module")
@@ -343,13 +338,24 @@ def test_a_gradient_that_is_not_finite_is_named_and_its_batch_kept(tmp_path, mon
         run(config, tmp_path)  # it goes on from there, to the same end
 
     program = job.Program(config)
-    state = program.state(job.start_params(config, tmp_path, None)).replace(
+    state = program.state(config, job.start_params(config, tmp_path, None)).replace(
         step=jax.numpy.asarray(bad, jax.numpy.int32)
     )
     traj = jax.jit(lambda s: draw(config.setting, program.policy, program.source, s, s.params))(state)
     objective = resolve(arm.objective, {"component": "sample"})
     assert not_finite(program.policy, state, traj, objective) == ["gradient of sample"]
     assert not_finite(program.policy, state, traj, resolve("sft")) == []
+
+
+def test_runs_that_differ_in_what_no_program_depends_on_share_one():
+    """Each seed of an arm would else trace and compile the same programs again."""
+    program = job.program_of(TINY)
+    for fields in ({"seed": 5}, {"init_from": "x"}, {"updates": 48}, {"evaluation_problems": 8}, {"keep": 4}):
+        assert job.program_of(changed(**fields)) is program
+    compiled = {"seed": 5, "init_from": "x", "init_checkpoint": "last", "keep": 9, "evaluation_problems": 5}
+    assert {*job.NOT_COMPILED} == {*compiled, "tensorboard"}
+    for fields in ({"arm": "grpo"}, {"learning_rate": 1e-3}, {"problem_set": 4}, {"prompts": 8}, {"cost": 0.0}):
+        assert job.program_of(changed(**fields)) is not program
 
 
 @pytest.mark.usefixtures("no_gradient_rows")
@@ -359,7 +365,7 @@ def test_parameters_that_are_not_finite_are_never_saved(tmp_path, monkeypatch):
     def adam(learning_rate, clip_norm):
         return optax.chain(optax.sgd(1.0), optax.scale_by_schedule(lambda n: jax.numpy.where(n == 7, np.inf, 1e-3)))
 
-    monkeypatch.setattr(job, "adam", adam)
+    with_parts(monkeypatch, adam=adam)
     config = changed(arm="sft-success", seed=6, evaluate_every=12)
     with pytest.raises(DivergedError, match=r"update 7: not finite: the parameters after it\. .* of update 4"):
         run(config, tmp_path)
