@@ -29,6 +29,7 @@ def run(
     workers: int | None = None,
     address: str | None = None,
     resources: Pairs = (),
+    reuse: Path | None = None,
 ) -> int:
     """Do the jobs that are not done yet; the same command again continues.
 
@@ -39,6 +40,7 @@ def run(
       workers: Dask: start this many worker processes on this machine; by default jobs run here, one after the other.
       address: Dask: address or scheduler file (.json) of a running scheduler.
       resources: Dask: what a job takes of the workers' resources, e.g. GPU=1.
+      reuse: Directory of another study: jobs that it has done just as this preset would are copied.
     """
     from dsjax.cli.devices import keep_compiled_programs
     from dsjax.study import jobs
@@ -53,8 +55,9 @@ def run(
     folder = keep_compiled_programs()
     if folder is not None:
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)  # for workers that the run starts
-    study.start()  # so that a refusal is not buried under a bar
     console = terminal()
+    _reuse(study, reuse, console)
+    study.start()  # so that a refusal is not buried under a bar
     with told(study, console) as notice:
         if given:
             run_on_dask(study, given[0], amounts, notice)
@@ -65,6 +68,14 @@ def run(
     console.print(Text(f"{study.path}: " + ", ".join(f"{n} {state}" for state, n in counts.items())), soft_wrap=True)
     print_failures(study, found, console)
     return 1 if jobs.FAILED in counts else 0
+
+
+def _reuse(study: jobs.Study, path: Path | None, console: Console, needs: bool = True) -> None:
+    from dsjax.study import jobs
+
+    if path is not None:
+        copied = study.adopt(jobs.Study.load(path), needs)
+        console.print(Text(f"{path}: {len(copied)} jobs copied"), soft_wrap=True)
 
 
 def status(path: Positional[Path], *, preset: str | None = None, out: Path | None = None) -> int:
@@ -116,13 +127,16 @@ def report(path: Positional[Path], *, preset: str | None = None, out: Path | Non
     return 1 if results["missing"] else 0
 
 
-def predict(path: Positional[Path], *, preset: str | None = None, out: Path | None = None) -> int:
+def predict(
+    path: Positional[Path], *, preset: str | None = None, out: Path | None = None, reuse: Path | None = None
+) -> int:
     """Train the bases that are left and predict from them alone, before any arm.
 
     Args:
       path: Folder with a study.json.
       preset: One of its presets; the first by default.
       out: Directory of the study; runs/NAME-PRESET by default.
+      reuse: Directory of another study: bases that it has trained just as this preset would are copied.
     """
     from dsjax.cli.devices import keep_compiled_programs
     from dsjax.study import jobs
@@ -130,8 +144,9 @@ def predict(path: Positional[Path], *, preset: str | None = None, out: Path | No
 
     study = jobs.Definition.read(path).study(preset, out)
     keep_compiled_programs()
-    study.start()
     console = terminal()
+    _reuse(study, reuse, console, needs=False)
+    study.start()
     with told(study, console) as notice:
         found = predictions.predict(study, notice)
     print_tables(predictions.tables(found), console)

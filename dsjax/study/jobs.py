@@ -5,6 +5,7 @@ Layout of a study's directory:
     .lock                       held by the one run that works on it, freed by the system when that run ends
     config.json                 which study and preset; another one is refused
     jobs.json                   the list of jobs
+    copied/                     a job of another study, on its way (`Study.adopt`)
     jobs/NAME/config.json       what the job is; another one under the same name is refused
     jobs/NAME/running           a worker has begun it; stays if that worker is killed, until it is begun again
     jobs/NAME/progress.json     {"fraction", "seconds"}
@@ -17,6 +18,7 @@ What else a job keeps in its folder is its own business, and is there when it is
 from __future__ import annotations
 
 import json
+import shutil
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -157,6 +159,35 @@ class Study:
             data = {"format": FORMAT, "study": self.name, "preset": self.preset}
             write_json(self.path / "jobs.json", {**data, "jobs": [asdict(job) for job in self.jobs.values()]})
             yield
+
+    def adopt(self, other: Study, needs: bool = True) -> list[str]:
+        """Copy the jobs that the other study has done just as this one would; returns the names of those copied.
+
+        So the parts of a study share their bases, and arms that are in two of them. A job is the same if its name, kind
+        and options are, and all that it needs.
+
+        Args:
+          other: the other study, of the same kind of machine where results are to be the same bit for bit.
+          needs: also those that need others.
+
+        Raises:
+          InputError: if nothing is the same.
+        """
+        same: list[str] = []
+        for name in TopologicalSorter({job.name: job.needs for job in self.jobs.values()}).static_order():
+            job, its = self.jobs[name], other.jobs.get(name)
+            if its == replace(job, work=its.work if its else 0) and other.done(name) and {*job.needs} <= {*same}:
+                same += [name] if needs or not job.needs else []
+        require(bool(same), "reuse", str(other.path), "a study's directory with jobs that this one has too, done")
+        with self.held():
+            left = [name for name in same if not self.done(name)]
+            for name in left:
+                part = self.path / "copied"  # in its place only when it is whole
+                shutil.rmtree(part, ignore_errors=True)
+                shutil.copytree(other.folder(name), part)
+                shutil.rmtree(self.folder(name))
+                part.rename(self.folder(name))
+        return left
 
     def start(self) -> None:
         """`held` for a moment: afterwards the directory is there, for `load` and `status`."""

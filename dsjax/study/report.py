@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -25,7 +24,7 @@ from dsjax.study.measures import TERMS, Evaluated, Measures
 from dsjax.study.predict import tables as predicted_tables
 from dsjax.study.settings import Cell
 from dsjax.study.tables import Table, rounded, tables
-from dsjax.study.trainings import CHOICE, PREDICTIONS, RUN, arm_job, rows_of
+from dsjax.study.trainings import CHOICE, PREDICTIONS, RUN, arm_job, predicted_hash, rows_of
 from dsjax.training.arms import arm_of
 from dsjax.training.config import BASE, TrainConfig
 
@@ -101,7 +100,7 @@ def _predictions(done: Mapping[str, Any], directory: Path) -> dict[str, Any]:
     file = directory / PREDICTIONS
     if not file.exists():
         return {}
-    own = hashlib.sha256(file.read_bytes()).hexdigest()
+    own = predicted_hash(file)
     arms = [job["result"].get("predictions") for name, job in done.items() if "/arms/" in name]
     return {**read_json(file, "predictions"), "sha256": own, "older_than": arms.count(own), "arms": len(arms)}
 

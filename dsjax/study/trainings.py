@@ -11,6 +11,7 @@ HISTORY/seed-S/evaluation     samples of all of these models, and what each deci
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -20,7 +21,7 @@ import numpy as np
 from dsjax.config import from_dict, to_dict
 from dsjax.evaluation.components import measure
 from dsjax.evaluation.samples import draw_samples, evaluation_sets, judge
-from dsjax.io import inside, read_rows, write_arrays
+from dsjax.io import inside, read_json, read_rows, write_arrays
 from dsjax.policies.base import Params
 from dsjax.study.jobs import Done, Job, Progress
 from dsjax.study.settings import Settings, Sweep, Theory
@@ -116,17 +117,24 @@ def train(options: Mapping[str, Any], directory: RunDirectory, needs: Mapping[st
 
 
 def _predictions(directory: RunDirectory, needs: Mapping[str, Done]) -> dict[str, str]:
-    """{"predictions": SHA-256 of the study's predictions as they are when an arm begins}, or {} if there are none.
+    """{"predictions": `predicted_hash` of the study's file as it is when an arm begins}, or {} if there is none.
 
-    A result that has the hash of a file cannot be older than that file, whatever the clocks say.
+    A result that has the hash of a prediction cannot be older than it, whatever the clocks say.
     """
     name, need = next((name, need) for name, need in needs.items() if name != CHOICE)
     file = need.folder.parents[len(Path(name).parts)] / PREDICTIONS
 
     def begin(_: StageWriter) -> dict[str, Any]:
-        return {"predictions": hashlib.sha256(file.read_bytes()).hexdigest()} if file.exists() else {}
+        return {"predictions": predicted_hash(file)} if file.exists() else {}
 
     return {k: v for k, v in directory.run_stage("begin", begin).items() if k == "predictions"}
+
+
+def predicted_hash(file: Path) -> str:
+    """SHA-256 of what a predictions.json says, whatever study it is of: its bases, and what they promise."""
+    data = read_json(file, "predictions", "a predictions.json of `dsjax study predict`")
+    said = json.dumps({name: data.get(name) for name in ("bases", "histories")}, sort_keys=True)
+    return hashlib.sha256(said.encode()).hexdigest()
 
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:

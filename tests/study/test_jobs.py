@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +222,34 @@ def test_options_are_plain_data(tmp_path):
     for bad in (object(), float("nan")):
         with pytest.raises(InputError, match="options of job a"):
             Job("a", "m:f", {"x": bad})
+
+
+def test_jobs_are_taken_from_another_study_if_they_and_what_they_need_are_the_same(tmp_path):
+    one = drawing(tmp_path / "one")
+    run_here(one)
+    arms = [name for name, job in one.jobs.items() if job.needs]
+    changed = [
+        replace(job, options={**job.options, "count": 5}) if job.name == arms[0] else job for job in one.jobs.values()
+    ]
+    part = started(tmp_path / "part", changed)
+    assert {*part.adopt(one)} == {*one.jobs} - {arms[0]}
+    run_here(part)
+    for name in arms[1:]:
+        assert part.record(name) == one.record(name)
+
+    other = started(tmp_path / "other", changed)
+    assert other.adopt(one, needs=False) == ["base/seed-0", "base/seed-1"]
+    assert other.record("base/seed-0") == one.record("base/seed-0")
+    assert (other.folder("base/seed-0") / "config.json").exists()
+    assert not (other.path / "copied").exists()
+    assert {n for n, state in states(other).items() if state == DONE} == {"base/seed-0", "base/seed-1"}
+    assert other.adopt(one, needs=False) == []  # they are there
+    run_here(other)
+    assert set(states(other).values()) == {DONE}
+    # An arm from another base is another arm.
+    bases = [job if job.needs else replace(job, options={**job.options, "count": 5}) for job in one.jobs.values()]
+    with pytest.raises(InputError, match="reuse"):
+        started(tmp_path / "third", bases).adopt(one)
 
 
 def test_results_of_other_options_are_refused_and_new_jobs_are_taken(tmp_path):
