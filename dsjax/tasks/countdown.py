@@ -125,9 +125,9 @@ class Countdown(Task):
         """P = W + 3."""
         return self.width + 3
 
-    def _reached(self, question: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """All expressions i32[n, M, L], bool[n, M] which reach the target, and which of those do without x if any."""
-        order, operations, used, without = _forms(tuple(dict.fromkeys((self.numbers, self.width))), self.width)
+    def _reached(self, question: jax.Array, counts: tuple[int, ...]) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Expressions of so many numbers i32[n, M, L], which reach the target bool[n, M], which of these without x."""
+        order, operations, used, without = _forms(counts, self.width)
         numbers = question[:, :-1]
         known = jnp.concatenate([numbers, jnp.full((len(question), 1), BLANK, jnp.int32)], axis=1)
         answers = jnp.zeros((len(question), len(order), self.length), jnp.int32)
@@ -137,12 +137,12 @@ class Countdown(Task):
 
     def belongs(self, question: jax.Array, split: str) -> jax.Array:
         """By what reaches the target, how many numbers there are, and how large it is."""
-        _, reached, easy = self._reached(question)
+        used = self.width if split == "more" else self.numbers
+        _, reached, easy = self._reached(question, (used,))  # drawing asks often, and four numbers make 648 of them
         without, target = jnp.any(easy, axis=1), question[:, -1]
         solved = without if split != "times" else ~without & jnp.any(reached, axis=1)
         least = self.target + 1 if split == "larger" else 0
         most = self.target if split in ("in", "more") else MOST
-        used = self.width if split == "more" else self.numbers
         return solved & (target >= least) & (target <= most) & (jnp.sum(question[:, :-1] > 0, axis=1) == used)
 
     def is_held_out(self, question: jax.Array) -> jax.Array:
@@ -164,7 +164,7 @@ class Countdown(Task):
 
     def problems(self, question: jax.Array) -> Problems:
         """Prompts, and the answers that demonstrations show."""
-        answers, reached, easy = self._reached(question)
+        answers, reached, easy = self._reached(question, tuple(dict.fromkeys((self.numbers, self.width))))
         allowed = jnp.where(jnp.any(easy, axis=1, keepdims=True), easy, reached)
         place = jnp.broadcast_to(jnp.arange(allowed.shape[1], dtype=jnp.int32)[None], allowed.shape)
         rank = place.astype(jnp.uint32)
