@@ -176,7 +176,8 @@ class Study:
         same: list[str] = []
         for name in TopologicalSorter({job.name: job.needs for job in self.jobs.values()}).static_order():
             job, its = self.jobs[name], other.jobs.get(name)
-            if its == replace(job, work=its.work if its else 0) and other.done(name) and {*job.needs} <= {*same}:
+            fits = its is not None and replace(job, work=its.work) == its
+            if fits and other.done(name) and {*job.needs} <= {*same}:
                 same += [name] if needs or not job.needs else []
         require(bool(same), "reuse", str(other.path), "a study's directory with jobs that this one has too, done")
         with self.held():

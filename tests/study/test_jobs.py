@@ -231,6 +231,7 @@ def test_jobs_are_taken_from_another_study_if_they_and_what_they_need_are_the_sa
     changed = [
         replace(job, options={**job.options, "count": 5}) if job.name == arms[0] else job for job in one.jobs.values()
     ]
+    changed.append(Job("own", f"{EXAMPLE}:draw", {"seed": 7, "count": 1}))  # which the other has not
     part = started(tmp_path / "part", changed)
     assert {*part.adopt(one)} == {*one.jobs} - {arms[0]}
     run_here(part)
