@@ -5,6 +5,8 @@ BIN := .venv/bin
 READY := .venv/.installed-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 LOCK := requirements/dev.txt
 PIP := python -m pip --quiet --disable-pip-version-check
+# uv installs in seconds what takes pip a minute; pip does it where uv cannot be had.
+install = $(1)/uv pip install --quiet --python $(1)/python $(2) || $(1)/$(PIP) install $(2)
 
 .PHONY: quickstart test test-lowest test-torch lint theory docs mutation setup lock clean
 
@@ -17,7 +19,8 @@ test: $(READY)
 # The lowest version of every range in pyproject.toml; what they import is newer, and warns of what they use.
 test-lowest:
 	$(PYTHON) -m venv --clear .venv-lowest
-	.venv-lowest/bin/$(PIP) install --constraint requirements/lowest.txt --editable '.[dev]'
+	-.venv-lowest/bin/$(PIP) install --require-hashes --requirement requirements/uv.txt
+	$(call install,.venv-lowest/bin,--constraint requirements/lowest.txt --editable '.[dev]')
 	.venv-lowest/bin/python -m pytest -W ignore::DeprecationWarning
 
 # What touches PyTorch; the other tests skip it where it is not there.
@@ -44,20 +47,23 @@ setup: $(READY)
 # Exactly the packages of the lock file, by their hashes.
 $(READY): pyproject.toml $(LOCK)
 	$(PYTHON) -m venv --clear .venv
-	$(BIN)/$(PIP) install --require-hashes --requirement $(LOCK)
-	$(BIN)/$(PIP) install --no-deps --no-build-isolation --editable .
+	-$(BIN)/$(PIP) install --require-hashes --requirement requirements/uv.txt
+	$(call install,$(BIN),--require-hashes --requirement $(LOCK))
+	$(call install,$(BIN),--no-deps --no-build-isolation --editable .)
 	touch $@
 
 # Sphinx and its like and PyTorch are not locked; what is locked stays as it is.
 $(READY)-docs $(READY)-torch: $(READY)-%: $(READY)
 	sed 's/ \\$$//; /--hash/d' $(LOCK) > .venv/pins.txt
-	$(BIN)/$(PIP) install --constraint .venv/pins.txt --no-build-isolation --editable '.[$*]'
+	$(call install,$(BIN),--constraint .venv/pins.txt --no-build-isolation --editable '.[$*]')
 	touch $@
 
 # After a change of dependencies in pyproject.toml: versions with hashes, the lowest of every range, licences.
 lock:
 	$(PYTHON) -m venv --clear .venv-lock
 	.venv-lock/bin/$(PIP) install uv
+	.venv-lock/bin/uv pip compile requirements/uv.in --universal --python-version 3.11 --generate-hashes \
+		--upgrade --quiet --no-header --no-annotate --no-emit-index-url --output-file requirements/uv.txt
 	.venv-lock/bin/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
 		--upgrade --quiet --no-header --no-annotate --no-emit-index-url --output-file $(LOCK)
 	.venv-lock/bin/uv pip compile pyproject.toml --extra dev --resolution lowest-direct --python-version 3.11 \

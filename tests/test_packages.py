@@ -34,9 +34,10 @@ def test_everything_that_the_project_names_is_locked(file):
     assert {name_of(r) for r in WANTED} <= {name for name, _ in pins(file)}
 
 
-def test_every_locked_package_has_a_hash():
-    blocks = re.split(r"\n(?=[A-Za-z])", (REQUIREMENTS / "dev.txt").read_text().strip())
-    assert len(blocks) == len(pins("dev.txt"))
+@pytest.mark.parametrize("file", ["dev.txt", "uv.txt"])
+def test_every_locked_package_has_a_hash(file):
+    blocks = re.split(r"\n(?=[A-Za-z])", (REQUIREMENTS / file).read_text().strip())
+    assert len(blocks) == len(pins(file))
     assert all("--hash=sha256:" in block for block in blocks)
 
 
