@@ -25,7 +25,7 @@ def bench(
     """Speed of training, sampling and reading next to the matrix product's.
 
     Args:
-      sweep: Also measure along batch, length, rounds, width, seeds or devices.
+      sweep: Also measure along batch, length, rounds, width or devices.
       json: Write the numbers to this file (format: docs/performance.md).
       compare: A stored result to compare with.
       figures: Draw the sweeps into this directory.

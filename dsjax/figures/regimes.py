@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch, Rectangle
 
 from dsjax.figures.style import (
     Drawn,
@@ -25,13 +26,8 @@ from dsjax.figures.style import (
 from dsjax.statistics import Estimate
 
 INSIDE = "in"
-CARRIERS = {
-    "sampler": ("#0072B2", "s"),
-    "mix": ("#CC79A7", "^"),
-    "decider": ("#D55E00", "o"),
-    "none told apart": ("#777777", "X"),
-}
-MOST_IN_LEGEND = 12
+CARRIERS = {"sampler": "#0072B2", "mix": "#CC79A7", "decider": "#D55E00", "none told apart": "#777777"}
+MOST_IN_LEGEND = 20
 
 
 def _with_ends(name: str, e: Estimate) -> Row:
@@ -78,10 +74,10 @@ def predicted_regret(source: Source) -> Drawn | None:
         return None
     fig = new_figure(8.6, 5.4, "What a threshold could earn, and what reward earned")
     ax = fig.subplots()
-    cells = list(dict.fromkeys((r["regime"], r["cell"]) for r in rows))
-    for i, (regime, cell) in enumerate(cells):
+    regimes = list(dict.fromkeys(r["regime"] for r in rows))
+    for i, regime in enumerate(regimes):
         style = {**line_style(i), "linestyle": "none"}
-        for row in picked(rows, regime=regime, cell=cell):
+        for row in picked(rows, regime=regime):
             (x, x_low, x_high), (y, y_low, y_high) = _ends(row, "regret"), _ends(row, "gap")
             face = style["color"] if row["split"] == INSIDE else "white"
             ax.plot([x_low, x_high], [y, y], color=style["color"], linewidth=0.8, alpha=0.6)
@@ -96,8 +92,8 @@ def predicted_regret(source: Source) -> Drawn | None:
     )
     ax.grid(True, color="0.93", linewidth=0.6)
     handles = [
-        Line2D([], [], label=f"{regime}: {cell}", **{**line_style(i), "linestyle": "none"})
-        for i, (regime, cell) in enumerate(cells[:MOST_IN_LEGEND])
+        Line2D([], [], label=regime, **{**line_style(i), "linestyle": "none"})
+        for i, regime in enumerate(regimes[:MOST_IN_LEGEND])
     ]
     handles.append(Line2D([], [], label="gap = predicted regret", color="0.4", linewidth=0.9, linestyle=(0, (4, 2))))
     fig.legend(handles=handles, loc="outside right center")
@@ -110,38 +106,45 @@ def predicted_regret(source: Source) -> Drawn | None:
 
 @figure("C3", "regime_map", of="regimes")
 def regime_map(source: Source) -> Drawn | None:
-    """C3: reward less imitation out of distribution, a line each cell, coloured by the term that carries it."""
+    """C3: reward less imitation out of distribution: a row a regime and split, a column a comparison.
+
+    A gap is coloured, by the term that carries it, where its interval excludes 0: strongly where reward is better.
+    """
     rows = [r for r in cell_rows(source.regimes) if r["split"] != INSIDE]
     if not rows:
         return None
-    fig = new_figure(9.6, 1.5 + 0.3 * len(rows), "Out of distribution: reward less imitation")
+    lines = list(dict.fromkeys((r["regime"], r["split"]) for r in rows))
+    columns = list(dict.fromkeys((r["arm"], r["against"]) for r in rows))
+    width, height = 4.2 + 1.25 * len(columns), 1.6 + 0.36 * len(lines)
+    fig = new_figure(width, height, "Out of distribution: gap in accuracy, reward less imitation")
     ax = fig.subplots()
-    for i, row in enumerate(rows):
+    for row in rows:
+        x, y = columns.index((row["arm"], row["against"])), lines.index((row["regime"], row["split"]))
         value, low, high = _ends(row, "gap")
         if math.isnan(value):
-            box = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
-            ax.text(0, i, row["verdict"], fontsize=7.5, color="0.3", ha="center", va="center", bbox=box)
+            ax.text(x, y, row["verdict"].split(" (")[0], fontsize=6.5, color="0.4", ha="center", va="center")
             continue
-        colour, marker = CARRIERS[row["carrier"]]
-        ax.plot([low, high], [i, i], color=colour, linewidth=1.6)
-        ax.plot([value], [i], color=colour, marker=marker, markersize=7, linestyle="none")
-        equal = _ends(row, "at_equal")[0]
-        if not math.isnan(equal):
-            ax.plot([equal], [i], color=colour, marker="|", markersize=11, markeredgewidth=1.6, linestyle="none")
-        if i % 2:
-            ax.axhspan(i - 0.5, i + 0.5, color="0.96", zorder=0)
-    ax.axvline(0, color="black", linewidth=0.7, zorder=1)
-    names = [f"{r['regime']}: {r['arm']} - {r['against']}, {r['split']}" for r in rows]
-    ax.set_yticks(range(len(rows)), names)
-    ax.set(ylim=(len(rows) - 0.5, -0.5), xlabel="gap in accuracy (right of 0: reward is better)")
-    handles = [
-        Line2D([], [], label=name, color=colour, marker=marker, linestyle="none", markersize=7)
-        for name, (colour, marker) in CARRIERS.items()
-    ]
-    handles.append(
-        Line2D([], [], label="at equal accuracy inside", color="0.3", marker="|", markersize=11, linestyle="none")
-    )
-    fig.legend(handles=handles, loc="outside right upper", title="carried by")
+        told = low > 0 or high < 0
+        if told:
+            colour = CARRIERS[row["carrier"]]
+            box = Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, facecolor=colour, edgecolor="none")
+            box.set_alpha(0.55 if value > 0 else 0.2)
+            ax.add_patch(box)
+        text = f"{value:+.3f}\n[{low:+.2f}, {high:+.2f}]"
+        weight = "bold" if told and value > 0 else "normal"
+        ax.text(x, y, text, fontsize=6.5, color="black" if told else "0.45", ha="center", va="center", weight=weight)
+    for i in range(1, len(lines)):
+        if lines[i][0] != lines[i - 1][0]:
+            ax.axhline(i - 0.5, color="0.7", linewidth=0.7)
+    ax.set_xticks(range(len(columns)), [f"{arm}\n- {against}" for arm, against in columns], fontsize=8)
+    ax.xaxis.tick_top()
+    ax.set_yticks(range(len(lines)), [f"{regime}: {split}" for regime, split in lines], fontsize=8)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    ax.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(lines) - 0.5, -0.5))
+    handles = [Patch(facecolor=colour, alpha=0.55, label=name) for name, colour in CARRIERS.items()]
+    title = "carried by\n(strong, bold: reward is better;\nweak: imitation is;\nnone: the interval has 0)"
+    fig.legend(handles=handles, loc="outside right center", title=title, fontsize=8, title_fontsize=8)
     footer(
         fig,
         "carried by: the largest term of the log-odds (T22) whose interval excludes 0; 95 % intervals over seeds",
@@ -169,10 +172,12 @@ def frontier(source: Source) -> Drawn | None:
     panels = list(dict.fromkeys((r["regime"], r["history"], r["split"]) for r in rows))
     shown = {name: report.get("shown", ()) for name, report in source.regimes.items()}
     arms = list(dict.fromkeys(r["arm"] for r in rows if r["arm"] in (shown[r["regime"]] or [r["arm"]])))
-    columns = min(3, len(panels))
-    lines = math.ceil(len(panels) / columns)
+    columns = min(3, len(panels)) if len(panels) < 10 else math.ceil(math.sqrt(2 * len(panels)))
+    lines, size = math.ceil(len(panels) / columns), 3.7 if len(panels) < 10 else 2.7
     fig = new_figure(
-        3.9 * columns + 2.0, 3.5 * lines + 0.9, "The frontier: accuracy in and out of distribution along training"
+        size * columns + 2.2,
+        0.95 * size * lines + 0.9,
+        "The frontier: accuracy in and out of distribution along training",
     )
     grid: Any = fig.subplots(lines, columns, squeeze=False)
     for ax, (regime, history, split) in zip(grid.flat, panels, strict=False):

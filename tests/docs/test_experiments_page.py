@@ -85,39 +85,53 @@ def test_every_estimate_is_a_stored_one(report, rerun, settled, settled_rerun, n
 def test_the_pages_of_results_are_those_of_the_stored_files():
     """All their tables, the six answers and the plan: `python -m experiments.pages` writes them again."""
     written = pages.pages()
-    assert len(written) == 8
+    assert len(written) == 9
     for file, text in written.items():
         assert file.read_text() == text, file
 
 
 def test_each_part_of_the_study_of_causes_takes_at_most_three_core_hours():
     page = (ROOT / "docs" / "results.md").read_text()
-    hours = re.findall(r"^\| [a-z]+ \| cpu[\w-]* \| 16 \| \d+ \| ([\d.]+) \|", page, re.MULTILINE)
+    hours = re.findall(r"^\| [a-z]+ \| cpu[\w-]* \| (?:4|16) \| \d+ \| ([\d.]+) \|", page, re.MULTILINE)
     assert len(hours) == 16
     assert max(map(float, hours)) <= 3.0
 
 
 def test_the_six_answers_follow_from_the_cells():
-    def cell(gap, verdict, against="sft-online", **more):
-        estimates = {"gap": {"value": gap, "t_low": gap - 0.1, "t_high": gap + 0.1}, "smallest": {"value": 0.25}}
-        terms = {t: {"value": 1.0, "t_low": 0.5, "t_high": 1.5} for t in ("sampler", "mix", "decider")}
-        named = {"regime": "r", "arm": "rloo", "against": against, "split": "out"}
-        return {**named, **estimates, "terms": terms, "verdict": verdict, **more}
+    def estimate(value):
+        return {"value": value, "t_low": value - 0.1, "t_high": value + 0.1}
 
-    where, how, value, _, on_policy, _ = (a for _, a in pages.answers([]))
-    assert {where, how, value, on_policy} == {pages.NOT_RUN}
+    def cell(gap, verdict, against="sft-success", **more):
+        terms = {t: {"value": 1.0, "t_low": 0.5, "t_high": 1.5} for t in ("sampler", "mix", "decider")}
+        named = {"arm": "rloo", "against": against, "split": "out", "terms": terms, "carrier": "mix"}
+        return {**named, "gap": estimate(gap), "smallest": {"value": 0.25}, "verdict": verdict, **more}
+
+    def said(*cells, gain=0.3, loss=-0.3, regime="r"):
+        changes = {"rloo": gain, "sft-success": loss}
+        accounting = {f"{arm} - base": {"accuracy": {"total": estimate(x)}} for arm, x in changes.items()}
+        entry = {"cells": cells, "splits": {"out": {"accounting": accounting}}}
+        return [a for _, a in pages.answers({regime: {"histories": {"none": entry}}})]
+
+    assert [a for _, a in pages.answers({})].count(pages.NOT_RUN) == 5
     unsure = cell(0.05, "cannot tell (could have seen 0.250)")
-    where, how, value, _, on_policy, _ = (
-        a for _, a in pages.answers([unsure, cell(0.5, "reward is better", split="in")])
-    )
-    assert where.startswith("Nowhere that was run: of 1 comparisons out of distribution reward is better in none")
-    assert "gaps of 0.250 to 0.250" in where
+    where, how, *_, like = said(unsure, cell(0.5, pages.REWARD, split="in"))
+    assert where.startswith("Out of distribution, of 1 comparisons reward is better in 0, imitation is better in 0; 1")
+    assert "could have seen 0.250 to 0.250. In distribution, of 1 comparisons reward is better in 1 (largest:" in where
     assert how == "There is no gap to split."
-    assert "rloo - sft-online (r, out): +0.050 [-0.050, +0.150], could have seen 0.250" in on_policy
-    where, how, *_ = (a for _, a in pages.answers([unsure, cell(0.5, "reward is better", "sft-value")]))
-    assert where.startswith("In 1 of 2 comparisons out of distribution")
-    assert where.endswith("rloo - sft-value (r, out): +0.500 [+0.400, +0.600].")
-    assert how.startswith("In nats: rloo - sft-value (r, out): decider +1.000 [+0.500, +1.500]")
+    assert like == "By signs alone, no gap that can be told: r (out)."
+    where, how, value, _, on_policy, like = said(unsure, *(cell(g, pages.REWARD, "sft-value") for g in (0.2, 0.5)))
+    assert "reward is better in 2 (largest: rloo - sft-value (r, out) +0.500 [+0.400, +0.600])" in where
+    assert how.startswith(
+        "Where reward is better: carried by mix 2; of the largest, rloo - sft-value (r, out), in nats: d"
+    )
+    assert value.startswith("Reward less imitation of value labels: sft-value: of 2 comparisons reward is better in 2")
+    assert on_policy == pages.NOT_RUN
+    # Other step sizes show what depends on them, and answer nothing.
+    assert said(cell(0.5, pages.REWARD), regime="r-triple")[0] == pages.NOT_RUN
+    for gain, loss, pattern in ((0.3, -0.3, "generalises"), (0.3, 0.0, "keeps"), (0.0, -0.3, "keeps")):
+        like = said(cell(0.5, pages.REWARD), gain=gain, loss=loss)[-1]
+        assert like == f"By signs alone, {pages.PATTERNS[pattern]}: r (out)."
+    assert "the reverse of the published gaps: r (out)" in said(cell(-0.5, pages.IMITATION))[-1]
 
 
 def test_the_part_about_noise_is_of_those_runs(noise):

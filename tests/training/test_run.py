@@ -9,6 +9,7 @@ import shutil
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -350,12 +351,13 @@ def test_a_gradient_that_is_not_finite_is_named_and_its_batch_kept(tmp_path, mon
 def test_runs_that_differ_in_what_no_program_depends_on_share_one():
     """Each seed of an arm would else trace and compile the same programs again."""
     program = job.program_of(TINY)
-    for fields in ({"seed": 5}, {"init_from": "x"}, {"updates": 48}, {"evaluation_problems": 8}, {"keep": 4}):
-        assert job.program_of(changed(**fields)) is program
-    compiled = {"seed": 5, "init_from": "x", "init_checkpoint": "last", "keep": 9, "evaluation_problems": 5}
-    assert {*job.NOT_COMPILED} == {*compiled, "tensorboard"}
-    for fields in ({"arm": "grpo"}, {"learning_rate": 1e-3}, {"problem_set": 4}, {"prompts": 8}, {"cost": 0.0}):
-        assert job.program_of(changed(**fields)) is not program
+    free = {"seed": 5, "init_from": "x", "init_checkpoint": "last", "keep": 9, "evaluation_problems": 5}
+    assert {*job.NOT_COMPILED} == {*free, "tensorboard"}
+    other: dict[str, Any] = {"arm": "grpo", "learning_rate": 1e-3, "problem_set": 4, "prompts": 8, "cost": 0.0}
+    for name, value in {**free, "updates": 48}.items():
+        assert job.program_of(changed(**{name: value})) is program, name
+    for name, value in other.items():
+        assert job.program_of(changed(**{name: value})) is not program, name
 
 
 @pytest.mark.usefixtures("no_gradient_rows")
