@@ -5,17 +5,21 @@ python -m experiments.bench.page        # writes them between the marks of the p
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from dsjax.io import read_json
+from dsjax.training.bench import SIZES
 from experiments.bench import scale
 
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "performance.md"
 BEGIN, END = "<!-- tables: experiments/bench/page.py -->", "<!-- end of the tables -->"
 PRESETS = ("1M", "nano")
+WIDTH = 120
+RL_GOAL = 0.55  # of the matrix product
 LABELS = {
     "forward": "forward, teacher-forced",
     "decode": "decode, new tokens",
@@ -80,20 +84,88 @@ def against(results: Mapping[str, Result], rivals: Mapping[str, Result]) -> list
     rows = []
     for preset, r in results.items():
         here, there = rivals[preset], ELSEWHERE[preset]
+        raw = [f"{r[f'{ours}_tokens_per_s'] / here[f'{theirs}_tokens_per_s']:.2f}" for ours, theirs in RIVAL.items()]
+        rows.append([f"{preset}, this machine, same hour: tokens/s", *raw])
         for name, rate, peak in (
             (
-                "this machine, same hour",
+                "this machine, per FLOP/s of each one's own product",
                 {m: here[f"{m}_tokens_per_s"] for m in RIVAL.values()},
                 here["matmul_peak_flops"],
             ),
-            ("another machine", there, 1e9 * there["peak"]),
+            ("another machine, per FLOP/s of the product", there, 1e9 * there["peak"]),
         ):
             cells = []
             for ours, theirs in RIVAL.items():
                 ratio = r[f"{ours}_tokens_per_s"] / rate[theirs]
                 cells.append(f"{ratio / (r['matmul_peak_flops'] / peak):.2f}")
-            rows.append([f"{preset}, their run on {name}", *cells])
-    return table(["ours over theirs, per FLOP/s of the product", "forward", "decode", "SFT step"], rows)
+            rows.append([f"{preset}, {name}", *cells])
+    products = ", ".join(
+        f"{preset} {r['matmul_peak_flops'] / 1e9:,.0f} and {rivals[preset]['matmul_peak_flops'] / 1e9:,.0f}"
+        for preset, r in results.items()
+    )
+    line = (
+        f"The product of 1024 x 1024 reaches, in GFLOP/s, ours and theirs: {products}. Where the two libraries' own"
+        " products differ as much, the ratio per FLOP/s says what each makes of its product, the first row what a user"
+        " gets."
+    )
+    return [*table(["ours over theirs", "forward", "decode", "SFT step"], rows), textwrap.fill(line, WIDTH), ""]
+
+
+def profile(results: Mapping[str, Result]) -> list[str]:
+    """Where the time of an RL step goes, by the rates of its two halves measured alone, and what it would take."""
+    rows = []
+    for preset, r in results.items():
+        config = r["config"]
+        new = config["rounds"] * (config["length"] + 1)  # tokens of an episode that are sampled
+        row = config["prompt_length"] + new
+        # Seconds of the matrix product at its peak are the unit: 2 operations a sampled token, 6 a trained one.
+        sampling, update = 2 * new / _fraction(r, "decode"), 6 * row / _fraction(r, "sft")
+        whole = 6 * row / _fraction(r, "rl")
+        needed = (6 * row / RL_GOAL - update) / (2 * new)
+        rows.append(
+            [
+                preset,
+                f"{_fraction(r, 'rl'):.2f}",
+                f"{sampling / whole:.0%}",
+                f"{update / whole:.0%}",
+                f"{1 - (sampling + update) / whole:.0%}",
+                f"{1 / needed:.2f} of peak, now {_fraction(r, 'decode'):.2f}" if needed > 1 else "a faster update too",
+            ]
+        )
+    head = ["RL step", "of peak", "sampling", "update", "rest", f"for {RL_GOAL} of peak sampling alone would need"]
+    return table(head, rows)
+
+
+def trainer(ours: Mapping[str, Result], theirs: Mapping[str, Result]) -> list[str]:
+    """New tokens a second of whole RL steps: ours of one round, and those of TRL's GRPOTrainer."""
+    rows = []
+    for preset, r in ours.items():
+        config, rival, weights = r["config"], theirs[preset], 12 * SIZES[preset][0] * SIZES[preset][1] ** 2
+        answer = config["length"] + 1
+        new = r["rl_episodes_per_s"] * answer
+        # Operations that a new token asks for at the least: 2 to sample it, 6 a token of its row to learn from it.
+        least = weights * (2 + 6 * (config["prompt_length"] + answer) / answer)
+        bound = r["matmul_peak_flops"] / least
+        rates = new, rival["new_tokens_per_s"]
+        ratios = (f"{x / rates[1]:.1f}" for x in (new, bound))
+        rows.append([preset, *(f"{x:,.0f}" for x in rates), *ratios, rival["variant"]])
+    setting, versions = theirs[PRESETS[0]]["setting"], theirs[PRESETS[0]]["versions"]
+    line = (
+        "`experiments/bench/trl_grpo.py --tune`: GPT-2 of the same layers, width and heads,"
+        f" {setting['prompts']} prompts of {setting['prompt_length']} tokens, groups of {setting['group']},"
+        f" {setting['new_tokens']} new tokens, TRL {versions['trl']}, transformers {versions['transformers']}, torch"
+        f" {versions['torch']}, same machine, same hour. `At the product's peak`: if every operation of ours ran at the"
+        " speed of the matrix product, and nothing else took time."
+    )
+    head = [
+        "RL step of one round, new tokens/s",
+        "ours",
+        "TRL's",
+        "ours over theirs",
+        "at the product's peak",
+        "TRL's setting",
+    ]
+    return [textwrap.fill(line, WIDTH), "", *table(head, rows)]
 
 
 def ratios(ablations: Result) -> list[str]:
@@ -154,9 +226,14 @@ def text() -> str:
     """All tables."""
     results = {preset: load(f"cpu_{preset}.json") for preset in PRESETS}
     rivals = {preset: load(f"cpu_torch_{preset}.json") for preset in PRESETS}
+    rounds, trainers = (
+        {preset: load(f"cpu_{name}_{preset}.json") for preset in PRESETS} for name in ("one_round", "trl")
+    )
     parts = [
         ["## Measured", "", *facts(results), *rates(results)],
+        ["## Where an RL step spends its time", "", *profile(results)],
         ["## Against PyTorch", "", *against(results, rivals)],
+        ["## Against TRL", "", *trainer(rounds, trainers)],
         ["## What each optimisation brings", "", *ratios(load("ablations.json"))],
         ["## bfloat16 on processors", "", *low_precision(load("bfloat16.json"))],
         ["## Growth", "", *growth(results["nano"])],
