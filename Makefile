@@ -8,7 +8,7 @@ PIP := python -m pip --quiet --disable-pip-version-check
 # uv installs in seconds what takes pip a minute; pip does it where uv cannot be had.
 install = $(1)/uv pip install --quiet --python $(1)/python $(2) || $(1)/$(PIP) install $(2)
 
-.PHONY: quickstart test test-lowest test-torch lint theory docs mutation setup lock clean
+.PHONY: quickstart test test-lowest test-torch lint theory docs mutation setup extras lock clean
 
 quickstart: $(READY)
 	$(BIN)/dsjax quickstart
@@ -43,6 +43,8 @@ mutation: $(READY)
 	$(BIN)/python -m tests.mutation.runner
 
 setup: $(READY)
+
+extras: $(READY)-docs $(READY)-torch
 
 # Exactly the packages of the lock file, by their hashes.
 $(READY): pyproject.toml $(LOCK)

@@ -34,6 +34,7 @@ EARLIER = {  # a page each; stored results, or how a second run agrees with the 
     "noise-cpu": "Why imitation of successes ends in resampling",
     "noise-cpu-large-steps": "Why imitation of successes ends in resampling: larger steps",
 }
+REGIMES = {"finite": "Few problems", "countdown": "Countdown", "null": "Addition with fresh problems: the null"}
 KNOWN = {"prefix_sums-cpu": "Prefix sums: closed forms against runs"}  # causes known beforehand; a page each
 TEN = {  # lines of the summary: predeclared hypotheses, in few words
     "H1": "rloo less sft-self on carry chains, log-odds of accuracy: the gap of C6",
@@ -336,8 +337,9 @@ def summary() -> list[str]:
 
 
 def page(name: str) -> str:
-    """One earlier run."""
-    folder, title = folder_of(name), {**EARLIER, **KNOWN}[name]
+    """One run."""
+    study, preset = name.split("-", 1)
+    folder, title = folder_of(name), {**EARLIER, **KNOWN}.get(name) or f"{REGIMES[study]}: {preset}"
     back = "You get: the numbers of this run. [Results](../results.md), [the study](../experiments.md)."
     if (folder / "agreement.json").exists():
         found = json.loads((folder / "agreement.json").read_text())
@@ -364,7 +366,7 @@ def comparisons_page() -> str:
         data = report.get("predictions", {})
         if data:
             age = f"predictions written before {data['older_than']} of {data['arms']} arms began"
-            lines.append(f"- `{name}`: {age} (by their hash, `{data['sha256'][:12]}`).")
+            lines.append(f"- [`{name}`]({name}.md): {age} (by their hash, `{data['sha256'][:12]}`).")
     lines += ["", "sampler, mix, decider: the terms of T22, in nats of the log-odds after many rounds.", ""]
     return "\n".join([*lines, *(comparisons(cells(reports)) if reports else [NOT_RUN])]) + "\n"
 
@@ -422,7 +424,7 @@ def results_page() -> str:
 
 def pages() -> dict[Path, str]:
     """{file: text} of all pages."""
-    more = {DOCS / "results" / f"{n}.md": page(n) for n in (*EARLIER, *KNOWN)}
+    more = {DOCS / "results" / f"{n}.md": page(n) for n in (*EARLIER, *KNOWN, *causes())}
     return {DOCS / "results.md": results_page(), DOCS / "results" / "comparisons.md": comparisons_page(), **more}
 
 
