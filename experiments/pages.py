@@ -340,7 +340,8 @@ def page(name: str) -> str:
     """One run."""
     study, preset = name.split("-", 1)
     folder, title = folder_of(name), {**EARLIER, **KNOWN}.get(name) or f"{REGIMES[study]}: {preset}"
-    back = "You get: the numbers of this run. [Results](../results.md), [the study](../experiments.md)."
+    about = "causes" if study in REGIMES or name in KNOWN else "experiments"
+    back = f"You get: the numbers of this run. [Results](../results.md), [the study](../{about}.md)."
     if (folder / "agreement.json").exists():
         found = json.loads((folder / "agreement.json").read_text())
         seconds = found["runs"][1]["seconds"] / 3600
@@ -398,7 +399,8 @@ def results_page() -> str:
             lines += [f"![{words}](../experiments/causes/{figure}.png)", ""]
     judged = hypotheses(reports) if reports else [NOT_RUN]
     link = "[Every comparison, in and out of distribution](results/comparisons.md)."
-    lines += ["## Hypotheses", "", *judged, "", link, ""]
+    how = "[How the study was made, and what surprised us](causes.md)."
+    lines += ["## Hypotheses", "", *judged, "", link, how, ""]
     lines += [
         "## Causes known beforehand",
         "",
