@@ -8,6 +8,7 @@ import pytest
 
 from dsjax.statistics import Estimate
 from dsjax.study.results import read_results
+from dsjax.study.tables import with_student
 
 ROOT = Path(__file__).parents[2]
 SPLITS = {"prefix sums": ("full", "in"), "longer carries": ("none", "carry")}
@@ -58,6 +59,18 @@ def test_words_under_the_table_follow_from_it(histories):
     assert outside["decider"].low < 0 < outside["decider"].high
     mine, other = (gains(histories, ("none", "carry"), arm)["total"] for arm in ("rloo", "sft-self"))
     assert max(mine.low, other.low) < min(mine.high, other.high)
+
+
+def test_the_sentence_about_countdown_is_the_stored_run():
+    report = read_results("run", ROOT / "experiments" / "causes" / "countdown" / "cpu")[1]["report"]
+    cells = {c["id"]: c for c in report["histories"]["none"]["cells"] if c["split"] == "more"}
+    one, own = (Estimate.from_json(cells[name]["gap"]) for name in ("canonical", "own"))
+    text = " ".join((ROOT / "README.md").read_text().split())
+    assert f"reward is {with_student(one)} more accurate than imitation of one right answer" in text
+    assert f"and {with_student(own)} than imitation of own successes" in text
+    assert one.t_low > own.t_high
+    assert len(one.seeds) == 16
+    assert report["predictions"]["older_than"] == report["predictions"]["arms"]
 
 
 def test_stored_results_hold_no_path_of_a_machine():
