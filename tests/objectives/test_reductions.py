@@ -220,7 +220,7 @@ def test_aggregations(x64):
     for how, numbers in expected.items():
         n = 2.5 if how == "given_count" else None
         np.testing.assert_allclose(aggregate(logp, traj, how, tokens_per_sequence=n), numbers, rtol=EXACT)
-    np.testing.assert_allclose(aggregate(logp, traj, "constant", 4), (w @ v.sum(-1), 4.0), rtol=EXACT)
+    np.testing.assert_allclose(aggregate(logp, traj, "constant", 4), np.array([w @ v.sum(-1), 4.0]), rtol=EXACT)
     # On an exact law a prompt counts with its probability; an empty row leaves `nonempty` divisors, and no others.
     law = traj.replace(weight=jnp.asarray([0.05, 0.1, 0.2, 0.1, 0.15, 0.2, 0.15, 0.05]), exact=True)
     w = np.asarray(law.weight)

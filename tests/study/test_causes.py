@@ -125,7 +125,7 @@ def test_the_smallest_effect_is_found_as_often_as_it_says():
     """Of 4,000 designs with that true mean 80 % find it, within what the formula approximates."""
     rng = np.random.default_rng(0)
     pilot = rng.normal(size=4000)
-    found = smallest_effect(pilot / pilot.std(ddof=1), seeds=16)
+    found = smallest_effect((pilot / pilot.std(ddof=1)).tolist(), seeds=16)
     drawn = found.value + rng.normal(size=(4000, 16))
     t = drawn.mean(1) / (drawn.std(1, ddof=1) / 4)
     assert (np.abs(t) > 2.1314).mean() == pytest.approx(0.8, abs=0.04)  # t of 15 degrees of freedom at 97.5 %
