@@ -168,7 +168,11 @@ def resembles(reports: Mapping[str, Any], found: Sequence[Mapping[str, Any]]) ->
 
 def answers(reports: Mapping[str, Any]) -> list[list[str]]:
     """[question, answer] of the six questions, by fixed rules, of the comparisons out of distribution."""
-    every = [c for c in cells(reports) if "gap" in c and not c["regime"].endswith(OTHER_STEPS)]
+    once: dict[str, dict[str, Any]] = {}  # a comparison that two studies share, arms and all, counts once
+    for c in cells(reports):
+        if "gap" in c:
+            once.setdefault(json.dumps([c["arm"], c["against"], c["split"], c["gap"]]), c)
+    every = [c for c in once.values() if not c["regime"].endswith(OTHER_STEPS)]
     inside, out = ([c for c in every if (c["split"] == INSIDE) == where] for where in (True, False))
     better, worse = ([c for c in out if c["verdict"] == v] for v in (REWARD, IMITATION))
     parts = [f"{v}: {carried(few)}" for v, few in ((REWARD, better), (IMITATION, worse)) if few]

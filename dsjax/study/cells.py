@@ -54,8 +54,11 @@ def cells_of(
             row |= {"predicted": predicted.get(split, {}), "power": power.get(cell.id, {}).get(split)}
             row["ceiling"] = cell.ceiling
             if not {cell.arm, cell.against} <= {*of.models}:
-                before = Estimate.from_json((row["power"] or {}).get("smallest"))
-                rows.append({**row, "verdict": f"not run: {verdict_of(Estimate(math.nan), before)}"})
+                known = row["power"] or {}
+                before = Estimate.from_json(known.get("smallest"))
+                told = known.get("verdict") == CANNOT_TELL  # else the preset leaves the arms out for other reasons
+                why = f": {verdict_of(Estimate(math.nan), before)}" if told else ""
+                rows.append({**row, "verdict": f"not run{why}"})
                 continue
             gap = of.part("accuracy", "total", cell.arm, cell.against).estimate()
             smallest = smallest_effect(gap.seeds, len(gap.seeds))

@@ -109,7 +109,9 @@ def test_the_six_answers_follow_from_the_cells():
     def said(*cells, gain=0.3, loss=-0.3, regime="r"):
         changes = {"rloo": gain, "sft-success": loss}
         accounting = {f"{arm} - base": {"accuracy": {"total": estimate(x)}} for arm, x in changes.items()}
-        entry = {"cells": cells, "splits": {"out": {"accounting": accounting}}}
+        # As many different comparisons as are given.
+        entry = {"cells": [c | {"gap": c["gap"] | {"p": i}} for i, c in enumerate(cells)]}
+        entry["splits"] = {"out": {"accounting": accounting}}
         return [a for _, a in pages.answers({regime: {"histories": {"none": entry}}})]
 
     assert [a for _, a in pages.answers({})].count(pages.NOT_RUN) == 5
@@ -126,6 +128,14 @@ def test_the_six_answers_follow_from_the_cells():
     )
     assert value.startswith("Reward less imitation of value labels: sft-value: of 2 comparisons reward is better in 2")
     assert on_policy == pages.NOT_RUN
+    # A comparison that another study has too, arms and all, counts once.
+    found = {
+        "out": {
+            "accounting": {f"{arm} - base": {"accuracy": {"total": estimate(0.0)}} for arm in ("rloo", "sft-success")}
+        }
+    }
+    both = {r: {"histories": {"none": {"cells": [unsure], "splits": found}}} for r in ("r", "null")}
+    assert pages.answers(both)[0][1].startswith("Out of distribution, of 1 comparisons")
     # Other step sizes show what depends on them, and answer nothing.
     assert said(cell(0.5, pages.REWARD), regime="r-triple")[0] == pages.NOT_RUN
     for gain, loss, pattern in ((0.3, -0.3, "generalises"), (0.3, 0.0, "keeps"), (0.0, -0.3, "keeps")):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from dsjax.errors import InputError
 from dsjax.evaluation import accounting, transfer
 from dsjax.io import read_json, write_json
 from dsjax.statistics import Estimate
-from dsjax.study.cells import NOT_TOLD, carrier, verdict_of
+from dsjax.study.cells import NOT_TOLD, carrier, cells_of, verdict_of
 from dsjax.study.engine import run_here
 from dsjax.study.frontier import at_equal
 from dsjax.study.jobs import Definition, merge
@@ -21,7 +23,7 @@ from dsjax.study.power import smallest_effect
 from dsjax.study.predict import predict, tables
 from dsjax.study.report import report
 from dsjax.study.results import collect
-from dsjax.study.settings import CANNOT_TELL, RUN, Settings
+from dsjax.study.settings import CANNOT_TELL, RUN, Cell, Settings
 from dsjax.study.trainings import jobs, predicted_hash
 from tests.programs import same_gradient, with_parts
 
@@ -96,7 +98,16 @@ def test_a_cell_sets_the_gap_beside_its_prediction(run):
     assert row["predicted"] == found["histories"]["none"]["splits"]["longer"]
     assert row["gap"] == entry["splits"]["longer"]["accounting"]["rloo - sft-success"]["accuracy"]["total"]
     assert row["equal"]["gap"]["seeds"]
-    assert rows["value", "longer"]["verdict"].startswith("not run: cannot tell")  # the preset has no such arm
+    assert rows["value", "longer"]["verdict"] == "not run"  # the preset has no such arm
+
+
+def test_a_cell_that_was_not_run_says_what_could_have_been_seen_if_that_is_why():
+    cell, of = Cell("gold", "rloo", "sft-success"), SimpleNamespace(models=["base"])
+    known = {"smallest": {"value": 0.3}, "verdict": CANNOT_TELL}
+    for plan, verdict in (({}, "not run"), ({"verdict": RUN}, "not run"), (known, "not run: cannot tell (could have")):
+        (row,) = cells_of({"in": cast(Any, of)}, {}, [cell], {}, {"gold": {"in": plan}})
+        assert row["verdict"].startswith(verdict)
+        assert (len(row["verdict"]) > 8) == (plan is known)
 
 
 def test_an_early_arm_is_the_best_checkpoint_of_its_training(run):
