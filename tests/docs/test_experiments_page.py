@@ -110,8 +110,8 @@ def test_the_six_answers_follow_from_the_cells():
         changes = {"rloo": gain, "sft-success": loss}
         accounting = {f"{arm} - base": {"accuracy": {"total": estimate(x)}} for arm, x in changes.items()}
         # As many different comparisons as are given.
-        entry = {"cells": [c | {"gap": c["gap"] | {"p": i}} for i, c in enumerate(cells)]}
-        entry["splits"] = {"out": {"accounting": accounting}}
+        different = [c | {"gap": c["gap"] | {"p": i}} for i, c in enumerate(cells)]
+        entry = {"cells": different, "splits": {"out": {"accounting": accounting}}}
         return [a for _, a in pages.answers({regime: {"histories": {"none": entry}}})]
 
     assert [a for _, a in pages.answers({})].count(pages.NOT_RUN) == 5
