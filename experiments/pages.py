@@ -374,9 +374,9 @@ def comparisons_page() -> str:
             lines.append(f"- [`{name}`]({name}.md): {age} (by their hash, `{data['sha256'][:12]}`).")
     lines += [
         "",
-        "sampler, mix, decider: the terms of T22, in nats of the log-odds after many rounds. At equal accuracy inside: at"
-        " the highest accuracy in distribution that both arms of a seed reach along their curves; where neither gets above"
-        " its base that is the base, and the gap 0.",
+        "sampler, mix, decider: the terms of T22, in nats of the log-odds after many rounds. At equal accuracy inside:"
+        " at the highest accuracy in distribution that both arms of a seed reach along their curves; where one of them"
+        " never gets above its base that is the base, and the gap 0.",
         "",
     ]
     return "\n".join([*lines, *(comparisons(cells(reports)) if reports else [NOT_RUN])]) + "\n"
