@@ -173,14 +173,14 @@ def frontier(source: Source) -> Drawn | None:
     shown = {name: report.get("shown", ()) for name, report in source.regimes.items()}
     arms = list(dict.fromkeys(r["arm"] for r in rows if r["arm"] in (shown[r["regime"]] or [r["arm"]])))
     columns = min(3, len(panels)) if len(panels) < 10 else math.ceil(math.sqrt(2 * len(panels)))
-    lines, size = math.ceil(len(panels) / columns), 3.7 if len(panels) < 10 else 2.7
+    lines, size = math.ceil(len(panels) / columns), 3.7 if len(panels) < 10 else 2.2
     fig = new_figure(
         size * columns + 2.2,
         0.95 * size * lines + 0.9,
         "The frontier: accuracy in and out of distribution along training",
     )
     grid: Any = fig.subplots(lines, columns, squeeze=False)
-    for ax, (regime, history, split) in zip(grid.flat, panels, strict=False):
+    for i, (ax, (regime, history, split)) in enumerate(zip(grid.flat, panels, strict=False)):
         of = picked(rows, regime=regime, history=history, split=split)
         for arm in arms:
             style = arm_style(arm)
@@ -191,7 +191,8 @@ def frontier(source: Source) -> Drawn | None:
                 ax.plot(x, y, color=style["color"], linewidth=0.8, alpha=0.55, linestyle=style["linestyle"])
                 ax.plot(x[-1:], y[-1:], **{**style, "linestyle": "none"})
                 ax.plot(x[:1], y[:1], color="black", marker="+", markersize=6, linestyle="none")
-        ax.set(xlabel="accuracy in distribution", ylabel="accuracy out of distribution", title=f"{regime}\n{split}")
+        below = "accuracy in distribution" if i + columns >= len(panels) else ""
+        ax.set(xlabel=below, ylabel="" if i % columns else "out of distribution", title=f"{regime}\n{split}")
         ax.grid(True, color="0.93", linewidth=0.6)
     for ax in list(grid.flat)[len(panels) :]:
         ax.set_visible(False)
