@@ -128,13 +128,17 @@ def gap_of(cell: Mapping[str, Any]) -> str:
     return f"{named(cell)} {with_student(e(cell['gap']))}"
 
 
+def largest_of(found: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The comparison with the largest gap, either way."""
+    return max(found, key=lambda c: abs(e(c["gap"]).value))
+
+
 def counted(found: Sequence[Mapping[str, Any]]) -> str:
     """How many comparisons say what, with the largest gap of each side, or what could have been seen."""
     sides = {v: [c for c in found if c["verdict"] == v] for v in (REWARD, IMITATION)}
     parts = []
     for verdict, few in sides.items():
-        largest = max(few, key=lambda c: abs(e(c["gap"]).value), default=None)
-        parts.append(f"{verdict} in {len(few)}" + (f" (largest: {gap_of(largest)})" if largest else ""))
+        parts.append(f"{verdict} in {len(few)}" + (f" (largest: {gap_of(largest_of(few))})" if few else ""))
     seen = sorted(e(c["smallest"]).value for c in found if c["verdict"].startswith("cannot") and e(c.get("smallest")))
     could = f"; {len(seen)} cannot tell, and could have seen {seen[0]:.3f} to {seen[-1]:.3f}" if seen else ""
     return f"of {len(found)} comparisons {', '.join(parts)}{could}"
@@ -144,7 +148,7 @@ def carried(found: Sequence[Mapping[str, Any]]) -> str:
     """By which term how many of the gaps are carried, and the three terms of the largest."""
     by = [c["carrier"] for c in found]
     counts = ", ".join(f"{name} {by.count(name)}" for name in dict.fromkeys(sorted(by, key=by.count, reverse=True)))
-    largest = max(found, key=lambda c: abs(e(c["gap"]).value))
+    largest = largest_of(found)
     terms = ", ".join(f"{t} {with_student(e(largest['terms'][t]))}" for t in ("decider", "mix", "sampler"))
     return f"carried by {counts}; of the largest, {named(largest)}, in nats: {terms}"
 
@@ -204,14 +208,9 @@ def answers(reports: Mapping[str, Any]) -> list[list[str]]:
 
 def hypotheses(reports: Mapping[str, Any]) -> list[str]:
     """The hypotheses of each study, judged by the preset that it is about: the first."""
-    rows = []
-    for file in sorted(CAUSES.glob("*/study.json")):
-        definition = Definition.read(file.parent)
-        name = f"{file.parent.name}-{next(iter(definition.presets))}"
-        for h in reports.get(name, {}).get("hypotheses", ()):
-            estimate = e(h["estimate"])
-            rows.append([name, h["id"], h["text"], f"{estimate:+.3f}", with_student(estimate), h["verdict"]])
-    return table(["study", "", "hypothesis, written down before", "estimate [bootstrap]", "Student", "verdict"], rows)
+    names = {f.parent.name: next(iter(Definition.read(f.parent).presets)) for f in sorted(CAUSES.glob("*/study.json"))}
+    stored = [f"{study}-{preset}" for study, preset in names.items() if f"{study}-{preset}" in reports]
+    return [line for name in stored for line in (f"### {name}", *predeclared(folder_of(name)), "")]
 
 
 def comparisons(found: Sequence[dict[str, Any]]) -> list[str]:
