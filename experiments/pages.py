@@ -14,6 +14,7 @@ from typing import Any
 
 from dsjax.statistics import Estimate
 from dsjax.study import agreement
+from dsjax.study.cells import equal_text
 from dsjax.study.jobs import Definition, Job
 from dsjax.study.results import read_results, stored_below
 from dsjax.study.tables import Table, with_student
@@ -225,7 +226,7 @@ def comparisons(found: Sequence[dict[str, Any]]) -> list[str]:
                 f"{cell['arm']} - {cell['against']}",
                 cell["split"],
                 with_student(gap),
-                with_student(e(cell.get("equal", {}).get("gap"))),
+                equal_text(cell),
                 f"{ceiling:.3f} ({cell['ceiling']})" if ceiling else "-",
                 *(f"{e(terms.get(t)):+.2f}".split(" ")[0] for t in ("sampler", "mix", "decider")),
                 cell["verdict"],
@@ -374,8 +375,8 @@ def comparisons_page() -> str:
     lines += [
         "",
         "sampler, mix, decider: the terms of T22, in nats of the log-odds after many rounds. At equal accuracy inside:"
-        " at the highest accuracy in distribution that both arms of a seed reach along their curves; where one of them"
-        " never gets above its base that is the base, and the gap 0.",
+        " at the highest accuracy in distribution that both arms of a seed reach along their curves, of the seeds where"
+        " both get above their base (how many, where not all).",
         "",
     ]
     return "\n".join([*lines, *(comparisons(cells(reports)) if reports else [NOT_RUN])]) + "\n"

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dsjax.statistics import DIFFERENCE, PROBABILITY, Estimate, Resampled
-from dsjax.study.frontier import Curves, at_equal
+from dsjax.statistics import DIFFERENCE, PROBABILITY, Estimate
+from dsjax.study.frontier import Curves, at_equal, where_defined
 from dsjax.study.measures import TERMS, Measures
 from dsjax.study.power import smallest_effect
 from dsjax.study.settings import CANNOT_TELL, Cell
@@ -68,9 +68,16 @@ def cells_of(
             if {cell.arm, cell.against} <= {*frontier}:
                 gaps, levels = at_equal(frontier[cell.arm], frontier[cell.against], split)
                 equal = {"gap": (gaps, DIFFERENCE), "level": (levels, PROBABILITY)}
-                row["equal"] = {k: Resampled.of_seeds(v, within).estimate() for k, (v, within) in equal.items()}
+                row["equal"] = {k: where_defined(v, within).estimate() for k, (v, within) in equal.items()}
             rows.append({**row, "verdict": verdict_of(gap, smallest)})
     return rows
+
+
+def equal_text(cell: Mapping[str, Any]) -> str:
+    """The gap at equal accuracy of a cell, and of how many of its seeds it is, where not of all."""
+    equal, gap = (Estimate.from_json(found) for found in ((cell.get("equal") or {}).get("gap"), cell.get("gap")))
+    text = with_student(equal)
+    return f"{text} ({len(equal.seeds)} of {len(gap.seeds)})" if equal and len(equal.seeds) < len(gap.seeds) else text
 
 
 def tables(history: str, rows: Sequence[Mapping[str, Any]]) -> list[Table]:
@@ -78,18 +85,12 @@ def tables(history: str, rows: Sequence[Mapping[str, Any]]) -> list[Table]:
     if not rows:
         return []
 
-    def at(row: Mapping[str, Any], *names: str) -> str:
-        found: Any = row
-        for name in names:
-            found = (found or {}).get(name)
-        return with_student(Estimate.from_json(found))
-
     out = [
         [
             row["id"],
             row["split"],
-            at(row, "gap"),
-            at(row, "equal", "gap"),
+            with_student(Estimate.from_json(row.get("gap"))),
+            equal_text(row),
             f"{Estimate.from_json(row['predicted'].get(row['ceiling'])):.3f}",
             row.get("carrier", "-"),
             row["verdict"],

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from dsjax.statistics import RESAMPLES, Range, Resampled
+
 IN_DISTRIBUTION = "in"
 
 Curves = dict[str, Any]  # {"step": [K], SPLIT: final accuracy [S][K]} of S seeds at K looks, NaN where not defined
@@ -38,7 +40,8 @@ def at_equal(one: Curves, other: Curves, split: str) -> tuple[np.ndarray, np.nda
 
     Equal accuracy in distribution instead of equal updates: an arm that learns faster would otherwise be credited, or
     blamed, for how far it got. The level of a seed is the lesser of the two arms' best; looks are noisy, and the first
-    that reaches it is a little early for both.
+    that reaches it is a little early for both. NaN for a seed where one of them never gets above its first look: the
+    base, where the difference is 0 whatever the arms do.
     """
     gaps, levels = [], []
     for seed in range(len(one[split])):
@@ -46,7 +49,15 @@ def at_equal(one: Curves, other: Curves, split: str) -> tuple[np.ndarray, np.nda
             (np.asarray(arm[IN_DISTRIBUTION][seed], float), np.asarray(arm[split][seed], float)) for arm in (one, other)
         ]
         level = min(float(np.max(inside)) for inside, _ in pairs)
+        if level <= max(float(inside[0]) for inside, _ in pairs):
+            level = float("nan")
         first, second = (first_at(*pair, level) for pair in pairs)
         gaps.append(first - second)
         levels.append(level)
     return np.array(gaps), np.array(levels)
+
+
+def where_defined(values: np.ndarray, within: Range, resamples: int = RESAMPLES) -> Resampled:
+    """A measure of seeds alone, of those that have it: `at_equal`'s are some of the seeds, or none."""
+    defined = values[np.isfinite(values)]
+    return Resampled.of_seeds(defined if len(defined) else [np.nan], within, resamples)

@@ -17,7 +17,7 @@ from dsjax.evaluation.deciders import reliability
 from dsjax.io import inside, read_json
 from dsjax.statistics import ANY, DIFFERENCE, PROBABILITY, Resampled, roc_curve
 from dsjax.study import cells, chains
-from dsjax.study.frontier import Curves, at_equal, curves_of
+from dsjax.study.frontier import Curves, at_equal, curves_of, where_defined
 from dsjax.study.hypotheses import EXPECTED, decide, tested
 from dsjax.study.jobs import Definition
 from dsjax.study.measures import TERMS, Evaluated, Measures
@@ -167,11 +167,11 @@ def _of_history(
 
 
 def _named(measures: Measures, frontier: Mapping[str, Curves], split: str, data: Mapping[str, Any]) -> Resampled:
-    """`Measures.named`, or with the measure `accuracy_at_equal` that of `frontier.at_equal`, of seeds alone."""
+    """`Measures.named`, or `accuracy_at_equal`: that of `frontier.at_equal`, of the seeds that have it."""
     if data["measure"] != "accuracy_at_equal":
         return measures.named(data)
     gaps, _ = at_equal(frontier[data["arm"]], frontier[data["against"]], split)
-    return Resampled.of_seeds(gaps, DIFFERENCE, RESAMPLES)
+    return where_defined(gaps, DIFFERENCE, RESAMPLES)
 
 
 def _gradients(rows: Rows) -> dict[str, float]:

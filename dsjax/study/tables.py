@@ -44,7 +44,7 @@ def p_value(p: float | None) -> str:
 
 def tables(report: Mapping[str, Any]) -> list[Table]:
     """The hypotheses, then of each history and split: the models, what each component brings, what is left to gain."""
-    out = [_hypotheses(report["hypotheses"])] if report["hypotheses"] else []
+    out = [_hypotheses(report)] if report["hypotheses"] else []
     for history, entry in report["histories"].items():
         for split, found in entry["splits"].items():
             rows = [[m, *(_cell(c, Estimate.from_json(of[c])) for c in COLUMNS)] for m, of in found["measures"].items()]
@@ -73,8 +73,11 @@ def _cell(measure: str, e: Estimate) -> str:
     return f"{e if measure == 'accuracy' else Estimate(e.value):.3f}"
 
 
-def _hypotheses(hypotheses: list[Mapping[str, Any]]) -> Table:
-    found = [(h, Estimate.from_json(h["estimate"])) for h in hypotheses]
-    rows = [[h["id"], h["text"], f"{e:+.3f}", by_student(e), p_value(h["p_holm"]), h["verdict"]] for h, e in found]
+def _hypotheses(report: Mapping[str, Any]) -> Table:
+    rows = []
+    for h in report["hypotheses"]:
+        e, seeds = Estimate.from_json(h["estimate"]), len(report["histories"][h["history"]]["seeds"])
+        some = f" ({len(e.seeds)} of {seeds} seeds)" if e and len(e.seeds) < seeds else ""  # at equal accuracy
+        rows.append([h["id"], h["text"], f"{e:+.3f}{some}", by_student(e), p_value(h["p_holm"]), h["verdict"]])
     columns = ["", "hypothesis", "estimate [bootstrap]", "Student", "p (Holm)", "verdict"]
     return {"title": "Hypotheses, written down before the runs", "columns": columns, "rows": rows}

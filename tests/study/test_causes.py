@@ -14,10 +14,10 @@ from dsjax.cli.study import power
 from dsjax.errors import InputError
 from dsjax.evaluation import accounting, transfer
 from dsjax.io import read_json, write_json
-from dsjax.statistics import Estimate
-from dsjax.study.cells import NOT_TOLD, carrier, cells_of, verdict_of
+from dsjax.statistics import DIFFERENCE, Estimate
+from dsjax.study.cells import NOT_TOLD, carrier, cells_of, equal_text, verdict_of
 from dsjax.study.engine import run_here
-from dsjax.study.frontier import at_equal
+from dsjax.study.frontier import at_equal, where_defined
 from dsjax.study.jobs import Definition, merge
 from dsjax.study.power import smallest_effect
 from dsjax.study.predict import predict, tables
@@ -130,6 +130,25 @@ def test_arms_are_compared_where_they_are_equally_good_inside():
     assert gaps == pytest.approx([0.3 - 0.2])  # 0.5 inside lies between looks 1 and 2 of one, at look 1 of the other
     assert at_equal(one, one, "out")[0] == pytest.approx([0.0])
     assert one["out"][0][-1] - other["out"][0][-1] == pytest.approx(-0.6)  # what equal updates would have said
+
+
+def test_an_arm_that_never_gets_above_its_base_is_compared_nowhere():
+    """At the base the gap is 0 whatever the arms do: such seeds do not count, instead of counting as 0."""
+    up, down = ([0.2, 0.4, 0.5], [0.1, 0.3, 0.4]), ([0.2, 0.1, 0.2], [0.1, 0.0, 0.0])
+    one = {"step": [0, 1, 2], "in": [up[0], up[0]], "out": [up[1], up[1]]}
+    other = {"step": [0, 1, 2], "in": [up[0], down[0]], "out": [[0.1, 0.2, 0.3], down[1]]}
+    gaps, levels = at_equal(one, other, "out")
+    assert gaps == pytest.approx([0.4 - 0.3, np.nan], nan_ok=True)
+    assert levels == pytest.approx([0.5, np.nan], nan_ok=True)
+    some, none = (where_defined(g, DIFFERENCE).estimate() for g in (gaps, gaps[1:]))
+    assert some.value == pytest.approx(0.1)  # not 0.05, the mean with a 0
+    assert not none
+    texts = [
+        equal_text({"gap": Estimate(0.0, seeds=(0.0, 0.0)).to_json(), "equal": {"gap": e.to_json()}})
+        for e in (some, none)
+    ]
+    assert texts[0].endswith(" (1 of 2)")
+    assert texts[1] == "-"
 
 
 def test_the_smallest_effect_is_found_as_often_as_it_says():
