@@ -151,24 +151,62 @@ def carried(found: Sequence[Mapping[str, Any]]) -> str:
     counts = ", ".join(f"{name} {by.count(name)}" for name in dict.fromkeys(sorted(by, key=by.count, reverse=True)))
     largest = largest_of(found)
     terms = ", ".join(f"{t} {with_student(e(largest['terms'][t]))}" for t in ("decider", "mix", "sampler"))
-    return f"carried by {counts}; of the largest, {named(largest)}, in nats: {terms}"
+    return f"carried by {counts}.** Of the largest, {named(largest)}, in nats: {terms}"
 
 
 def resembles(reports: Mapping[str, Any], found: Sequence[Mapping[str, Any]]) -> str:
     """Which pattern each regime shows: by the signs of reward less demonstrations, and of each less the base."""
     shown: dict[str, list[str]] = {}
     for regime, report in reports.items():
-        of = [c for c in found if c["regime"] == regime and c["arm"] == "rloo"]
-        gold = next((name for name in GOLD if any(c["against"] == name for c in of)), None)
-        for cell in (c for c in of if c["against"] == gold):
+        for cell in gold_of(regime, found):
             (entry,) = report["histories"].values()
             changes = entry["splits"][cell["split"]]["accounting"]
-            gain, loss = (e(changes[f"{arm} - {BASE}"]["accuracy"]["total"]) for arm in ("rloo", gold))
+            gain, loss = (e(changes[f"{arm} - {BASE}"]["accuracy"]["total"]) for arm in ("rloo", cell["against"]))
             pattern = {REWARD: "keeps", IMITATION: "reverse"}.get(cell["verdict"], "none")
             if pattern == "keeps" and gain.t_low > 0 and loss.t_high < 0:
                 pattern = "generalises"
             shown.setdefault(pattern, []).append(f"{regime} ({cell['split']})")
     return "; ".join(f"{words}: {', '.join(shown[key])}" for key, words in PATTERNS.items() if key in shown) or NOT_RUN
+
+
+def places(found: Sequence[Mapping[str, Any]]) -> str:
+    """In how many regimes and splits which side is better in some comparison, and where."""
+    every = list(dict.fromkeys((c["regime"], c["split"]) for c in found))
+    at = {v: [place for place in every if _any(found, place, v)] for v in (REWARD, IMITATION)}
+    said = [f"{v} than some in {len(few)} of {len(every)} places" + _listed(few) for v, few in at.items()]
+    return f"**Out of distribution {'; '.join(said)}.**"
+
+
+def _any(found: Sequence[Mapping[str, Any]], place: tuple[str, str], verdict: str) -> bool:
+    return any((c["regime"], c["split"]) == place and c["verdict"] == verdict for c in found)
+
+
+def _listed(some: Sequence[tuple[str, str]]) -> str:
+    return f" ({', '.join(f'{regime} {split}' for regime, split in some)})" if some else ""
+
+
+def gold_of(regime: str, found: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The comparisons of a regime between reward and its demonstrations."""
+    of = [c for c in found if c["regime"] == regime and c["arm"] == "rloo"]
+    gold = next((name for name in GOLD if any(c["against"] == name for c in of)), None)
+    return [c for c in of if c["against"] == gold]
+
+
+def closing(found: Sequence[Mapping[str, Any]], name: str) -> str:
+    """Whether an arm closes reward's gap to demonstrations, wherever there is one.
+
+    It does if reward is not better than the arm and Student's interval ends below the gap; it does not if reward is.
+    """
+    said = []
+    for gap in (c for regime in dict.fromkeys(c["regime"] for c in found) for c in gold_of(regime, found)):
+        same = (gap["regime"], gap["split"])
+        for cell in (c for c in found if (c["regime"], c["split"]) == same and c["against"] == name):
+            if gap["verdict"] == REWARD:
+                below = e(cell["gap"]).t_high < e(gap["gap"]).value
+                word = "no" if cell["verdict"] == REWARD else "yes" if below else "cannot tell"
+                left = with_student(e(cell["gap"]))
+                said.append(f"{word} ({' '.join(same)}: of {e(gap['gap']).value:+.3f} there is left {left})")
+    return f"**{name}: {'; '.join(said) or 'no gap to close where it was run'}.**"
 
 
 def answers(reports: Mapping[str, Any]) -> list[list[str]]:
@@ -180,22 +218,23 @@ def answers(reports: Mapping[str, Any]) -> list[list[str]]:
     every = [c for c in once.values() if not c["regime"].endswith(OTHER_STEPS)]
     inside, out = ([c for c in every if (c["split"] == INSIDE) == where] for where in (True, False))
     better, worse = ([c for c in out if c["verdict"] == v] for v in (REWARD, IMITATION))
-    parts = [f"{v}: {carried(few)}" for v, few in ((REWARD, better), (IMITATION, worse)) if few]
-    how = ". ".join(f"Where {part}" for part in parts) + "." if parts else "There is no gap to split."
+    parts = [f"**Where {v}: {carried(few)}." for v, few in ((REWARD, better), (IMITATION, worse)) if few]
+    how = " ".join(parts) if parts else "There is no gap to split."
 
     def against(what: str, *names: str) -> str:
-        some = {name: [c for c in out if c["against"] == name] for name in names}
-        found = "; ".join(f"{name}: {counted(few)}" for name, few in some.items() if few)
-        return f"Reward less imitation of {what}: {found}." if found else NOT_RUN
+        some = {name: few for name in names if (few := [c for c in out if c["against"] == name])}
+        found = "; ".join(f"{name}: {counted(few)}" for name, few in some.items())
+        lead = " ".join(closing(out, name) for name in some)
+        return f"{lead} Reward less imitation of {what}: {found}." if found else NOT_RUN
 
     settled = read_results("run", folder_of("arithmetic-cpu-settled"))[1]["report"]["histories"]["none"]["splits"]
     weighted = e(settled["carry"]["accounting"]["rloo - sft-self-l"]["accuracy"]["total"])
     plain = e(settled["carry"]["accounting"]["rloo - sft-self"]["accuracy"]["total"])
     weights = (
-        "There was no gap where it was tried: on carry chains, settled bases, rloo less sft-self is "
+        "**No gap to close where it was tried.** On carry chains, settled bases, rloo less sft-self is "
         f"{with_student(plain)} in accuracy, and with the decision weighted by L {with_student(weighted)}."
     )
-    sentence = f"Out of distribution, {counted(out)}. In distribution, {counted(inside)}."
+    sentence = f"{places(out)} There, {counted(out)}. In distribution, {counted(inside)}."
     said = {
         "Where does reward beat imitation out of distribution at matched data and budget?": sentence,
         "How much of it is decider, mix, sampler?": how,
