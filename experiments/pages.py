@@ -8,11 +8,14 @@ writes them; a test writes them again and compares. No number on these pages is 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dsjax.statistics import Estimate
+import numpy as np
+
+from dsjax.statistics import DIFFERENCE, Estimate, Resampled
 from dsjax.study import agreement
 from dsjax.study.cells import equal_text
 from dsjax.study.jobs import Definition, Job
@@ -92,13 +95,20 @@ def causes() -> dict[str, dict[str, Any]]:
 
 
 def cells(reports: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """All cells, each with the name of its study."""
+    """All cells, each with the name of its study and the gap between its deciders in AUROC on the base's answers."""
     return [
-        {"regime": name, **cell}
+        {"regime": name, **cell, **({"auroc": _auroc(entry["splits"][cell["split"]], cell)} if "gap" in cell else {})}
         for name, report in reports.items()
         for entry in report["histories"].values()
         for cell in entry.get("cells", ())
     ]
+
+
+def _auroc(of_split: Mapping[str, Any], cell: Mapping[str, Any]) -> Estimate:
+    """Paired by seed; both judge the same answers, the base's."""
+    pair = (e(of_split["measures"][cell[name]]["auroc_on_base"]).seeds for name in ("arm", "against"))
+    one, other = map(np.array, pair)
+    return Resampled.of_seeds(one - other, DIFFERENCE).estimate()
 
 
 def e(data: Any) -> Estimate:
@@ -113,6 +123,7 @@ def named(cell: Mapping[str, Any]) -> str:
 
 NOT_RUN = "Not run yet."
 OTHER_STEPS = ("-third", "-triple")  # presets that show whether an answer depends on the step size
+MORE_ARMS = "-(kl|weight)$"  # presets that add arms to the comparisons of another
 REWARD, IMITATION = "reward is better", "imitation is better"
 GOLD = ("sft-success", "sft-canonical", "sft-self")  # what imitation copies, the first that a study has
 CHU, SHENFELD = "arXiv 2501.17161", "arXiv 2509.04259"
@@ -152,6 +163,21 @@ def carried(found: Sequence[Mapping[str, Any]]) -> str:
     largest = largest_of(found)
     terms = ", ".join(f"{t} {with_student(e(largest['terms'][t]))}" for t in ("decider", "mix", "sampler"))
     return f"carried by {counts}.** Of the largest, {named(largest)}, in nats: {terms}"
+
+
+def told_apart(found: Sequence[Mapping[str, Any]]) -> str:
+    """Of each term, gap or not, in how many comparisons it is on which side."""
+
+    def sides(estimates: Iterable[Estimate]) -> str:
+        ends = [(x.t_low, x.t_high) for x in estimates]
+        return f"{sum(low > 0 for low, _ in ends)} and {sum(high < 0 for _, high in ends)}"
+
+    terms = ", ".join(f"{t} {sides(e(c['terms'][t]) for c in found)}" for t in ("decider", "mix", "sampler"))
+    return (
+        f"Gap or not, of {len(found)} comparisons each term favours reward and imitation in: {terms}. A decider's term"
+        " grows too if it keeps fewer answers of both kinds; it tells right answers of the base from wrong ones better"
+        f" (AUROC) in {sides(c['auroc'] for c in found)}."
+    )
 
 
 def resembles(reports: Mapping[str, Any], found: Sequence[Mapping[str, Any]]) -> str:
@@ -214,12 +240,13 @@ def answers(reports: Mapping[str, Any]) -> list[list[str]]:
     once: dict[str, dict[str, Any]] = {}  # a comparison that two studies share, arms and all, counts once
     for c in cells(reports):
         if "gap" in c:
-            once.setdefault(json.dumps([c["arm"], c["against"], c["split"], c["gap"]]), c)
+            key = json.dumps([c["arm"], c["against"], c["split"], c["gap"]])
+            once.setdefault(key, {**c, "regime": re.sub(MORE_ARMS, "", c["regime"])})
     every = [c for c in once.values() if not c["regime"].endswith(OTHER_STEPS)]
     inside, out = ([c for c in every if (c["split"] == INSIDE) == where] for where in (True, False))
     better, worse = ([c for c in out if c["verdict"] == v] for v in (REWARD, IMITATION))
     parts = [f"**Where {v}: {carried(few)}." for v, few in ((REWARD, better), (IMITATION, worse)) if few]
-    how = " ".join(parts) if parts else "There is no gap to split."
+    how = " ".join([*parts, told_apart(out)]) if parts else "There is no gap to split."
 
     def against(what: str, *names: str) -> str:
         some = {name: few for name in names if (few := [c for c in out if c["against"] == name])}
@@ -231,8 +258,9 @@ def answers(reports: Mapping[str, Any]) -> list[list[str]]:
     weighted = e(settled["carry"]["accounting"]["rloo - sft-self-l"]["accuracy"]["total"])
     plain = e(settled["carry"]["accounting"]["rloo - sft-self"]["accuracy"]["total"])
     weights = (
-        "**No gap to close where it was tried.** On carry chains, settled bases, rloo less sft-self is "
-        f"{with_student(plain)} in accuracy, and with the decision weighted by L {with_student(weighted)}."
+        f"{against('answers with the decision weighted by L', 'sft-online-l', 'sft-self-l')} In the earlier study, on"
+        f" carry chains, settled bases, rloo less sft-self is {with_student(plain)} in accuracy, and with the decision"
+        f" weighted by L {with_student(weighted)}."
     )
     sentence = f"{places(out)} There, {counted(out)}. In distribution, {counted(inside)}."
     said = {
@@ -247,10 +275,15 @@ def answers(reports: Mapping[str, Any]) -> list[list[str]]:
 
 
 def hypotheses(reports: Mapping[str, Any]) -> list[str]:
-    """The hypotheses of each study, judged by the preset that it is about: the first."""
-    names = {f.parent.name: next(iter(Definition.read(f.parent).presets)) for f in sorted(CAUSES.glob("*/study.json"))}
-    stored = [f"{study}-{preset}" for study, preset in names.items() if f"{study}-{preset}" in reports]
-    return [line for name in stored for line in (f"### {name}", *predeclared(folder_of(name)), "")]
+    """The hypotheses of each study, each judged by the preset that it is about: the first that has its arms."""
+    lines: list[str] = []
+    for file in sorted(CAUSES.glob("*/study.json")):
+        shown: set[str] = set()
+        for name in (f"{file.parent.name}-{preset}" for preset in Definition.read(file.parent).presets):
+            if new := {h["id"] for h in reports.get(name, {}).get("hypotheses", ())} - shown:
+                lines += [f"### {name}", *predeclared(folder_of(name), new), ""]
+                shown |= new
+    return lines
 
 
 def comparisons(found: Sequence[dict[str, Any]]) -> list[str]:
@@ -355,9 +388,10 @@ def known() -> list[str]:
     return lines
 
 
-def predeclared(folder: Path) -> Iterator[str]:
-    """The table of a study's hypotheses."""
-    return tables(read_results("run", folder)[1]["report"]["tables"][:1])
+def predeclared(folder: Path, only: Collection[str] | None = None) -> Iterator[str]:
+    """The table of a study's hypotheses, or of some."""
+    found = read_results("run", folder)[1]["report"]["tables"][0]
+    return tables([{**found, "rows": [row for row in found["rows"] if only is None or row[0] in only]}])
 
 
 # The earlier runs ----------------------------------------------------------------------------------------------------
@@ -439,11 +473,9 @@ def results_page() -> str:
         *table(["question", "answer"], answers(reports)),
         "",
     ]
-    for figure, words in (
-        ("C3_regime_map", "The regime map"),
-        ("C4_frontier", "The frontier"),
-        ("C2_predicted_regret", "Predicted regret and measured gaps"),
-    ):
+    frontiers = {f"{study}/C4_frontier": f"{title}: the frontier" for study, title in REGIMES.items()}
+    captions = {"C3_regime_map": "The regime map", **frontiers, "C2_predicted_regret": "Predicted regret and gaps"}
+    for figure, words in captions.items():
         if reports and (CAUSES / f"{figure}.png").exists():
             lines += [f"![{words}](../experiments/causes/{figure}.png)", ""]
     judged = hypotheses(reports) if reports else [NOT_RUN]

@@ -184,10 +184,15 @@ def footer(figure: Figure, text: str) -> None:
 
 
 def line_style(i: int) -> dict[str, Any]:
-    """Line number i of a figure without arms: told apart by marker and dashes where there is no colour."""
+    """Line number i of a figure without arms: told apart by marker and dashes where there is no colour.
+
+    No two of len(COLOURS) len(MARKERS) lines have both in common: whenever colours and markers would come again
+    together, the marker is one further.
+    """
+    used = i // math.lcm(len(COLOURS), len(MARKERS))
     return {
         "color": COLOURS[(i + 1) % len(COLOURS)],
-        "marker": MARKERS[i % len(MARKERS)],
+        "marker": MARKERS[(i + used) % len(MARKERS)],
         "linestyle": DASHES[i % len(DASHES)],
         "markerfacecolor": "white" if i % 2 else COLOURS[(i + 1) % len(COLOURS)],
     }

@@ -14,7 +14,7 @@ from dsjax.cli.figures import figures
 from dsjax.config import from_dict
 from dsjax.errors import InputError
 from dsjax.figures import draw
-from dsjax.figures.style import FIGURES, GROUPS, Source, arm_style, blocks, styled
+from dsjax.figures.style import FIGURES, GROUPS, Source, arm_style, blocks, line_style, styled
 from dsjax.study.calibration import coverage
 from dsjax.study.chains import MEASURES, predicted
 from dsjax.study.measures import Evaluated, Measures
@@ -298,3 +298,8 @@ def test_many_arms_become_small_multiples():
     assert [label.get_text() for label in panel.get_yticklabels()] == list(arms)
     coloured = [[x for x in ax.lines if x.get_color() != "0.85"] for ax in figures["F4"].figure.axes]
     assert max(map(len, coloured)) <= 8
+
+
+def test_lines_without_arms_look_different_from_each_other():
+    looks = {(line_style(i)["color"], line_style(i)["marker"]) for i in range(40)}
+    assert len(looks) == 40
