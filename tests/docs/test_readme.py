@@ -73,6 +73,31 @@ def test_the_sentence_about_countdown_is_the_stored_run():
     assert report["predictions"]["older_than"] == report["predictions"]["arms"]
 
 
+def test_the_sentence_about_the_decider_is_that_of_the_results():
+    """Whose page is written from the stored runs."""
+    (found,) = re.findall(
+        r"of (\d+) comparisons each term favours reward and imitation in: decider (\d+) and (\d+),.*?\(AUROC\) in"
+        r" (\d+) and (\d+)\.",
+        (ROOT / "docs" / "results.md").read_text(),
+    )
+    every, up, down, better, worse = found
+    text = " ".join((ROOT / "README.md").read_text().split())
+    assert (
+        f"Of {every} comparisons out of distribution the decider's term favours reward in {up} and imitation in {down}"
+        in text
+    )
+    assert f"(AUROC) favours them in {better} and {worse}:" in text
+    assert int(up) > 5 * int(down)
+    assert int(better) < int(worse)
+    report = read_results("run", ROOT / "experiments" / "causes" / "finite" / "cpu-unlimited")[1]["report"]
+    for split in ("in", "carry"):
+        measures = report["histories"]["none"]["splits"][split]["measures"]
+        for arm in ("sft-online", "sft-success"):
+            for kept in ("a", "b"):  # of right answers, of wrong ones
+                assert measures["rloo"][kept]["high"] < measures[arm][kept]["low"]
+            assert measures["rloo"]["auroc_on_base"]["value"] < measures[arm]["auroc_on_base"]["value"]
+
+
 def test_stored_results_hold_no_path_of_a_machine():
     for file in (ROOT / "experiments").rglob("results.json*"):
         text = gzip.decompress(file.read_bytes()).decode() if file.suffix == ".gz" else file.read_text()
