@@ -297,7 +297,15 @@ def _array(archive: zipfile.ZipFile, name: str, member: zipfile.ZipInfo, path: P
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Arrays as a compressed .npz, written atomically."""
+    """Arrays as a compressed .npz, written atomically.
+
+    Raises:
+      ValueError: for an array of objects, which only pickle could store, and which nothing here would read.
+    """
+    found: dict[str, Any] = {name: np.asarray(array) for name, array in arrays.items()}
+    objects = [name for name, array in found.items() if array.dtype.hasobject]
+    if objects:
+        raise ValueError(f"arrays of objects cannot be stored: {', '.join(objects)}")
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    np.savez_compressed(buffer, **found)  # an early NumPy 2 would store an argument `allow_pickle` as one more array
     write_atomically(path, buffer.getvalue())

@@ -19,6 +19,7 @@ from dsjax import statistics
 from dsjax.attribution import attribute, coefficients, loss_of, trajectory_gradients
 from dsjax.cli.attribute import attribute as command
 from dsjax.errors import InputError
+from dsjax.io import write_arrays
 from dsjax.objectives import OBJECTIVES, resolve
 from dsjax.policies import log_probs
 from dsjax.rollouts import attribute_rollouts
@@ -630,6 +631,15 @@ def test_a_file_gives_the_same_arrays(tmp_path):
     assert attribute_rollouts("sft", **found).to_json() == attribute_rollouts("sft", **tiny(vocabulary=7)).to_json()
     np.savez_compressed(tmp_path / "small.npz", **tiny())
     assert attribute_rollouts("sft", **read(tmp_path / "small.npz")).loss == attribute_rollouts("sft", **tiny()).loss
+
+
+def test_written_arrays_are_those_given_and_plain(tmp_path):
+    write_arrays(tmp_path / "run.npz", tiny())
+    with np.load(tmp_path / "run.npz") as found:
+        assert set(found) == {*tiny()}  # NumPy 2.0 would store an argument that it does not know
+    with pytest.raises(ValueError, match="arrays of objects cannot be stored: logp"):
+        write_arrays(tmp_path / "objects.npz", {"logp": np.array([{"a": 1}], object)})
+    assert not (tmp_path / "objects.npz").exists()
 
 
 def write_npy(path: Path):
