@@ -195,20 +195,18 @@ def resembles(reports: Mapping[str, Any], found: Sequence[Mapping[str, Any]]) ->
     return "; ".join(f"{words}: {', '.join(shown[key])}" for key, words in PATTERNS.items() if key in shown) or NOT_RUN
 
 
+def place_of(cell: Mapping[str, Any]) -> str:
+    """Regime and split of a comparison."""
+    return f"{cell['regime']} {cell['split']}"
+
+
 def places(found: Sequence[Mapping[str, Any]]) -> str:
     """In how many regimes and splits which side is better in some comparison, and where."""
-    every = list(dict.fromkeys((c["regime"], c["split"]) for c in found))
-    at = {v: [place for place in every if _any(found, place, v)] for v in (REWARD, IMITATION)}
-    said = [f"{v} than some in {len(few)} of {len(every)} places" + _listed(few) for v, few in at.items()]
+    every, said = len({place_of(c) for c in found}), []
+    for verdict in (REWARD, IMITATION):
+        some = dict.fromkeys(place_of(c) for c in found if c["verdict"] == verdict)
+        said.append(f"{verdict} than some in {len(some)} of {every} places" + (f" ({', '.join(some)})" if some else ""))
     return f"**Out of distribution {'; '.join(said)}.**"
-
-
-def _any(found: Sequence[Mapping[str, Any]], place: tuple[str, str], verdict: str) -> bool:
-    return any((c["regime"], c["split"]) == place and c["verdict"] == verdict for c in found)
-
-
-def _listed(some: Sequence[tuple[str, str]]) -> str:
-    return f" ({', '.join(f'{regime} {split}' for regime, split in some)})" if some else ""
 
 
 def gold_of(regime: str, found: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -224,14 +222,12 @@ def closing(found: Sequence[Mapping[str, Any]], name: str) -> str:
     It does if reward is not better than the arm and Student's interval ends below the gap; it does not if reward is.
     """
     said = []
-    for gap in (c for regime in dict.fromkeys(c["regime"] for c in found) for c in gold_of(regime, found)):
-        same = (gap["regime"], gap["split"])
-        for cell in (c for c in found if (c["regime"], c["split"]) == same and c["against"] == name):
-            if gap["verdict"] == REWARD:
-                below = e(cell["gap"]).t_high < e(gap["gap"]).value
-                word = "no" if cell["verdict"] == REWARD else "yes" if below else "cannot tell"
-                left = with_student(e(cell["gap"]))
-                said.append(f"{word} ({' '.join(same)}: of {e(gap['gap']).value:+.3f} there is left {left})")
+    golds = [c for regime in dict.fromkeys(c["regime"] for c in found) for c in gold_of(regime, found)]
+    for gold in (c for c in golds if c["verdict"] == REWARD):
+        for cell in (c for c in found if place_of(c) == place_of(gold) and c["against"] == name):
+            gap, left = e(gold["gap"]), e(cell["gap"])
+            word = "no" if cell["verdict"] == REWARD else "yes" if left.t_high < gap.value else "cannot tell"
+            said.append(f"{word} ({place_of(cell)}: of {gap.value:+.3f} there is left {with_student(left)})")
     return f"**{name}: {'; '.join(said) or 'no gap to close where it was run'}.**"
 
 
