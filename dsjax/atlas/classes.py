@@ -156,7 +156,7 @@ class Classifier:
         lengths = (*LENGTHS, *[LENGTHS[-1]] * len(MOVES))
         laws = {False: on_policy(scenario), True: scenario.demonstrator}
         structures = {
-            shown: jax.tree.map(lambda *x: jnp.stack(x), *(structure(scenario, law, n) for n in lengths))
+            shown: jax.tree.map(lambda *x: np.stack(x), *(structure(scenario, law, n) for n in lengths))
             for shown, law in laws.items()
         }
         N, B = structures[False].weight.shape
@@ -165,9 +165,8 @@ class Classifier:
         moves = jnp.asarray(np.exp(sizes[:, None, None] * noise))
         build = compile_quickly(partial(_seen, scenario), structures[False], moves)
         seen = {shown: build(x, moves) for shown, x in structures.items()}
-        asked = {
-            shown: [jax.tree.map(lambda x, i=i: x[i], (x.logp, x.traj)) for i in range(N)] for shown, x in seen.items()
-        }
+        each = {shown: jax.device_get((x.logp, x.traj)) for shown, x in seen.items()}
+        asked = {shown: [jax.tree.map(lambda x, i=i: x[i], x) for i in range(N)] for shown, x in each.items()}
         return cls(seen, asked, compile_quickly(partial(_analyse, scenario), seen[False].logp, seen[False]))
 
     def __call__(self, objective: Objective, demonstrations: bool = False) -> Classes:
@@ -177,7 +176,7 @@ class Classifier:
 
     def of_coefficients(self, ask: Callable[..., jax.Array], demonstrations: bool = False) -> Classes:
         """The same of an objective whose `coefficients` are compiled for the shapes of `asked`."""
-        c_NxBxS = jnp.stack([ask(*each) for each in self.asked[demonstrations]])
+        c_NxBxS = jnp.asarray(np.stack([ask(*each) for each in self.asked[demonstrations]]))
         spread, moved = jax.device_get(self.analyse(c_NxBxS, self.seen[demonstrations]))
         at = len(LENGTHS)
         return Classes(coefficient_class(spread[:at], spread[at:]), filler_class(moved))

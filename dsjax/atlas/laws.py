@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from dsjax.numerics import compile_quickly
 from dsjax.policies import Params, PositionwisePolicy, log_probs
 from dsjax.process import DecisionSamplingProcess
 from dsjax.trajectories import Trajectories
@@ -271,8 +272,8 @@ class Enumerated(NamedTuple):
     traj: Trajectories
 
 
-def enumerate_at(scenario: Scenario, length: int, demonstrations: bool = False) -> Enumerated:
-    """All trajectories under the policy or the demonstrations, for a position-wise policy on the enumerated process."""
+def enumerate_at(scenario: Scenario, length: int) -> Enumerated:
+    """All trajectories under the policy, a position-wise one, on the enumerated process."""
     Q, A = scenario.num_prompts, VOCABULARY**length
     process = DecisionSamplingProcess.create(
         prompt_law=jnp.asarray(scenario.prompt_law),
@@ -291,24 +292,24 @@ def enumerate_at(scenario: Scenario, length: int, demonstrations: bool = False) 
             "decision": jnp.asarray(laws.decision),
         }
 
-    params = spelled(scenario.policy)
-    traj = process.enumerate_trajectories(policy, params)
-    values = _state_values(scenario, traj.prompt[:, 0], traj.answers(length)[..., 0], length)
-    ref_logp = log_probs(policy, spelled(scenario.reference), traj)
-    traj = traj.replace(ref_logp=ref_logp, values=values.reshape(ref_logp.shape))
-    if demonstrations:
-        traj = traj.replace(weight=_demonstrated(scenario, traj, length))
-    return Enumerated(process, policy, params, traj)
+    def law(process: DecisionSamplingProcess, params: Params, reference: Params) -> Trajectories:
+        traj = process.enumerate_trajectories(policy, params)
+        values = _state_values(scenario, traj.prompt[:, 0], traj.answers(length)[..., 0], length)
+        ref_logp = log_probs(policy, reference, traj)
+        return traj.replace(ref_logp=ref_logp, values=values.reshape(ref_logp.shape))
+
+    given = process, spelled(scenario.policy), spelled(scenario.reference)
+    return Enumerated(process, policy, given[1], compile_quickly(law, *given)(*given))
 
 
-def _demonstrated(scenario: Scenario, traj: Trajectories, length: int) -> jax.Array:
-    """f[B]: probability of each enumerated trajectory as a demonstration."""
-    law = scenario.demonstrator
-    answers, prompt = np.asarray(traj.answers(length)), np.asarray(traj.prompt[:, 0])
-    decided = np.asarray(traj.blocks(traj.tokens, length))[:, 0, length]
-    drawn = np.asarray(traj.blocks(traj.sample_mask, length))[..., 0]
+def demonstrated(scenario: Scenario, traj: Trajectories, length: int) -> Trajectories:
+    """The enumerated trajectories with their probabilities as demonstrations."""
+    law, x = scenario.demonstrator, jax.device_get(traj)
+    answers, prompt = x.answers(length), x.prompt[:, 0]
+    decided = x.blocks(x.tokens, length)[:, 0, length]
+    drawn = x.blocks(x.sample_mask, length)[..., 0]
     weight = scenario.prompt_law[prompt] * law.decision[prompt, answers[:, 0, 0], decided]
     for k in range(ROUNDS):
         whole = law.first[k][prompt, answers[:, k, 0]] * np.asarray(law.filler)[answers[:, k, 1:]].prod(-1)
         weight = weight * np.where(drawn[:, k], whole, 1.0)
-    return jnp.asarray(weight)
+    return traj.replace(weight=jnp.asarray(weight))

@@ -24,6 +24,7 @@ from dsjax.atlas.laws import (
     Laws,
     Scenario,
     Structure,
+    demonstrated,
     enumerate_at,
     exact_values,
     generic_scenario,
@@ -264,15 +265,15 @@ class _Spelled:
 
     @classmethod
     def of(cls, scenario: Scenario) -> _Spelled:
-        found = {d: enumerate_at(scenario, COMPARED, d) for d in (False, True)}
-        policy, params, traj = found[False].policy, found[False].params, found[False].traj
+        _, policy, params, traj = enumerate_at(scenario, COMPARED)
 
         def pull(traj: Trajectories, c_BxS: jax.Array) -> tuple[Params, Params]:
             masks = traj.sample_mask, traj.decision_mask
             return policy.log_probs_vjp(params, traj)[1](tuple(jnp.where(m, c_BxS, 0.0) for m in masks))[1]
 
         logp = compile_quickly(partial(log_probs, policy), params, traj)(params, traj)
-        return cls({d: x.traj for d, x in found.items()}, logp, compile_quickly(pull, traj, logp))
+        shown = demonstrated(scenario, traj, COMPARED)
+        return cls({False: traj, True: shown}, logp, compile_quickly(pull, traj, logp))
 
     def gap(self, ask: Ask, measured: Measured, demonstrations: bool) -> float:
         """Largest difference of a measured gradient to that by enumeration, relative to the largest entry."""

@@ -61,17 +61,20 @@ def on_law(objective: Objective, logp_BxS: jax.Array, traj: Trajectories) -> Obj
         return objective
     name, rows = full_name(objective), traj.weight.shape[0]
     splits = _splits(traj)
-    batches = [_split(1.1 * logp_BxS, traj, source, part) for source, part in splits]
+    other_logp, law = jax.device_get((1.1 * logp_BxS, traj))
+    batches = [_split(other_logp, law, source, part) for source, part in splits]
 
-    def ask(logp: jax.Array, traj: Trajectories) -> tuple[jax.Array, jax.Array]:
-        return loss_of(objective, logp, traj), coefficients(objective, logp, traj)
+    def ask(logp: jax.Array, traj: Trajectories) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
+        divided_by = {divisor: jnp.sum(h(traj)) for divisor, h in DIVISORS.items()}
+        return loss_of(objective, logp, traj), coefficients(objective, logp, traj), divided_by
 
     asked = compile_quickly(ask, *batches[0])
-    found = []
+    found, divided_by = [], []
     for batch in batches:
-        loss, c = (np.asarray(x) for x in asked(*batch))
+        loss, c, totals = jax.device_get(asked(*batch))
         require_finite(name, loss, c[:rows])
         found.append(c)
+        divided_by.append(totals)
     largest = max(float(np.abs(c).max()) for c in found)
 
     def off(scales: Sequence[np.ndarray | float]) -> float:
@@ -86,8 +89,8 @@ def on_law(objective: Objective, logp_BxS: jax.Array, traj: Trajectories) -> Obj
     far = off([1 / part[:, None] for _, part in splits])
     if largest == 0 or far <= tolerance:
         return objective
-    for divisor, h in DIVISORS.items():
-        if off([float(jnp.sum(h(batch))) for _, batch in batches]) <= tolerance:
+    for divisor in DIVISORS:
+        if off([float(totals[divisor]) for totals in divided_by]) <= tolerance:
             return weighted(objective, divisor)
     raise InputError(
         f"objective {name}",
@@ -119,7 +122,7 @@ def weighted(objective: Objective, divisor: str) -> Objective:
 
 def _splits(traj: Trajectories) -> list[tuple[np.ndarray, np.ndarray]]:
     """(i[N] row, f[N] part of its weight) of each batch: all rows, then the copies of one of them."""
-    tokens_B, reward_B = np.asarray(_per_row(traj.mask, traj)), np.asarray(traj.reward)
+    tokens_B, reward_B = np.asarray(traj.mask).sum(-1), np.asarray(traj.reward)
     rows = len(reward_B)
     copies = -(-rows // 3)
     parts = np.arange(1.0, copies + 2) / (0.5 * (copies + 1) * (copies + 2))
@@ -132,7 +135,7 @@ def _splits(traj: Trajectories) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def _split(
-    logp_BxS: jax.Array, traj: Trajectories, source: np.ndarray, part: np.ndarray
-) -> tuple[jax.Array, Trajectories]:
+    logp_BxS: np.ndarray, traj: Trajectories, source: np.ndarray, part: np.ndarray
+) -> tuple[np.ndarray, Trajectories]:
     out = jax.tree.map(lambda x: x[source], traj)
-    return logp_BxS[source], out.replace(weight=out.weight * jnp.asarray(part, out.weight.dtype))
+    return logp_BxS[source], out.replace(weight=out.weight * part.astype(out.weight.dtype))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dsjax.errors import InputError
-from dsjax.numerics import exact, quick_options
+from dsjax.numerics import compile_quickly, exact, quick_options
 from dsjax.objectives import Objective, resolve
 from dsjax.objectives.given import advantage_option, with_advantage
 from dsjax.objectives.law import on_law
@@ -22,6 +23,10 @@ from dsjax.trajectories import Trajectories
 Program = Callable[[jax.Array, Trajectories, jax.Array | None], tuple[jax.Array, jax.Array]]
 
 _PROGRAMS: dict[str, Program] = {}  # of registered objectives; they are pure, one's own may read what changes
+
+
+def _loss_and_coefficients(objective: Objective, logp: jax.Array, traj: Trajectories) -> tuple[jax.Array, jax.Array]:
+    return loss_of(objective, logp, traj), coefficients(objective, logp, traj)
 
 
 class Evaluator:
@@ -79,7 +84,7 @@ class Evaluator:
         function = self._with(advantage)
         lawful = on_law(function, logp, traj)
         if lawful is not function:
-            return loss_of(lawful, logp, traj), coefficients(lawful, logp, traj)
+            return compile_quickly(partial(_loss_and_coefficients, lawful), logp, traj)(logp, traj)
         smallest, rows = int(np.bincount(np.asarray(traj.group)).min()), traj.weight.shape[0]
         if not self._own:
             # The number of groups is part of a program's shape. A larger one changes nothing, and with one a row, an
@@ -92,15 +97,14 @@ class Evaluator:
         except InputError as error:
             if not isinstance(error.__cause__, jax.errors.JAXTypeError | jax.errors.JAXIndexError):
                 raise
-        return loss_of(function, logp, traj), coefficients(function, logp, traj)  # one's own that looks at values
+        return _loss_and_coefficients(function, logp, traj)  # one's own that looks at values
 
     def _program(self, with_advantage: bool) -> Program:
         key = repr((self.name, sorted(self.options.items()), with_advantage))
         if key not in self._programs:
 
             def ask(logp: jax.Array, traj: Trajectories, advantage: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-                function = self._with(advantage)
-                return loss_of(function, logp, traj), coefficients(function, logp, traj)
+                return _loss_and_coefficients(self._with(advantage), logp, traj)
 
             self._programs[key] = jax.jit(ask, compiler_options=quick_options())
         return self._programs[key]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -94,16 +95,20 @@ class Rollouts:
         """
         B, S = self.logp.shape
         tokens = np.zeros((B, S), np.int32) if self.tokens is None else self.tokens
+
+        def ints(x: Any) -> jax.Array:
+            return jnp.asarray(np.asarray(x).astype(np.int32))  # by NumPy: nothing to compile
+
         floats = {name: getattr(self, name) for name in ("old_logp", "ref_logp", "sampler_logp", "values")}
         return Trajectories.create(
-            tokens=jnp.asarray(np.where(self.decision_mask, self.decision, tokens), jnp.int32),
-            prompt=jnp.asarray(np.zeros((B, 1)) if self.prompt is None else self.prompt, jnp.int32),
+            tokens=ints(np.where(self.decision_mask, self.decision, tokens)),
+            prompt=ints(np.zeros((B, 1)) if self.prompt is None else self.prompt),
             sample_mask=jnp.asarray(self.sample_mask),
             decision_mask=jnp.asarray(self.decision_mask),
-            round=jnp.asarray(self.round, jnp.int32),
+            round=ints(self.round),
             reward=jnp.asarray(np.zeros(B) if self.reward is None else self.reward),
             weight=jnp.asarray(self.weight),
-            group=jnp.asarray(self.group, jnp.int32),
+            group=ints(self.group),
             num_groups=self.num_groups,
             **{name: None if x is None else jnp.asarray(x) for name, x in floats.items()},
         )

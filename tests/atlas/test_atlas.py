@@ -16,7 +16,7 @@ import pytest
 
 from dsjax.atlas import rows as atlas
 from dsjax.atlas.classes import FILLER
-from dsjax.atlas.laws import ROUNDS, enumerate_at, gauss_binomial, on_policy, standard_scenario, structure
+from dsjax.atlas.laws import ROUNDS, demonstrated, enumerate_at, gauss_binomial, on_policy, standard_scenario, structure
 from dsjax.atlas.measure import measure
 from dsjax.atlas.rows import ENTRIES, compute
 from dsjax.atlas.table import reading, table, to_csv, to_json
@@ -87,9 +87,10 @@ def test_energies_norms_and_noise_agree_with_enumeration(name, options, shown, x
     objective = resolve(name, options)
     x, own = (structure(scenario, laws[d], length) for d in (shown, False))
     found = jax.jit(lambda x, own: measure(objective, scenario, x, own, 4))(x, own)
-    e = enumerate_at(scenario, length, shown)
-    true = jax.jit(attribute, static_argnums=(0, 3))(e.policy, e.params, e.traj, objective)
-    noise = jax.jit(signal_to_noise, static_argnums=(0, 3))(e.policy, e.params, e.traj, objective)
+    e = enumerate_at(scenario, length)
+    traj = demonstrated(scenario, e.traj, length) if shown else e.traj
+    true = jax.jit(attribute, static_argnums=(0, 3))(e.policy, e.params, traj, objective)
+    noise = jax.jit(signal_to_noise, static_argnums=(0, 3))(e.policy, e.params, traj, objective)
     pairs = [
         (found.energy_sample, true.energy_sample),
         (found.energy_decision, true.energy_decision),
