@@ -173,8 +173,13 @@ class Task(ABC):
             _, first = np.unique(found.reshape(len(found), -1), axis=0, return_index=True)
             found = found[np.sort(first)]
             if len(found) >= n:
-                return self.problems(jnp.asarray(found[:n]))
+                return self._problems(jnp.asarray(found[:n]))
         raise InputError("evaluation problems", n, f"at most {len(found)} (found in split {split!r} of {self})")
+
+    @partial(jax.jit, static_argnames="self")
+    def _problems(self, question: jax.Array) -> Problems:
+        """`problems`, compiled: its small steps are slow one by one."""
+        return self.problems(question)
 
     @partial(jax.jit, static_argnames=("self", "n", "split"))
     def _candidates(self, key: jax.Array, n: int, split: str) -> tuple[jax.Array, jax.Array]:
