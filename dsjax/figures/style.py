@@ -153,6 +153,7 @@ def write(stem: Path, figure: Figure, rows: Sequence[Row] = ()) -> list[Path]:
     for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
         drawn = io.BytesIO()
         figure.savefig(drawn, format=suffix, dpi=DPI, metadata=metadata)
+        figure.set_layout_engine("none")  # once: everything has its place then, the same in both
         written.append(stem.with_name(f"{stem.name}.{suffix}"))
         write_atomically(written[-1], drawn.getvalue())
     if rows:
