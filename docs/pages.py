@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import pkgutil
 import re
@@ -27,6 +28,7 @@ DATA = {  # of the front door; what they are has no docstring
 FIELD = re.compile(r"^    (\w+): [^#\n]*  # (.+)$", re.MULTILINE)
 
 
+@functools.cache
 def source_of(thing: Any) -> str:
     """The text of a class; nothing where there is none, as of an alias of a type."""
     try:
