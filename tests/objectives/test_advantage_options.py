@@ -10,6 +10,7 @@ import pytest
 
 from dsjax.errors import InputError
 from dsjax.objectives.advantages import advantage
+from tests.objectives.reference import quick_jit
 from tests.objectives.test_advantages import GROUPS, LAWS, REWARDS, batch, eager, law_batch
 
 TIGHT = 1e-13  # a few dozen operations on numbers of order 1, gammaln and exp included
@@ -75,18 +76,24 @@ def test_laws_match_every_group_written_out(x64, law):
         return 0.0 if group.max() == group.min() else (r - group.mean()) / (max(group.std(ddof=1), 0.45) + 1e-3)
 
     options = {"group_size": size, "reward_support": support, "epsilon": 1e-3}
-    A = eager("group_normalised", traj, ddof=1, std_floor=0.45, **options)
+
+    @quick_jit
+    def asked(traj):
+        floored = advantage("group_normalised", traj.reward, traj, ddof=1, std_floor=0.45, **options)
+        by_batch = advantage("group_normalised", traj.reward, traj, std_of="batch", **options)
+        return floored, by_batch, advantage("gpg", traj.reward, traj, group_size=size)
+
+    A, by_batch, gpg = asked(traj)
     np.testing.assert_allclose(A, expected(size, law, over_n_minus_1), rtol=0, atol=TIGHT)
 
     # Of a large batch: the standard deviation and the part of groups that differ are those of the law.
     w, R, g = (np.asarray(x) for x in (traj.weight, traj.reward, traj.group))
     std = np.sqrt(w @ R**2 - (w @ R) ** 2)
     centred = np.array(expected(size, law, lambda r, group: r - group.mean()))
-    by_batch = eager("group_normalised", traj, std_of="batch", **options)
     np.testing.assert_allclose(by_batch, centred / (std + 1e-3), rtol=0, atol=TIGHT)
     differ = [1 - (laws[q] ** size).sum() for q in g]
     alpha = 1 / (w @ differ) if w @ differ > 1e-12 else 0.0
-    np.testing.assert_allclose(eager("gpg", traj, group_size=size), alpha * centred, rtol=0, atol=TIGHT)
+    np.testing.assert_allclose(gpg, alpha * centred, rtol=0, atol=TIGHT)
 
 
 def test_gpg_counts_the_rows_of_groups_that_differ(x64):

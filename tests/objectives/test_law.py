@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -22,6 +23,7 @@ from dsjax.objectives.law import on_law
 from dsjax.objectives.returns import coefficients
 from dsjax.rollouts import attribute_rollouts
 from tests.cases import TIGHT, Shape, enumerated, make_case, ragged_batch
+from tests.objectives.reference import quick_jit
 
 
 def masked(logp, traj, A=None):
@@ -115,12 +117,17 @@ REFUSED = {
 }
 
 
+def compiled(objective):
+    return quick_jit(partial(coefficients, objective))
+
+
 def law():
     """Trajectories of one and two rounds, two prompts, unequal probabilities."""
     case = make_case(Shape(2, 1, 2, 2, "full"), seed=2, binary=True)
     traj = enumerated(case.process, case.policy, case.params)
     assert traj.old_logp is not None
-    return case, traj.old_logp, traj.replace(ref_logp=1.5 * traj.old_logp, values=0.1 * traj.old_logp)
+    logp = np.asarray(traj.old_logp)
+    return case, traj.old_logp, traj.replace(ref_logp=jnp.asarray(1.5 * logp), values=jnp.asarray(0.1 * logp))
 
 
 @pytest.mark.parametrize(
@@ -135,10 +142,10 @@ def law():
 def test_a_mean_over_equal_rows_is_weighted(pasted, true, x64):
     """Coefficients of the pasted loss become those of the loss written for a law; before, every row weighed 1/B."""
     _, logp, traj = law()
-    expected = coefficients(true, 1.2 * logp, traj)
-    found = coefficients(on_law(pasted, logp, traj), 1.2 * logp, traj)
+    expected = compiled(true)(1.2 * logp, traj)
+    found = compiled(on_law(pasted, logp, traj))(1.2 * logp, traj)
     np.testing.assert_allclose(found, expected, rtol=0, atol=TIGHT)
-    assert float(jnp.abs(coefficients(pasted, 1.2 * logp, traj) - expected).max()) > 0.01
+    assert np.abs(np.asarray(compiled(pasted)(1.2 * logp, traj)) - expected).max() > 0.01
     assert on_law(true, logp, traj) is true
 
 
@@ -166,7 +173,7 @@ def test_every_objective_of_the_library_respects_weights(x64):
 
 def test_attribute_and_files_with_weights_ask_the_same_way(x64):
     case, logp, traj = law()
-    c = abs(coefficients(under_the_law, logp, traj))
+    c = abs(compiled(under_the_law)(logp, traj))
     found = ds.attribute(case.policy, case.params, traj, token_mean).block_share
     assert float(found) == pytest.approx(float(jnp.where(traj.decision_mask, c, 0.0).sum() / c.sum()), rel=1e-10)
     with pytest.raises(InputError, match="test_law:batch_mean"):
@@ -188,8 +195,12 @@ def test_the_atlas_gives_a_pasted_loss_the_share_of_its_law(x64):
     """27.45 % at any length, none of 6 signs wrong; rows of equal weight would give 1.9 % and 3 at long answers."""
     scenario, longest = standard_scenario(), 4
     x = structure(scenario, on_policy(scenario), 3)
-    logp = structured_logp(parameters(scenario.policy, scenario.num_prompts), x, longest)
-    objective = on_law(token_mean, logp, trajectories(scenario, x, longest))
+
+    def shown(x):
+        logp = structured_logp(parameters(scenario.policy, scenario.num_prompts), x, longest)
+        return logp, trajectories(scenario, x, longest)
+
+    objective = on_law(token_mean, *compile_quickly(shown, x)(x))
     m = compile_quickly(lambda x: measure(objective, scenario, x, x, longest), x)(x)
     assert float(share(m.energy_decision, m.energy_sample)) == pytest.approx(0.2744709818, rel=1e-9)
     assert sign_errors(m, scenario) == {"states": 6, "wrong": 0, "zero": 0}

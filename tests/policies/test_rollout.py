@@ -41,8 +41,11 @@ def log_dists(policy, params, prompt, answers):
     return policy.log_dists(params, prompt, answers)
 
 
+laid_out = jax.jit(to_trajectories, static_argnames="num_groups")
+
+
 def prompts(n: int) -> jax.Array:
-    return (jnp.arange(n, dtype=jnp.int32) % 2)[:, None]
+    return jnp.asarray((np.arange(n, dtype=np.int32) % 2)[:, None])
 
 
 @pytest.fixture(scope="module", params=POLICIES)
@@ -140,9 +143,10 @@ def test_a_second_call_does_not_compile_again():
 
 def rounds_with(decisions: list[list[int]]) -> Rounds:
     B, T = len(decisions), len(decisions[0])
-    log_decision = jnp.log(jnp.broadcast_to(jnp.asarray([0.25, 0.75]), (B, T, 2)))
-    answers = jnp.arange(B * T * 2, dtype=jnp.int32).reshape(B, T, 2) % 3
-    return Rounds(answers, jnp.asarray(decisions, jnp.int32), jnp.full((B, T, 2), -0.5), log_decision)
+    log_decision = np.log(np.broadcast_to(np.asarray([0.25, 0.75], np.float32), (B, T, 2)))
+    answers = np.arange(B * T * 2, dtype=np.int32).reshape(B, T, 2) % 3
+    half = np.full((B, T, 2), -0.5, np.float32)
+    return Rounds(*map(jnp.asarray, (answers, np.asarray(decisions, np.int32), half, log_decision)))
 
 
 def test_stop_round_and_forced_stop():
@@ -150,7 +154,7 @@ def test_stop_round_and_forced_stop():
     drawn = rounds_with([[STOP, RESAMPLE, STOP], [RESAMPLE, STOP, STOP], [RESAMPLE] * 3, [RESAMPLE, RESAMPLE, 0]])
     np.testing.assert_array_equal(drawn.stop_round, [0, 1, 2, 2])
     score = jnp.asarray([[0.1, 0.2, 0.4]] * 4)
-    traj = to_trajectories(prompts(4), drawn, score, cost=0.05)
+    traj = laid_out(prompts(4), drawn, score, cost=0.05)
     traj.validate()
     np.testing.assert_allclose(traj.reward, [0.1, 0.15, 0.3, 0.3], rtol=1e-6)
     np.testing.assert_allclose(traj.weight, 0.25)
@@ -168,9 +172,7 @@ def test_stop_round_and_forced_stop():
 
 def test_trajectories_record_the_log_probs_of_log_probs(sampled):
     policy, params, drawn = sampled
-    traj = jax.jit(to_trajectories, static_argnames="num_groups")(
-        prompts(DRAWS), drawn, jnp.ones((DRAWS, ROUNDS)), num_groups=2, group=prompts(DRAWS)[:, 0]
-    )
+    traj = laid_out(prompts(DRAWS), drawn, jnp.ones((DRAWS, ROUNDS)), num_groups=2, group=prompts(DRAWS)[:, 0])
     traj.validate()
     assert traj.old_logp is not None
     np.testing.assert_allclose(traj.old_logp, jax.jit(log_probs)(policy, params, traj), rtol=0, atol=F32)
@@ -182,7 +184,7 @@ def test_one_round_is_always_kept():
     params = policy.init(jax.random.key(0))
     drawn = sample(policy, params, prompts(8), jax.random.key(0), rounds=1)
     np.testing.assert_array_equal(drawn.stop_round, 0)
-    assert not to_trajectories(prompts(8), drawn, jnp.ones((8, 1))).decision_mask.any()
+    assert not laid_out(prompts(8), drawn, jnp.ones((8, 1))).decision_mask.any()
 
 
 def test_errors_name_the_field():
@@ -208,7 +210,7 @@ def test_rounds_that_nobody_comes_to_are_not_drawn(stops):
         heads=2,
         history="full",
     )
-    params = policy.init(jax.random.key(0))
+    params = jax.jit(policy.init)(jax.random.key(0))
     bias = jnp.array([50.0, -50.0]) if stops == "at once" else jnp.zeros(2)
     params = {**params, "decide_head": {**params["decide_head"], "bias": bias}}
     prompt, key = jnp.zeros((16, 1), jnp.int32), jax.random.key(1)
@@ -223,8 +225,8 @@ def test_rounds_that_nobody_comes_to_are_not_drawn(stops):
 
 def seen(prompt: jax.Array, drawn: Rounds):
     """Trajectories without the tokens that no mask shows."""
-    traj = to_trajectories(prompt, drawn, jnp.zeros((16, 3)))
-    return traj.replace(tokens=jnp.where(traj.mask, traj.tokens, 0))
+    traj = laid_out(prompt, drawn, jnp.zeros((16, 3)))
+    return traj.replace(tokens=np.where(traj.mask, traj.tokens, 0))
 
 
 def assert_equal(a, b):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import re
@@ -29,6 +30,7 @@ from dsjax.rollouts.format import check, read, square_bounds, unknown
 from dsjax.trajectories import RESAMPLE, STOP, Trajectories
 from tests.cases import TIGHT, Shape, enumerated, make_case, ragged_batch
 from tests.cli.plain import assert_plain
+from tests.objectives.reference import quick_jit
 
 ROOT = Path(__file__).parents[2]
 
@@ -153,14 +155,24 @@ def first_token_up(logp_BxS: jax.Array, traj: Trajectories):
 # Against the library.
 
 
+@pytest.fixture(scope="module")
+def ragged():
+    """A batch with recorded log-probs, and (coefficients, loss) of every registered objective on it."""
+    with jax.enable_x64(True):
+        logp, traj = ragged_batch()
+        traj = traj.replace(values=jnp.asarray(np.random.default_rng(5).random(logp.shape)))
+        found = {name: resolve(name) for name in OBJECTIVES}
+        ask = quick_jit(lambda x, t: {n: (coefficients(f, x, t), loss_of(f, x, t)) for n, f in found.items()})
+        return arrays_of(logp, traj), jax.device_get(ask(logp, traj))
+
+
 @pytest.mark.parametrize("name", sorted(OBJECTIVES))
-def test_coefficients_are_those_of_the_library(x64, name):
-    """Every registered objective, on a ragged batch with recorded log-probs; NaN outside of the masks is harmless."""
-    logp, traj = ragged_batch()
-    traj = traj.replace(values=jnp.asarray(np.random.default_rng(5).random(logp.shape)))
-    found = attribute_rollouts(name, resamples=20, **arrays_of(logp, traj))
-    np.testing.assert_allclose(found.coefficients, coefficients(resolve(name), logp, traj), rtol=0, atol=TIGHT)
-    assert found.loss == pytest.approx(float(loss_of(resolve(name), logp, traj)), abs=TIGHT)
+def test_coefficients_are_those_of_the_library(ragged, name):
+    """Every registered objective, on a ragged batch; NaN outside of the masks is harmless."""
+    arrays, expected = ragged
+    found = attribute_rollouts(name, resamples=20, **arrays)
+    np.testing.assert_allclose(found.coefficients, expected[name][0], rtol=0, atol=TIGHT)
+    assert found.loss == pytest.approx(float(expected[name][1]), abs=TIGHT)
 
 
 ENUMERATED = {"reinforce": {}, "sft": {"decision_weight": 2.0}, "own_token_kl": {}, "trajectory_kl": {}}
@@ -191,10 +203,10 @@ def test_conventions_are_those_of_attribute(x64):
 def score_norms(policy, params, traj: Trajectories) -> np.ndarray:
     """sqrt(1 - 2 p + sum_u pi_u^2) of every slot, from the whole softmaxes."""
     L = policy.length
-    log_s, log_d = policy.log_dists(params, traj.prompt, traj.answers(L))
-    power = jnp.concatenate([jnp.sum(jnp.exp(2 * log_s), -1), jnp.sum(jnp.exp(2 * log_d), -1)[..., None]], -1)
-    p = np.asarray(jnp.exp(log_probs(policy, params, traj)))
-    return np.sqrt(np.where(np.asarray(traj.mask), 1 - 2 * p + np.asarray(power).reshape(p.shape), np.inf))
+    log_s, log_d = (np.asarray(x) for x in jax.jit(policy.log_dists)(params, traj.prompt, traj.answers(L)))
+    power = np.concatenate([np.exp(2 * log_s).sum(-1), np.exp(2 * log_d).sum(-1)[..., None]], -1)
+    p = np.exp(np.asarray(jax.jit(functools.partial(log_probs, policy))(params, traj)))
+    return np.sqrt(np.where(np.asarray(traj.mask), 1 - 2 * p + power.reshape(p.shape), np.inf))
 
 
 @pytest.mark.parametrize("vocabulary", [2, 3])

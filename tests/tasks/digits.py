@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from dsjax.tasks.base import TwoNumbers
@@ -24,9 +24,19 @@ def operands_of(task: TwoNumbers, prompt) -> list[tuple[int, int]]:
     return [(number(row[:W]), number(row[W + 1 : 2 * W + 1])) for row in np.asarray(prompt)]
 
 
-def as_operands(task: TwoNumbers, prompt) -> jax.Array:
-    W = task.width
-    return jnp.stack([prompt[:, :W], prompt[:, W + 1 : 2 * W + 1]], axis=1)
+def as_operands(task: TwoNumbers, prompt) -> np.ndarray:
+    W, prompt = task.width, np.asarray(prompt)
+    return np.stack([prompt[:, :W], prompt[:, W + 1 : 2 * W + 1]], axis=1)
+
+
+@partial(jax.jit, static_argnums=(0, 2))
+def belongs(task: TwoNumbers, question, split: str) -> jax.Array:
+    return task.belongs(question, split)
+
+
+@partial(jax.jit, static_argnums=0)
+def is_held_out(task: TwoNumbers, question) -> jax.Array:
+    return task.is_held_out(question)
 
 
 def assert_problems_are(task, split, training, evaluation, digests):
@@ -35,6 +45,7 @@ def assert_problems_are(task, split, training, evaluation, digests):
         (task.training_problems(jax.random.key(0), 3, split), training),
         (task.evaluation_problems(split, 3), evaluation),
     ):
-        assert [task.text(p, a) for p, a in zip(problems.prompt, problems.answer, strict=True)] == want
+        prompts, answers = np.asarray(problems.prompt), np.asarray(problems.answer)
+        assert [task.text(p, a) for p, a in zip(prompts, answers, strict=True)] == want
     more = task.training_problems(jax.random.key(7), 300, split), task.evaluation_problems(split, 256)
     assert tuple(hashlib.sha256(np.asarray(x.prompt).tobytes()).hexdigest()[:16] for x in more) == digests

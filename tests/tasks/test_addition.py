@@ -13,7 +13,7 @@ from dsjax.errors import InputError
 from dsjax.tasks import Addition, Problems
 from dsjax.tasks.addition import add_digits
 from dsjax.tasks.base import EQUALS, OPERATOR
-from tests.tasks.digits import as_operands, assert_problems_are, number, operands_of, spelled
+from tests.tasks.digits import as_operands, assert_problems_are, belongs, is_held_out, number, operands_of, spelled
 
 TASK = Addition(digits=3, width=4)
 
@@ -67,9 +67,9 @@ def test_problems_belong_to_their_split_and_training_never_meets_evaluation(spli
         assert [number(row) for row in np.asarray(problems.answer)] == [a + b for a, b in pairs]
         assert (np.asarray(problems.prompt[:, TASK.width]) == OPERATOR).all()
         assert (np.asarray(problems.prompt[:, -1]) == EQUALS).all()
-        assert bool(TASK.belongs(as_operands(TASK, problems.prompt), split).all())
-    assert bool(TASK.is_held_out(as_operands(TASK, evaluation.prompt)).all())
-    assert not bool(TASK.is_held_out(as_operands(TASK, training.prompt)).any())
+        assert bool(belongs(TASK, as_operands(TASK, problems.prompt), split).all())
+    assert bool(is_held_out(TASK, as_operands(TASK, evaluation.prompt)).all())
+    assert not bool(is_held_out(TASK, as_operands(TASK, training.prompt)).any())
     assert not set(operands_of(TASK, evaluation.prompt)) & set(operands_of(TASK, training.prompt))
 
 
@@ -77,7 +77,7 @@ def test_a_problem_is_in_at_most_one_split():
     rng = np.random.default_rng(0)
     operands = rng.integers(0, 10, (2000, 2, 4))
     operands[:1500, :, 0] = 0
-    found = np.stack([np.asarray(TASK.belongs(jnp.asarray(operands, jnp.int32), s)) for s in TASK.splits])
+    found = np.stack([np.asarray(belongs(TASK, jnp.asarray(operands, jnp.int32), s)) for s in TASK.splits])
     want = [[in_split(TASK, s, number(a), number(b)) for a, b in operands] for s in TASK.splits]
     np.testing.assert_array_equal(found, want)
     assert found.sum(0).max() == 1
@@ -85,7 +85,7 @@ def test_a_problem_is_in_at_most_one_split():
 
 def test_about_one_problem_in_sixteen_is_held_out():
     pairs = list(itertools.product(range(100), repeat=2))
-    held = TASK.is_held_out(jnp.asarray([[spelled(a, 2), spelled(b, 2)] for a, b in pairs], jnp.int32))
+    held = is_held_out(TASK, jnp.asarray([[spelled(a, 2), spelled(b, 2)] for a, b in pairs], jnp.int32))
     # Binomial(10 000, 1/16) has standard deviation 24; six of them on either side.
     assert abs(int(held.sum()) - 625) < 150
 
@@ -126,7 +126,7 @@ def test_evaluation_sets_are_fixed_and_distinct():
 def test_a_small_split_gives_all_it_has_and_no_draw_is_made_for_more(task, split, monkeypatch):
     D = task.digits
     pairs = np.asarray([spelled(x, 2 * D) for x in range(10 ** (2 * D))], np.int32).reshape(-1, 2, D)
-    held = int((task.belongs(pairs, split) & task.is_held_out(jnp.asarray(pairs))).sum())
+    held = int((belongs(task, pairs, split) & is_held_out(task, jnp.asarray(pairs))).sum())
     if held < 100:
         assert len(set(operands_of(task, task.evaluation_problems(split, held).prompt))) == held
     monkeypatch.setattr(Addition, "draw", None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -53,6 +54,12 @@ class Late(Parity):
 OWN = f"{__name__}:Parity"
 
 
+@partial(jax.jit, static_argnums=0)
+def right_and_wrong(task, problems):
+    wrong = task.corrupt(jax.random.key(1), problems.answer)
+    return task.score(jnp.stack([problems.answer, wrong], axis=1), problems)
+
+
 @pytest.mark.parametrize(
     "task",
     [Addition(3, 4), Multiplication(2, 3), Countdown(2, width=3, target=9), PrefixSums(16, 20, 3), Parity()],
@@ -74,9 +81,9 @@ def test_what_every_task_provides(task):
         assert some.answer.shape == (7, task.length)
         assert int(some.prompt.max()) < task.prompt_vocabulary
         assert int(some.answer.max()) < task.vocabulary
-        wrong = task.corrupt(jax.random.key(1), some.answer)
-        assert task.score(jnp.stack([some.answer, wrong], axis=1), some).tolist() == [[1.0, 0.0]] * 7
-        assert task.text(some.prompt[0], some.answer[0]).startswith(task.text(some.prompt[0]))
+        assert right_and_wrong(task, some).tolist() == [[1.0, 0.0]] * 7
+        prompt, answer = np.asarray(some.prompt[0]), np.asarray(some.answer[0])
+        assert task.text(prompt, answer).startswith(task.text(prompt))
     assert task.splits[0] == "in"
     assert set(task.splits) <= set(task.split_names)
     assert {*task.mixed_splits} <= {*task.splits}

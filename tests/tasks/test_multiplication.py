@@ -14,7 +14,7 @@ from dsjax.errors import InputError
 from dsjax.tasks import Multiplication
 from dsjax.tasks.base import EQUALS, OPERATOR
 from dsjax.tasks.multiplication import lengths, multiply_digits
-from tests.tasks.digits import as_operands, assert_problems_are, number, operands_of
+from tests.tasks.digits import as_operands, assert_problems_are, belongs, is_held_out, number, operands_of
 
 TASK = Multiplication(digits=2, width=3)
 
@@ -65,7 +65,7 @@ def test_lengths_are_those_of_the_written_numbers():
 def test_splits_are_sets_of_pairs_of_lengths(task):
     pairs, operands = all_pairs(task)
     for split in task.splits:
-        assert task.belongs(operands, split).tolist() == [in_split(task, split, a, b) for a, b in pairs]
+        assert belongs(task, operands, split).tolist() == [in_split(task, split, a, b) for a, b in pairs]
 
 
 @pytest.mark.parametrize("split", ["in", "hard", "longer"])
@@ -82,12 +82,12 @@ def test_training_never_meets_evaluation_in_either_order_nor_through_another_spl
     evaluated = set()
     for split, n in (("in", 600), ("hard", 500), ("longer", 1000)):
         problems = TASK.evaluation_problems(split, n)
-        assert bool(TASK.is_held_out(as_operands(TASK, problems.prompt)).all())
+        assert bool(is_held_out(TASK, as_operands(TASK, problems.prompt)).all())
         assert len(set(operands_of(TASK, problems.prompt))) == n
         evaluated |= set(operands_of(TASK, problems.prompt))
     for split in TASK.splits:
         training = TASK.training_problems(jax.random.key(1), 4000, split)
-        assert not bool(TASK.is_held_out(as_operands(TASK, training.prompt)).any())
+        assert not bool(is_held_out(TASK, as_operands(TASK, training.prompt)).any())
         trained = set(operands_of(TASK, training.prompt))
         assert not trained & evaluated
         assert not {(b, a) for a, b in trained} & evaluated
@@ -96,8 +96,8 @@ def test_training_never_meets_evaluation_in_either_order_nor_through_another_spl
 @pytest.mark.parametrize("task", [Multiplication(1), Multiplication(1, 2), Multiplication(2)])
 def test_about_one_problem_in_sixteen_is_held_out_together_with_its_mirror_image(task):
     pairs, operands = all_pairs(task)
-    held = np.asarray(task.is_held_out(operands))
-    np.testing.assert_array_equal(held, task.is_held_out(operands[:, ::-1]))
+    held = np.asarray(is_held_out(task, operands))
+    np.testing.assert_array_equal(held, is_held_out(task, operands[:, ::-1]))
     # Mirror images count twice: standard deviation sqrt(2 n 15) / 16 of n / 16; six of them on either side.
     assert abs(held.sum() - len(pairs) / 16) < 6 * (2 * len(pairs) * 15) ** 0.5 / 16
     assert held.any()
@@ -107,7 +107,7 @@ def test_about_one_problem_in_sixteen_is_held_out_together_with_its_mirror_image
 def test_lengths_are_drawn_evenly_and_numbers_evenly_within_a_length(split):
     n = 20_000
     operands = np.asarray(TASK.draw(jax.random.key(0), n, split))
-    operands = operands[np.asarray(TASK.belongs(jnp.asarray(operands), split))]
+    operands = operands[np.asarray(belongs(TASK, jnp.asarray(operands), split))]
     found = [(number(a), number(b)) for a, b in operands]
     counts = Counter((len(str(a)), len(str(b))) for a, b in found)
     share = 1 / len(length_pairs(TASK, split))
@@ -150,7 +150,7 @@ def test_the_problems_of_a_seed_never_change(split):
 
 def test_a_small_split_gives_all_it_has_and_no_draw_is_made_for_more(monkeypatch):
     pairs, operands = all_pairs(TASK)
-    held = {p for p, h in zip(pairs, TASK.is_held_out(operands).tolist(), strict=True) if h}
+    held = {p for p, h in zip(pairs, is_held_out(TASK, operands).tolist(), strict=True) if h}
     for split in TASK.splits:
         want = {(a, b) for a, b in held if in_split(TASK, split, a, b)}
         with monkeypatch.context() as m:

@@ -59,7 +59,7 @@ def flax64(x64):
 
 
 def size(tree: Any) -> float:
-    return float(sum(jnp.sum(jnp.abs(x)) for x in jax.tree.leaves(tree)))
+    return float(sum(np.abs(x).sum() for x in jax.tree.leaves(jax.device_get(tree))))
 
 
 @pytest.mark.parametrize("policy", [CRITIC, DETACHED], ids=["shared", "detached"])
@@ -84,12 +84,12 @@ def test_gradient_by_central_differences(flax64, separate):
     assert set(gradient) >= {"value_head"}
     rng, h = np.random.default_rng(1), 1e-5
     for _ in range(3):
-        direction = jax.tree.map(lambda x: jnp.asarray(rng.uniform(-1, 1, x.shape)), params)
+        direction = jax.tree.map(lambda x: rng.uniform(-1, 1, x.shape), params)
         ahead, behind = (
-            float(both(jax.tree.map(lambda x, d: x + sign * h * d, params, direction))[0])  # noqa: B023
+            float(both(jax.tree.map(lambda x, d: np.asarray(x) + sign * h * d, params, direction))[0])  # noqa: B023
             for sign in (1, -1)
         )
-        expected = sum(float(jnp.sum(g * d)) for g, d in zip(*map(jax.tree.leaves, (gradient, direction)), strict=True))
+        expected = sum(float(np.sum(g * d)) for g, d in zip(*map(jax.tree.leaves, (gradient, direction)), strict=True))
         # Truncation h^2/6 |f^(3)| = 2e-11 |f^(3)|: below 1e-8 for a third derivative below 600, of a loss of order 1.
         # Cancellation eps |f| / h is below 1e-10.
         assert (ahead - behind) / (2 * h) == pytest.approx(expected, rel=0, abs=1e-8)
@@ -126,10 +126,10 @@ def test_regression_reaches_the_exact_values(flax64, shape):
     V, L, T, Q, history = shape
     case = make_case(shape, cost=0.1)
     law = enumerated(case.process, case.policy, case.params)
-    exact = np.asarray(exact_values(law))
+    exact = np.asarray(jax.jit(exact_values)(law))
     mask, answers = np.asarray(law.mask), (len(exact), T, L + 1)
-    tables = case.process.tables(jnp.asarray(law.old_logp))
-    before_answer, before_decision = spread(case.process, case.process.values(tables))
+    values = jax.jit(lambda process, logp: process.values(process.tables(logp)))(case.process, law.old_logp)
+    before_answer, before_decision = spread(case.process, values)
     for slot, expected in ((0, before_answer), (L, before_decision)):
         drawn_here = mask.reshape(answers)[..., slot]
         np.testing.assert_allclose(
@@ -163,7 +163,7 @@ def test_regression_reaches_the_exact_values(flax64, shape):
     assert distance(start) > spread_of_values
     # Pythagoras: what the loss has above its least value is half the mean squared distance. This ties the loss, with
     # returns as targets, to the conditional means.
-    least = float(jnp.divide(*value_loss(jnp.asarray(exact), data)))
+    least = float(np.divide(*jax.jit(value_loss)(exact, data)))
     for values, loss in ((start, loss_before), (fitted, loss_after)):
         assert float(loss) - least == pytest.approx(0.5 * distance(values) ** 2, abs=TIGHT)
     # Controls: values of the neighbouring factor, and of the other round, are seen.
