@@ -310,31 +310,18 @@ class _Atlas:
     classifier: Classifier
 
     @classmethod
-    def of(cls, longest: int) -> _Atlas:
-        programs = {n: _Programs.of(standard_scenario(), n) for n in {SHORT, max(SHORT, longest)}}
-        binary, graded = programs[SHORT], programs[SHORT].on(standard_scenario(graded=True))
-        return cls(
-            programs,
-            (_Laws.of(binary, COMPARED, COMPARED_NODES), _Laws.of(graded, COMPARED, COMPARED_NODES)),
-            _Laws.of(graded, SHORT),
-            _Spelled.of(standard_scenario()),
-            Classifier.of(generic_scenario()),
-        )
+    def of(cls, compared: tuple[_Laws, _Laws], longest: int) -> _Atlas:
+        binary, graded = (laws.programs for laws in compared)
+        programs = {SHORT: binary}
+        if longest > SHORT:
+            programs[longest] = _Programs.of(binary.scenario, longest)
+        spelled, classifier = _Spelled.of(standard_scenario()), Classifier.of(generic_scenario())
+        return cls(programs, compared, _Laws.of(graded, SHORT), spelled, classifier)
 
     def at(self, length: int) -> _Laws:
         """Those of answers of one length."""
         with exact():
             return _Laws.of(self.programs[SHORT if length <= SHORT else max(self.programs)], length)
-
-    def objectives(self, entry: Entry) -> tuple[Objective, Objective]:
-        """The objective on the laws of either verifier.
-
-        Raises:
-          InputError: for a loss of the user's own that fits no law.
-        """
-        with exact():
-            binary, graded = (laws.objective(entry) for laws in self.compared)
-            return binary, graded
 
     def compile(self, binary: Objective, graded: Objective) -> _Asked:
         """Their coefficients."""
@@ -362,6 +349,13 @@ class _Atlas:
             "graded": sign_errors(graded, self.graded.programs.scenario) if finite else None,
         }
         return Row(name, entry, tuple(measured), list(measured.values()), signs, gap, classes)
+
+
+def _compared() -> tuple[_Laws, _Laws]:
+    """Laws of short answers, with the binary verifier and with the graded one."""
+    binary = _Programs.of(standard_scenario(), SHORT)
+    graded = binary.on(standard_scenario(graded=True))
+    return _Laws.of(binary, COMPARED, COMPARED_NODES), _Laws.of(graded, COMPARED, COMPARED_NODES)
 
 
 def _ask(objective: Objective, logp_BxS: jax.Array, traj: Trajectories) -> Ask:
@@ -409,8 +403,10 @@ def compute(
     new = [n for n in rows if n not in repeats]
     total, done = len(new) * (len(lengths) + 2) + len(repeats), 0
     with exact():
-        atlas = _Atlas.of(lengths[-1])
-    objectives = {n: atlas.objectives(entry) for n, entry in rows.items()}
+        binary, graded = compared = _compared()
+        # A loss that fits no law is refused here, before the rest is compiled.
+        objectives = {n: (binary.objective(entry), graded.objective(entry)) for n, entry in rows.items()}
+        atlas = _Atlas.of(compared, lengths[-1])
     with ThreadPoolExecutor(THREADS) as pool:
 
         def each(names: Sequence[str], call: Callable[[str], Any]) -> dict[str, Any]:
