@@ -18,6 +18,9 @@ os.environ["XLA_FLAGS"] = (
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+# Where in the source an operation comes from, for readers of compiled programs: a twentieth of the time.
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
+
 # Many tests compile the same training programs; the workers of one run share them.
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR",
@@ -31,9 +34,6 @@ import pytest
 # Tracing makes many objects that live on: looking for garbage among them as often as usual takes a tenth of the time.
 gc.freeze()
 gc.set_threshold(100_000, 50, 100)
-
-# Where in the source an operation comes from, for readers of compiled programs: a twentieth of the time.
-jax.config.update("jax_traceback_in_locations_limit", 0)
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")

@@ -109,7 +109,9 @@ def resampled(x_MxP: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.
     x = x @ vectors[:, eigenvalues > 1e-10]
     d = x.shape[1]
     i, j = np.triu_indices(d)
-    count_RxM = np.random.default_rng(0).multinomial(size, np.full(len(x), 1 / len(x)), RESAMPLES).astype(float)
+    drawn_RxN = np.random.default_rng(0).integers(len(x), size=(RESAMPLES, size))
+    place = drawn_RxN + len(x) * np.arange(RESAMPLES)[:, None]
+    count_RxM = np.bincount(place.ravel(), minlength=RESAMPLES * len(x)).reshape(RESAMPLES, -1).astype(float)
     moments = count_RxM @ np.concatenate([x, x[:, i] * x[:, j]], axis=1) / size
     mean, S = moments[:, :d], np.empty((RESAMPLES, d, d))
     S[:, i, j] = S[:, j, i] = moments[:, d:]
