@@ -9,12 +9,13 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pytest
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from dsjax.cli.figures import figures
 from dsjax.config import from_dict
 from dsjax.errors import InputError
 from dsjax.figures import draw
-from dsjax.figures.style import FIGURES, GROUPS, Source, arm_style, blocks, line_style, styled
+from dsjax.figures.style import FIGURES, GROUPS, Source, arm_style, blocks, line_style, new_figure, styled, write
 from dsjax.study.calibration import coverage
 from dsjax.study.chains import MEASURES, predicted
 from dsjax.study.measures import Evaluated, Measures
@@ -230,6 +231,18 @@ def test_bytes_repeat_whatever_the_users_settings(drawn, whole, tmp_path):
         assert mpl.rcParams["font.size"] == 20
     for first, second in zip(drawn, again, strict=True):
         assert first.read_bytes() == second.read_bytes(), first.name
+
+
+def test_png_and_svg_have_one_layout(tmp_path, monkeypatch):
+    laid_out = []
+    execute = ConstrainedLayoutEngine.execute
+    monkeypatch.setattr(ConstrainedLayoutEngine, "execute", lambda *x: (laid_out.append(x), execute(*x)))
+    with styled():
+        figure = new_figure(4, 3, "title")
+        figure.subplots().set_ylabel("label")
+        files = write(tmp_path / "some", figure)
+    assert [file.suffix for file in files] == [".png", ".svg"]
+    assert len(laid_out) == 1
 
 
 def test_arms_that_are_not_there_are_refused(whole, tmp_path):
