@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 KILLS = int(os.environ.get("DSJAX_KILLS", "1"))  # each costs a start; more now and then, see CONTRIBUTING.md
-POLL_S = 0.03  # looking at files is work too, which a start on a machine of two cores waits for
 WAIT_S = 300  # far more than anything here takes, on a busy machine too
 PROCESSES = multiprocessing.get_context("forkserver")  # new ones in a fraction of a second: its server has imported all
 PROCESSES.set_forkserver_preload(["tests.training.run_worker"])
@@ -60,7 +59,7 @@ def killed(
         if least is not None:
             begun = progress() >= least
             while process.is_alive() and progress() < least:
-                time.sleep(POLL_S)
+                time.sleep(0.002)
             time.sleep(rng.uniform(0, 0.5 if begun else 0.03))  # also while it starts
             _kill(process)
         process.join(WAIT_S)

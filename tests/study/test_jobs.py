@@ -24,7 +24,7 @@ from dsjax.errors import InputError
 from dsjax.study.engine import run_here
 from dsjax.study.jobs import DONE, RUNNING, TODO, WAITING, Definition, Job, Study, merge
 from tests.cli.plain import assert_plain
-from tests.kills import POLL_S, files_in, killed, without_clocks
+from tests.kills import files_in, killed, without_clocks
 from tests.study import jobs_example
 from tests.training import run_worker
 
@@ -62,7 +62,7 @@ def wait_for(condition) -> None:
     end = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < end
-        time.sleep(POLL_S)
+        time.sleep(0.01)
 
 
 def lines(log: Path) -> list[str]:

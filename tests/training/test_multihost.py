@@ -22,7 +22,7 @@ from dsjax.training import multihost
 from dsjax.training.checkpoints import Checkpoints, check_files
 from dsjax.training.config import TrainConfig
 from dsjax.training.run import run
-from tests.kills import KILLS, POLL_S, PROCESSES
+from tests.kills import KILLS, PROCESSES
 from tests.programs import with_parts
 from tests.training import run_worker
 from tests.training.finished import assert_same_end, rows_of
@@ -82,7 +82,7 @@ class Job:
         while lines(self.path) < self.lines_before + more:
             assert time.monotonic() < deadline, "no progress"
             assert all(m.is_alive() for m in self.members), self.printed()
-            time.sleep(POLL_S)
+            time.sleep(0.01)
 
     def signal(self, i: int, number: int) -> None:
         pid = self.members[i].pid

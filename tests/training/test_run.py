@@ -33,7 +33,7 @@ from dsjax.training.run import Stopped, run
 from dsjax.training.start import read_params
 from dsjax.training.step import draw
 from tests.cli.plain import assert_plain
-from tests.kills import POLL_S, PROCESSES, killed
+from tests.kills import PROCESSES, killed
 from tests.programs import own_programs, with_parts
 from tests.training import run_worker
 from tests.training.finished import assert_same_end, final, rows_of
@@ -162,7 +162,7 @@ def test_signals_save_and_leave_and_a_second_process_is_refused(tmp_path, capsys
         # More than what may be cut off at the start: it has really gone on.
         while process.is_alive() and not (metrics.exists() and metrics.stat().st_size > size + 5000):
             assert time.monotonic() < deadline, "no progress"
-            time.sleep(POLL_S)
+            time.sleep(0.01)
         assert process.is_alive(), errors.read_text()
         if number == signal.SIGINT:
             assert main(arguments) == 2
