@@ -17,7 +17,7 @@ from dsjax.errors import InputError
 from dsjax.numerics import compile_quickly
 from dsjax.objectives.aggregation import SumCount
 from dsjax.objectives.registry import Objective
-from dsjax.objectives.returns import coefficients, full_name, is_own, loss_of, require_finite
+from dsjax.objectives.returns import coefficients, full_name, is_own, loss_and_coefficients, require_finite
 from dsjax.trajectories import Trajectories, is_concrete
 
 
@@ -64,14 +64,14 @@ def on_law(objective: Objective, logp_BxS: jax.Array, traj: Trajectories) -> Obj
     other_logp, law = jax.device_get((1.1 * logp_BxS, traj))
     batches = [_split(other_logp, law, source, part) for source, part in splits]
 
-    def ask(logp: jax.Array, traj: Trajectories) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
+    def ask(logp: jax.Array, traj: Trajectories) -> tuple[tuple[jax.Array, jax.Array], dict[str, jax.Array]]:
         divided_by = {divisor: jnp.sum(h(traj)) for divisor, h in DIVISORS.items()}
-        return loss_of(objective, logp, traj), coefficients(objective, logp, traj), divided_by
+        return loss_and_coefficients(objective, logp, traj), divided_by
 
     asked = compile_quickly(ask, *batches[0])
     found, divided_by = [], []
     for batch in batches:
-        loss, c, totals = jax.device_get(asked(*batch))
+        (loss, c), totals = jax.device_get(asked(*batch))
         require_finite(name, loss, c[:rows])
         found.append(c)
         divided_by.append(totals)

@@ -75,6 +75,11 @@ def coefficients(objective: Objective, logp_BxS: jax.Array, traj: Trajectories) 
     return jnp.where(traj.mask, c_BxS, 0.0)
 
 
+def loss_and_coefficients(objective: Objective, logp_BxS: jax.Array, traj: Trajectories) -> tuple[jax.Array, jax.Array]:
+    """(`loss_of`, `coefficients`) of an objective: what its users compile together."""
+    return loss_of(objective, logp_BxS, traj), coefficients(objective, logp_BxS, traj)
+
+
 def require_finite(name: str, loss: Any, c_BxS: Any) -> None:
     """Raise `InputError` with the first coefficient, or the loss, that is not finite."""
     c_BxS = np.asarray(c_BxS)

@@ -16,17 +16,13 @@ from dsjax.objectives import Objective, resolve
 from dsjax.objectives.given import advantage_option, with_advantage
 from dsjax.objectives.law import on_law
 from dsjax.objectives.registry import OBJECTIVES, name_of
-from dsjax.objectives.returns import coefficients, is_own, loss_of, require_finite
+from dsjax.objectives.returns import is_own, loss_and_coefficients, loss_of, require_finite
 from dsjax.rollouts.format import Rollouts
 from dsjax.trajectories import Trajectories
 
 Program = Callable[[jax.Array, Trajectories, jax.Array | None], tuple[jax.Array, jax.Array]]
 
 _PROGRAMS: dict[str, Program] = {}  # of registered objectives; they are pure, one's own may read what changes
-
-
-def _loss_and_coefficients(objective: Objective, logp: jax.Array, traj: Trajectories) -> tuple[jax.Array, jax.Array]:
-    return loss_of(objective, logp, traj), coefficients(objective, logp, traj)
 
 
 class Evaluator:
@@ -84,7 +80,7 @@ class Evaluator:
         function = self._with(advantage)
         lawful = on_law(function, logp, traj)
         if lawful is not function:
-            return compile_quickly(partial(_loss_and_coefficients, lawful), logp, traj)(logp, traj)
+            return compile_quickly(partial(loss_and_coefficients, lawful), logp, traj)(logp, traj)
         smallest, rows = int(np.bincount(np.asarray(traj.group)).min()), traj.weight.shape[0]
         if not self._own:
             # The number of groups is part of a program's shape. A larger one changes nothing, and with one a row, an
@@ -97,14 +93,14 @@ class Evaluator:
         except InputError as error:
             if not isinstance(error.__cause__, jax.errors.JAXTypeError | jax.errors.JAXIndexError):
                 raise
-        return _loss_and_coefficients(function, logp, traj)  # one's own that looks at values
+        return loss_and_coefficients(function, logp, traj)  # one's own that looks at values
 
     def _program(self, with_advantage: bool) -> Program:
         key = repr((self.name, sorted(self.options.items()), with_advantage))
         if key not in self._programs:
 
             def ask(logp: jax.Array, traj: Trajectories, advantage: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-                return _loss_and_coefficients(self._with(advantage), logp, traj)
+                return loss_and_coefficients(self._with(advantage), logp, traj)
 
             self._programs[key] = jax.jit(ask, compiler_options=quick_options())
         return self._programs[key]
