@@ -11,7 +11,9 @@ with history `full`, all earlier rounds.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, TypeVar, cast
 
 import flax.linen as nn
 import jax
@@ -25,6 +27,7 @@ from dsjax.policies.products import Dense, embed, product, widened
 from dsjax.tasks.base import Task
 
 Dtype = Literal["float32", "bfloat16"]
+Method = TypeVar("Method", bound=Callable[..., Any])
 PROMPT = -1  # the "round" of prompt tokens
 
 
@@ -189,6 +192,15 @@ class Network(nn.Module):
         return *self.heads(h_sample, h_decision), cache
 
 
+def traced_once(*static: str) -> Callable[[Method], Method]:
+    """A method that is traced and linearised once a shape, however often a step asks it; XLA puts it in place.
+
+    Args:
+      static: arguments that are no arrays, next to `self`.
+    """
+    return cast(Any, partial(jax.jit, static_argnames=("self", *static)))
+
+
 class TransformerPolicy(Policy):
     """Configuration of the network and the `Policy` interface on it; all fields are static.
 
@@ -277,10 +289,12 @@ class TransformerPolicy(Policy):
         offset_N = np.concatenate([np.arange(P), np.tile(np.arange(L + 1), K)]).astype(np.int32)
         return jnp.concatenate([prompt_BxP.astype(jnp.int32), rounds], axis=-1), round_N, offset_N
 
+    @traced_once()
     def log_dists(self, params: Params, prompt_BxP: jax.Array, answers_BxKxL: jax.Array) -> tuple[jax.Array, jax.Array]:
         """See `Policy.log_dists`."""
         return self._apply(params, *self._row(prompt_BxP, answers_BxKxL), method="teacher_forced")
 
+    @traced_once()
     def values(self, params: Params, prompt_BxP: jax.Array, answers_BxKxL: jax.Array) -> jax.Array:
         """See `Policy.values`.
 
@@ -302,6 +316,7 @@ class TransformerPolicy(Policy):
         round_S = np.concatenate([np.full(P, PROMPT), slot % rounds]).astype(np.int32)
         return round_S, np.concatenate([np.arange(P), slot // rounds]).astype(np.int32)
 
+    @traced_once("rounds")
     def start(self, params: Params, prompt_BxP: jax.Array, rounds: int) -> Params:
         """Decoding state after the prompt: a cache with room for `rounds` rounds."""
         B, P = prompt_BxP.shape
@@ -313,6 +328,7 @@ class TransformerPolicy(Policy):
         _, _, cache = self._apply(params, prompt_BxP, np.full(P, PROMPT, np.int32), offset_P, cache, 0)
         return cache
 
+    @traced_once("rounds")
     def step(
         self, params: Params, state: Params, ids_Bxn: jax.Array, first_round: Any, offset: Any, rounds: int
     ) -> tuple[jax.Array, jax.Array, Params]:
