@@ -156,14 +156,15 @@ def make_gradient_measure(
     in_parts = computed(setting, policy, layout)
 
     def measure(state: TrainState, base_params: Params) -> dict[str, jax.Array]:
-        def half(index: int) -> ComponentGradients:
+        def half(index: jax.Array) -> ComponentGradients:
             keys = {
                 name: jax.random.fold_in(getattr(state, name), 2**30 + index) for name in ("problem_key", "draw_key")
             }
             traj = draw(setting, in_parts, source, state.replace(**keys), base_params, layout)
             return component_gradients(in_parts, state.params, traj, objective)
 
-        one, two = half(0), half(1)
+        both = jax.lax.map(half, jnp.arange(2))  # traced once
+        one, two = (jax.tree.map(lambda x, i=i: x[i], both) for i in range(2))
         out = euclidean(one)
         out["share"] = out.pop("euclidean_share")
         for name in ("sample", "decision"):
