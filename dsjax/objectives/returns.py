@@ -71,13 +71,13 @@ def coefficients(objective: Objective, logp_BxS: jax.Array, traj: Trajectories) 
       logp_BxS: log-probabilities of the tokens, nats.
       traj: the trajectories; B of S token slots.
     """
-    c_BxS = -jax.grad(lambda logp: loss_of(objective, logp, traj))(logp_BxS)
-    return jnp.where(traj.mask, c_BxS, 0.0)
+    return loss_and_coefficients(objective, logp_BxS, traj)[1]
 
 
 def loss_and_coefficients(objective: Objective, logp_BxS: jax.Array, traj: Trajectories) -> tuple[jax.Array, jax.Array]:
-    """(`loss_of`, `coefficients`) of an objective: what its users compile together."""
-    return loss_of(objective, logp_BxS, traj), coefficients(objective, logp_BxS, traj)
+    """(`loss_of`, `coefficients`) of an objective, which is asked once."""
+    loss, gradient_BxS = jax.value_and_grad(lambda logp: loss_of(objective, logp, traj))(logp_BxS)
+    return loss, jnp.where(traj.mask, -gradient_BxS, 0.0)
 
 
 def require_finite(name: str, loss: Any, c_BxS: Any) -> None:

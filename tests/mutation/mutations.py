@@ -636,15 +636,15 @@ MUTATIONS: tuple[Mutation, ...] = (
         (f"{_ATTRIBUTION}::test_reward_gradient_three_ways[reinforce]",),
         (
             "coefficient-sign",
-            "c_BxS = -jax.grad(",
-            "c_BxS = jax.grad(",
+            "jnp.where(traj.mask, -gradient_BxS, 0.0)",
+            "jnp.where(traj.mask, gradient_BxS, 0.0)",
             "coefficients of descent for ascent",
             {},
         ),
         (
             "coefficient-mask",
-            "return jnp.where(traj.mask, c_BxS, 0.0)",
-            "return c_BxS",
+            "jnp.where(traj.mask, -gradient_BxS, 0.0)",
+            "-gradient_BxS",
             "coefficients on tokens that were never drawn",
             {
                 "theorems": (),

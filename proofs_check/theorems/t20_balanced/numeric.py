@@ -10,11 +10,12 @@ import jax
 import jax.numpy as jnp
 
 from dsjax.atlas.classes import Classes
-from dsjax.attribution import coefficients, energy, fisher, loss_of, share, token_spread
+from dsjax.attribution import coefficients, energy, fisher, share, token_spread
 from dsjax.numerics import divide
 from dsjax.objectives import OBJECTIVES, Objective, SumCount, resolve, sft
 from dsjax.objectives.aggregation import sequence_sum
 from dsjax.objectives.registry import defaults
+from dsjax.objectives.returns import loss_and_coefficients
 from dsjax.trajectories import Trajectories
 from proofs_check import instances
 from proofs_check.coefficients import gradients_of
@@ -143,8 +144,8 @@ class Setting:
         """An objective at all log-probs."""
 
         def one(logp_BxS: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-            c_BxS = coefficients(objective, logp_BxS, self.traj)
-            return loss_of(objective, logp_BxS, self.traj), token_spread(c_BxS, self.traj), jnp.all(c_BxS == 0)
+            loss, c_BxS = loss_and_coefficients(objective, logp_BxS, self.traj)
+            return loss, token_spread(c_BxS, self.traj), jnp.all(c_BxS == 0)
 
         return Asked(*jax.vmap(one)(self.logps))
 
