@@ -21,7 +21,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 # Where in the source an operation comes from, for readers of compiled programs: a twentieth of the time.
 os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
 
-# Many tests compile the same training programs; the workers of one run share them.
+# Processes that tests start and kill compile the same programs: they share them.
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR",
     os.path.join(tempfile.gettempdir(), "dsjax-tests-" + os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))),
@@ -34,6 +34,9 @@ import pytest
 # Tracing makes many objects that live on: looking for garbage among them as often as usual takes a tenth of the time.
 gc.freeze()
 gc.set_threshold(100_000, 50, 100)
+
+# Here hardly a program is compiled twice, and storing one costs a tenth of compiling it.
+jax.config.update("jax_enable_compilation_cache", False)
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")

@@ -132,11 +132,11 @@ def test_the_report_file_is_checked_before_the_work(tmp_path, capsys, monkeypatc
 
 def test_check_writes_its_report_and_fails_on_a_broken_theorem(tmp_path, capsys, monkeypatch):
     file = tmp_path / "report.json"
-    assert main(["check", "--theorem", "T10", "--instances", "4", "--json", str(file)]) == 0
+    assert main(["check", "--theorem", "T10", "--instances", "2", "--json", str(file)]) == 0
     assert_plain(capsys.readouterr().out)
     assert [t["id"] for t in json.loads(file.read_text())["theorems"]] == ["T10"]
     from dsjax.evaluation import accounting
 
     right = accounting.final_accuracy
     monkeypatch.setattr(accounting, "final_accuracy", lambda p, a, b, rounds: right(p, a, b, rounds) * 1.001)
-    assert main(["check", "--theorem", "T10", "--instances", "4"]) == 1
+    assert main(["check", "--theorem", "T10", "--instances", "2"]) == 1

@@ -72,14 +72,22 @@ def test_a_flax_module_is_a_policy(made):
     policy, params, own = vars(made()).values()
     for got, logits in zip(policy.log_dists(params, PROMPT, ANSWERS), own, strict=True):
         np.testing.assert_allclose(got, jax.nn.log_softmax(logits), rtol=0, atol=1e-6)
-    rounds = sample(policy, params, PROMPT, jax.random.key(1), rounds=T)
-    traj = to_trajectories(PROMPT, rounds, jnp.asarray([[0.0, 1.0], [1.0, 0.0]]))
+
+    @jax.jit
+    def sampled(params):
+        rounds = sample(policy, params, PROMPT, jax.random.key(1), rounds=T)
+        traj = to_trajectories(PROMPT, rounds, jnp.asarray([[0.0, 1.0], [1.0, 0.0]]))
+        found = component_gradients(policy, params, traj, resolve("reinforce", {"baseline": "none"}))
+        return traj, log_probs(policy, params, traj), found
+
+    traj, logp, found = sampled(params)
     assert traj.old_logp is not None
-    np.testing.assert_allclose(traj.old_logp, log_probs(policy, params, traj), rtol=0, atol=1e-5)
-    found = component_gradients(policy, params, traj, resolve("reinforce", {"baseline": "none"}))
-    whole = jax.grad(
-        lambda p: -jnp.divide(*resolve("reinforce", {"baseline": "none"})(log_probs(policy, p, traj), traj))
-    )
+    np.testing.assert_allclose(traj.old_logp, logp, rtol=0, atol=1e-5)
+
+    def loss(params):
+        return -jnp.divide(*resolve("reinforce", {"baseline": "none"})(log_probs(policy, params, traj), traj))
+
+    whole = jax.jit(jax.grad(loss))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5), found.total, whole(params))
     assert jax.tree.structure(found.sample) == jax.tree.structure(params)
     assert max(float(jnp.abs(x).max()) for x in jax.tree.leaves(found.sample)) > 0

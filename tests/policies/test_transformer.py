@@ -370,11 +370,12 @@ def test_the_network_is_traced_once_a_shape(monkeypatch):
         TransformerPolicy, "_apply", lambda *x, **how: (asked.append(how["method"]), apply(*x, **how))[1]
     )
     policy = TransformerPolicy(3, 1, 3, 2, 2, layers=1, width=12, heads=3)  # of a size that no other test traces
-    params = policy.init(jax.random.key(0))
+    params = jax.eval_shape(policy.init, jax.random.key(0))
 
     def loss(params, base, answers):
         sizes = [jnp.sum(policy.log_dists(p, answers[:, 0, :1], answers)[0]) for p in (params, base)]
         return sizes[0] - sizes[1]
 
+    asked.clear()
     jax.make_jaxpr(jax.grad(loss))(params, params, jnp.zeros((4, 2, 2), jnp.int32))
     assert asked == ["teacher_forced"]

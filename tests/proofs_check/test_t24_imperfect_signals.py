@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -24,9 +25,13 @@ def test_thresholds_of_three_rounds_at_even_odds():
     )
     policy = SaturatedPolicy.for_process(process)
     params = {name: jnp.zeros(shape) for name, shape in policy.shapes().items()}
-    traj = process.enumerate_trajectories(policy, params)
     discounted = partial(reinforce, baseline="returns_to_go", discount=0.8)
-    up = component_gradients(policy, params, traj, discounted).decision["decision"][0, :, :, 0]
+
+    @jax.jit
+    def gradients(params):
+        return component_gradients(policy, params, process.enumerate_trajectories(policy, params), discounted)
+
+    up = gradients(params).decision["decision"][0, :, :, 0]
     visits = np.array([[0.5], [0.125], [0.125]])  # an answer of round 1, and of round 2 after each first answer
     pushes = np.asarray(up) / (visits * 0.25)
     going_on = np.array([[0.288], [0.4], [0.4]])

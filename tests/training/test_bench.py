@@ -32,7 +32,7 @@ def small_peak(monkeypatch):
 
 def test_the_counts():
     assert SMALL.weights == 12 * 2 * 8**2
-    params = SMALL.policy(1).init(jax.random.key(0))
+    params = jax.eval_shape(SMALL.policy(1).init, jax.random.key(0))
     blocks = [v for k, v in params["trunks_shared"].items() if k.startswith("block")]
     matrices = [x.size for x in jax.tree.leaves(blocks) if x.ndim == 2]
     assert SMALL.weights == sum(matrices)

@@ -42,7 +42,7 @@ def compiled_step(layout: Layout):
 
 
 def test_flops_of_a_forward_pass_and_of_a_training_step():
-    params = POLICY.init(jax.random.key(0))
+    params = jax.eval_shape(POLICY.init, jax.random.key(0))
     prompt, answers = jnp.zeros((ROWS, 6), jnp.int32), jnp.zeros((ROWS, 1, 9), jnp.int32)
     forward = flops(jax.jit(POLICY.log_dists).lower(params, prompt, answers).compile())
     counted = cost.forward_flops(POLICY, 1, ROWS)
