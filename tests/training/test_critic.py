@@ -42,9 +42,14 @@ PARAMS, BASE = some_params(CRITIC, 0), some_params(PLAIN, 1)
 
 
 @functools.partial(jax.jit, static_argnames=("policy",))
+def batch_of(policy: TransformerPolicy, *arrays) -> Trajectories:
+    params, base, problems, key = arrays
+    return SOURCES["on-policy"](SETTING, policy, params, base, problems, key)
+
+
 def drawn(policy: TransformerPolicy, params=PARAMS, base=BASE, seed: int = 0) -> Trajectories:
     problems = TASK.training_problems(jax.random.key(5), SETTING.prompts)
-    return SOURCES["on-policy"](SETTING, policy, params, base, problems, jax.random.key(seed))
+    return batch_of(policy, params, base, problems, jax.random.key(seed))
 
 
 def mean_loss(policy, params, traj, **options) -> jax.Array:

@@ -47,9 +47,14 @@ ANY_TASK = {name: source for name, source in SOURCES.items() if name != "chains-
 
 
 @functools.partial(jax.jit, static_argnames=("setting", "name"))
+def batch_of(setting: Setting, name: str, *arrays) -> Trajectories:
+    params, base, problems, key = arrays
+    return SOURCES[name](setting, POLICY, params, base, problems, key)
+
+
 def drawn(setting: Setting, name: str, seed: int = 0, params=PARAMS, base=BASE) -> tuple[Trajectories, jax.Array]:
     problems = TASK.training_problems(jax.random.key(5), setting.prompts)
-    return SOURCES[name](setting, POLICY, params, base, problems, jax.random.key(seed)), problems.answer
+    return batch_of(setting, name, params, base, problems, jax.random.key(seed)), problems.answer
 
 
 DEMONSTRATED = ("success", "synthetic", "synthetic-half", "base-answers", "base-answers-once", "own-answers")
