@@ -376,6 +376,5 @@ def test_the_network_is_traced_once_a_shape(monkeypatch):
         sizes = [jnp.sum(policy.log_dists(p, answers[:, 0, :1], answers)[0]) for p in (params, base)]
         return sizes[0] - sizes[1]
 
-    asked.clear()
     jax.make_jaxpr(jax.grad(loss))(params, params, jnp.zeros((4, 2, 2), jnp.int32))
     assert asked == ["teacher_forced"]
