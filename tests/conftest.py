@@ -4,16 +4,12 @@ import gc
 import os
 import shutil
 import tempfile
-from importlib import metadata
 
-# Two devices; and programs run once or twice here, so that compiling is most of the time. Splitting a program over
-# LLVM's threads costs a fifth of that. The older fusion compiles training steps twice as fast; a later XLA may not know
-# it, and would refuse to start.
-os.environ["XLA_FLAGS"] = (
-    "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0 "
-    "--xla_cpu_parallel_codegen_split_count=1 "
-    + ("--xla_cpu_use_fusion_emitters=false " if metadata.version("jaxlib").startswith("0.10.") else "")
-    + os.environ.get("XLA_FLAGS", "")
+from tests.compiler import FLAGS
+
+# Two devices; and programs run once or twice here, so that compiling is most of the time.
+os.environ["XLA_FLAGS"] = " ".join(
+    ["--xla_force_host_platform_device_count=2", FLAGS, os.environ.get("XLA_FLAGS", "")],
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
