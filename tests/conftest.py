@@ -45,12 +45,6 @@ def x64():
         yield
 
 
-def pytest_collection_modifyitems(items):
-    """First comes what waits for processes of its own: CI has other work to do meanwhile."""
-    waits = ("tests/training/", "tests/study/", "tests/explorer/", "tests/examples/")
-    items.sort(key=lambda item: not item.nodeid.startswith(waits))
-
-
 def pytest_sessionfinish(session):
     """The process that started last removes the shared cache; what is left is looked through once, not five times."""
     gc.collect()
